@@ -1,0 +1,42 @@
+# Every target does its own set-up: the environment lies in .venv and is put right by tools/environment.py when it is
+# missing, half made, or older than pyproject.toml, setup.py or the compiled pump's source.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SEED ?= 1
+JOBS ?= 1000000
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types check bench simulate clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## make .venv with everything in it (other targets do this by themselves)
+	@$(PYTHON) tools/environment.py
+
+demo: setup ## a broker, two workers that drop 10 % of their jobs, and a client
+	@$(BIN)/python -m relet.cli.demo $(ARGS)
+
+test: setup ## run the tests (ARGS='-k endpoints' picks some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff
+	@$(BIN)/python -m ruff check .
+
+types: setup ## mypy --strict on lib/
+	@$(BIN)/python -m mypy
+
+check: lint types test ## lint, types and tests
+
+bench: setup ## measure the broker beside libzmq's own proxy (ARGS='--quick')
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+simulate: setup ## play many small faulty worlds (SEED=1 JOBS=1000000)
+	@$(BIN)/python -m relet.testing.simulate --seed $(SEED) --jobs $(JOBS) $(ARGS)
+
+clean: ## remove .venv and everything that was built
+	@rm -rf .venv .venv.lock build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis lib/*.egg-info
+	@find lib tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null; true
+	@find lib -name '*.so' -delete

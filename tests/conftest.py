@@ -1,0 +1,15 @@
+"""What every test may ask for: seeded randomness is Hypothesis' own affair, ports are the system's choice."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from hypothesis import HealthCheck, settings
+
+# No deadline: two shared cores make single slow examples, and a deadline would report the machine, not the code.
+settings.register_profile("default", deadline=None, print_blob=True)
+settings.register_profile(
+    "thorough", deadline=timedelta(seconds=5), max_examples=2000, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
