@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DECISIVE_FILES = ("pyproject.toml", "setup.py", "lib/relet/transport/_pump.pyx", "lib/relet/_version.py")
 PYTHON_MIN = (3, 11)
 CANDIDATES = ("python3", "python3.13", "python3.12", "python3.11", "python3.14")
-PROBE = "import pip, zmq, structlog, msgspec, rich, pytest, hypothesis, mypy, Cython"
+IMPORTED = ("pip", "zmq", "structlog", "msgspec", "rich", "pytest", "hypothesis", "mypy", "Cython", "relet")
+PROBE = "import " + ", ".join(IMPORTED)
+GLANCE = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {!r})))".format(IMPORTED)
 PROBE_SECONDS_MAX = 60
 
 
@@ -28,12 +30,12 @@ class SetupError(Exception):
     """Set-up cannot go on; the message is one line that says what to do."""
 
 
-def say(text):
+def say(text: str) -> None:
     """Tell the user, on stderr, what is going on."""
     print("relet: " + text, file=sys.stderr, flush=True)
 
 
-def runs(python, code):
+def runs(python: "str | Path", code: str) -> bool:
     """Whether this interpreter starts and runs the code without an error."""
     try:
         done = subprocess.run(
@@ -48,7 +50,7 @@ def runs(python, code):
     return done.returncode == 0
 
 
-def digest(root):
+def digest(root: Path) -> str:
     """What the stamp holds: a digest of the files that decide what is installed."""
     found = hashlib.sha256()
     for name in DECISIVE_FILES:
@@ -60,27 +62,27 @@ def digest(root):
 class Environment:
     """The environment of one project folder."""
 
-    def __init__(self, root):
+    def __init__(self, root: Path) -> None:
         self.root = root
         self.folder = root / ".venv"
         self.python = self.folder / "bin" / "python"
         self.stamp = self.folder / ".ready"
         self.installing = self.folder / ".installing"
 
-    def is_ready(self):
-        """Whether the stamp is of today's files and the interpreter can import what was installed."""
+    def is_ready(self) -> bool:
+        """Whether the stamp is of today's files and the interpreter runs and finds what was installed."""
         try:
             stamped = self.stamp.read_text()
         except OSError:
             return False
-        return stamped == digest(self.root) and runs(self.python, PROBE)
+        return stamped == digest(self.root) and runs(self.python, GLANCE)
 
-    def is_sound(self):
+    def is_sound(self) -> bool:
         """Whether pip can work on what is there: not interrupted, a recent Python that runs, with a pip."""
         code = "import sys, pip; sys.exit(sys.version_info < {!r})".format(PYTHON_MIN)
         return not self.installing.exists() and runs(self.python, code)
 
-    def create(self):
+    def create(self) -> None:
         """Make an empty environment with pip in it, by the way that this machine offers."""
         if self.folder.is_symlink() or self.folder.is_file():
             self.folder.unlink()
@@ -101,16 +103,16 @@ class Environment:
             "on Debian or Ubuntu type: sudo apt install python3-venv".format(base)
         )
 
-    def install(self):
+    def install(self) -> None:
         """Install the project and its tools; leaves .installing behind when it is interrupted."""
         self.installing.touch()
         command = [str(self.python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-        done = subprocess.run(command + ["--editable", ".[dev]"], cwd=str(self.root), check=False)
+        done = subprocess.run([*command, "--editable", ".[dev]"], cwd=str(self.root), check=False)
         if done.returncode != 0:
             raise SetupError("pip could not install the project (see above); mend that and type: make setup")
         self.installing.unlink()
 
-    def prepare(self):
+    def prepare(self) -> None:
         """Bring the environment from whatever state it is in to ready."""
         if self.is_ready():
             return
@@ -138,29 +140,31 @@ class Environment:
         say("ready")
 
 
-def find_python():
+def find_python() -> str:
     """The first interpreter on the path that is recent enough."""
     code = "import sys; sys.exit(sys.version_info < {!r})".format(PYTHON_MIN)
     for name in CANDIDATES:
         path = shutil.which(name)
         if path and runs(path, code):
             return path
-    raise SetupError("Python >= {}.{} is needed, and python3 is older; install one, then type: make setup".format(*PYTHON_MIN))
+    raise SetupError(
+        "Python >= {}.{} is needed, and python3 is older; install one, then type: make setup".format(*PYTHON_MIN)
+    )
 
 
-def quiet(command):
+def quiet(command: "list[str]") -> bool:
     """Run a command without its output; whether it succeeded."""
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     return done.returncode == 0
 
 
-def main(arguments):
+def main(arguments: "list[str]") -> int:
     """Prepare the environment, one process at a time; the exit code."""
     environment = Environment(ROOT)
     if "--quick" in arguments:
         return 0 if environment.is_ready() else 1
     # One at a time: a second `make` must not take the first one's .installing for an interruption.
-    with open(str(ROOT / ".venv.lock"), "w") as lock:
+    with (ROOT / ".venv.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             environment.prepare()
