@@ -1,0 +1,75 @@
+"""relet: a pull-based, reliable, retrying job broker on ZeroMQ.
+
+These are the public names; everything else may change between versions. They are imported when first used, so that a
+program that prints its help does not load ZeroMQ.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from relet._version import __version__
+
+if TYPE_CHECKING:
+    from relet.broker import Broker
+    from relet.client import BrokerLost, Client, ClientClosed, ClientError, JobFailed, UnexpectedAnswer
+    from relet.core.limits import LimitError, Limits
+    from relet.core.machine import Counters
+    from relet.events import Event
+    from relet.transport.endpoints import EndpointError
+    from relet.transport.port import BindError
+    from relet.transport.pump import PumpUnavailable
+    from relet.worker import NoAnswer, Worker
+
+__all__ = [
+    "BindError",
+    "Broker",
+    "BrokerLost",
+    "Client",
+    "ClientClosed",
+    "ClientError",
+    "Counters",
+    "EndpointError",
+    "Event",
+    "JobFailed",
+    "LimitError",
+    "Limits",
+    "NoAnswer",
+    "PumpUnavailable",
+    "UnexpectedAnswer",
+    "Worker",
+    "__version__",
+]
+
+_WHERE: Final = {
+    "BindError": "relet.transport.port",
+    "Broker": "relet.broker",
+    "BrokerLost": "relet.client",
+    "Client": "relet.client",
+    "ClientClosed": "relet.client",
+    "ClientError": "relet.client",
+    "Counters": "relet.core.machine",
+    "EndpointError": "relet.transport.endpoints",
+    "Event": "relet.events",
+    "JobFailed": "relet.client",
+    "LimitError": "relet.core.limits",
+    "Limits": "relet.core.limits",
+    "NoAnswer": "relet.worker",
+    "PumpUnavailable": "relet.transport.pump",
+    "UnexpectedAnswer": "relet.client",
+    "Worker": "relet.worker",
+}
+
+
+def __getattr__(name: str) -> Any:
+    where = _WHERE.get(name)
+    if where is None:
+        raise AttributeError(f"module 'relet' has no attribute {name!r}")
+    value = getattr(importlib.import_module(where), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

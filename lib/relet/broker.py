@@ -1,0 +1,335 @@
+"""The broker that people run: sockets, poll, time and signals around the loop.
+
+It runs in this thread (`run`), in a thread of its own (`with Broker(...)`), or a turn at a time (`turn`). `stop` may be
+called from any thread and from a signal handler: it counts, and wakes the poll through a socket pair.
+
+**Lease time** is monotonic time minus the time in which the broker could not hear: a process that was stopped, or a
+turn that took too long, must not cost jobs their leases. A poll that returns later than it was told to, or a turn that
+takes longer than `STALL_NS`, is such a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Self
+
+import structlog
+import zmq
+
+from relet.core.job import Job
+from relet.core.limits import Limits
+from relet.core.machine import Counters, Machine, Notice
+from relet.events import Event
+from relet.log import Log, Publisher
+from relet.server import Server
+from relet.store import Store
+from relet.transport import pump as pumps
+from relet.transport.endpoints import check_distinct, parse_bind
+from relet.transport.port import PullPort, RouterPort
+
+STALL_NS: Final = 50_000_000
+"""The poll may return this late, and a turn take this long, before the broker counts as deaf: ordinary scheduling."""
+
+FLUSH_NS: Final = 1_000_000_000
+"""At the stop, replies may wait this long for clients that do not read."""
+
+_TOKENS_DRAWN: Final = 1_024
+_TOKEN: Final = struct.Struct("16s" * _TOKENS_DRAWN)
+
+
+def _tokens() -> Iterator[bytes]:
+    """Unguessable tokens of 16 bytes, drawn in blocks: one call to the system for each token would cost 326 ns."""
+    while True:
+        yield from _TOKEN.unpack(os.urandom(_TOKEN.size))
+
+
+class LeaseClock:
+    """Lease time, nanoseconds."""
+
+    def __init__(self) -> None:
+        self.deaf_ns = 0
+        """The time in which the broker could not hear, so far."""
+
+    def now(self) -> int:
+        """Lease time now."""
+        return time.monotonic_ns() - self.deaf_ns
+
+    def deaf(self, duration_ns: int) -> bool:
+        """The broker was late or busy for so long; True when that was a stall, and has been taken out of lease time."""
+        if duration_ns <= STALL_NS:
+            return False
+        self.deaf_ns += duration_ns
+        return True
+
+
+class Broker:
+    """A job broker on three endpoints.
+
+    `clients`, `workers` and `answers` are endpoints to bind (`tcp://127.0.0.1:4161`, `4161`, `ipc://...`, and
+    `inproc://...` with a `context` shared with the peers). `tries` is the limit on counted attempts, `timeout` the seconds
+    of one attempt; None: no limit, as in 2010. `drain` is how many seconds `stop` gives to open jobs. `pump` is "auto",
+    "cython" or "python". With `trace`, each step of a job is logged at debug.
+
+    Raises `EndpointError` for an endpoint that cannot be, `BindError` for one that cannot be had, `ValueError` for a
+    number that makes no sense, `PumpUnavailable` where "cython" was asked for and does not run.
+    """
+
+    def __init__(
+        self,
+        clients: str,
+        workers: str,
+        answers: str,
+        *,
+        tries: int | None = None,
+        timeout: float | None = None,
+        limits: Limits | None = None,
+        drain: float = 10.0,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        pump: str = pumps.AUTO,
+        log: Log | None = None,
+        store: Store | None = None,
+        trace: bool = False,
+    ) -> None:
+        if tries is not None and tries < 1:
+            raise ValueError(f"tries is {tries}: it must be at least 1, or None for no limit")
+        if timeout is not None and not 0.001 <= timeout <= 10**9:
+            raise ValueError(f"timeout is {timeout} s: it must be at least 0.001, or None for no timeout")
+        if not 0 <= drain <= 10**9:
+            raise ValueError(f"drain is {drain} s: it must be 0 or more")
+        endpoints = {
+            "clients": parse_bind(clients),
+            "workers": parse_bind(workers),
+            "answers": parse_bind(answers),
+        }
+        check_distinct(endpoints)
+        self.tries = tries
+        self.timeout = timeout
+        self.limits = limits = limits or Limits()
+        self.drain = drain
+        self.pump, implementation = pumps.implementation(pump)
+        self._log = log or structlog.get_logger("relet")
+        self._publisher = Publisher(self._log, time.monotonic_ns)
+        self._own_context = context is None
+        self._context = context or zmq.Context()
+        self._closing = contextlib.ExitStack()
+        if self._own_context:
+            self._closing.callback(self._context.term)
+        sizes = {"bytes_max": limits.body_bytes_max, "frame_copy_bytes_max": limits.frame_copy_bytes_max}
+        try:
+            routers = []
+            for role in ("clients", "workers"):
+                port = RouterPort(
+                    self._context,
+                    role,
+                    endpoints[role],
+                    implementation,
+                    peers_max=limits.peers_max,
+                    frames_max=limits.frames_max,
+                    **sizes,
+                )
+                self._closing.callback(port.close)
+                routers.append(port)
+            self._clients, self._workers = routers
+            self._answers = PullPort(self._context, endpoints["answers"], implementation, **sizes)
+            self._closing.callback(self._answers.close)
+        except BaseException:
+            self._closing.close()
+            raise
+        self.endpoints: Mapping[str, str] = MappingProxyType(
+            {
+                "clients": self._clients.endpoint,
+                "workers": self._workers.endpoint,
+                "answers": self._answers.endpoint,
+            }
+        )
+        self._machine = Machine(
+            _tokens(),
+            tries=tries,
+            timeout_ns=None if timeout is None else round(timeout * 1e9),
+            limits=limits,
+            keeps_records=store is not None,
+            trace=trace,
+        )
+        self._clock = LeaseClock()
+        self._store = store
+        if store is not None:
+            self._machine.load(store.load(), self._clock.now())
+        self._server = Server(self._machine, self._clients, self._workers, self._answers, self._publisher, store)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._closing.callback(self._wake_read.close)
+        self._closing.callback(self._wake_write.close)
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._poller = zmq.Poller()
+        for readable in (self._answers.socket, self._workers.socket, self._clients.socket):
+            self._poller.register(readable, zmq.POLLIN)
+        self._poller.register(self._workers.monitor.socket, zmq.POLLIN)
+        self._poller.register(self._clients.monitor.socket, zmq.POLLIN)
+        self._poller.register(self._wake_read, zmq.POLLIN)
+        if store is not None and store.fileno() >= 0:
+            self._poller.register(store.fileno(), zmq.POLLIN)
+        self._polls_clients = True
+        self._stops = self._stops_heard = 0
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._handshakes_failed: dict[str, int] = {}
+        self._accepts_failed: dict[str, int] = {}
+
+    # --- Looking in
+
+    @property
+    def counters(self) -> Counters:
+        """What has happened so far; live, only to be read."""
+        return self._machine.counters
+
+    @property
+    def jobs_open(self) -> int:
+        """Jobs accepted and not final."""
+        return self._machine.open
+
+    @property
+    def kept(self) -> list[Job]:
+        """Dead letters, and outcomes that reached nobody, oldest first; read them between turns or after the end."""
+        return list(self._machine.kept)
+
+    # --- Running
+
+    def run(self) -> int:
+        """Serves until `stop`; returns how many jobs the stop ended, whose clients were told of failure."""
+        self._say(
+            Event.BROKER_READY, **self.endpoints, tries=self.tries, timeout_s=self.timeout, pump=self.pump
+        )
+        try:
+            while not self._stops:
+                self._turn(None)
+            self._drain()
+            return self._end()
+        finally:
+            self._close()
+
+    def turn(self, wait: float = 0.0) -> None:
+        """One turn, after waiting up to `wait` seconds for something to do."""
+        self._turn(wait)
+
+    def start(self) -> Self:
+        """Runs in a thread of its own until `close`."""
+        if self._thread is not None:
+            raise RuntimeError("this broker was started before: make another")
+        self._thread = threading.Thread(target=self.run, name="relet-broker", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """First call: no new jobs, open ones have `drain` seconds. Second call: stops now. From anywhere."""
+        self._stops += 1
+        with contextlib.suppress(OSError):  # full: the loop wakes anyway; closed: it has ended
+            self._wake_write.send(b"\0")
+
+    def close(self) -> None:
+        """Stops now and waits until the broker has ended; its clients are told of failure."""
+        if self._thread is not None:
+            self.stop()
+            self.stop()
+            self._thread.join()
+        elif not self._closed:
+            self._end()
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- Turns
+
+    def _turn(self, wait_s: float | None) -> None:
+        server, clock = self._server, self._clock
+        if self._polls_clients is server.paused:
+            self._polls_clients = not server.paused
+            self._poller.modify(self._clients.socket, zmq.POLLIN if self._polls_clients else 0)
+        wait_ms = self._wait_ms(wait_s)
+        began = time.monotonic_ns()
+        self._poller.poll(wait_ms)
+        woke = time.monotonic_ns()
+        if wait_ms >= 0:
+            self._stalled(woke - began - wait_ms * 1_000_000)
+        if self._stops != self._stops_heard:
+            self._stops_heard = self._stops
+            with contextlib.suppress(BlockingIOError):
+                self._wake_read.recv(64)
+        server.turn(clock.now())
+        self._stalled(time.monotonic_ns() - woke)
+        self._watch()
+
+    def _wait_ms(self, wait_s: float | None) -> int:
+        """How long the poll may wait, rounded up: a timer never fires early, and never spins."""
+        if self._server.busy:
+            return 0
+        wait_ns = -1 if wait_s is None else round(wait_s * 1e9)
+        due = self._server.next_deadline()
+        if due is not None:
+            until_due = max(0, due - self._clock.now())
+            wait_ns = until_due if wait_ns < 0 else min(wait_ns, until_due)
+        if self._publisher.holds_back and not 0 <= wait_ns < FLUSH_NS:
+            wait_ns = FLUSH_NS
+        return -1 if wait_ns < 0 else -(-wait_ns // 1_000_000)
+
+    def _stalled(self, duration_ns: int) -> None:
+        if self._clock.deaf(duration_ns):
+            self._publisher((Event.BROKER_STALLED, {"stalled_s": round(duration_ns / 1e9, 3)}))
+
+    def _watch(self) -> None:
+        """The news that no job hangs on: connections that failed, lines that were held back, the wake-up's bytes."""
+        for port in (self._clients, self._workers):
+            for seen, count, event in (
+                (self._handshakes_failed, port.handshakes_failed, Event.HANDSHAKE_FAILED),
+                (self._accepts_failed, port.accepts_failed, Event.ACCEPT_FAILED),
+            ):
+                if count != seen.get(port.role, 0):
+                    self._publisher((event, {"role": port.role, "count": count - seen.get(port.role, 0)}))
+                    seen[port.role] = count
+
+    def _drain(self) -> None:
+        server, machine = self._server, self._machine
+        server.draining = True
+        self._say(Event.BROKER_DRAINING, jobs_open=machine.open, drain_s=self.drain)
+        until = time.monotonic() + self.drain
+        while machine.open and self._stops < 2 and (left := until - time.monotonic()) > 0:
+            self._turn(left)
+
+    def _end(self) -> int:
+        """Ends what is open, tells everybody, and says what was done."""
+        server, machine = self._server, self._machine
+        server.draining = True
+        while not server.stop(self._clock.now()):
+            if self._store is not None:
+                self._poller.poll(1)
+        until = time.monotonic_ns() + FLUSH_NS
+        while server.outbox and time.monotonic_ns() < until:
+            self._turn(0.005)
+        self._publisher.flush()
+        counted = {name: value for name in Counters.__struct_fields__ if (value := getattr(machine.counters, name))}
+        told = machine.counters.jobs_cancelled
+        self._say(Event.BROKER_STOPPED, told_of_failure=told, replies_unread=len(server.outbox), **counted)
+        return told
+
+    def _say(self, event: Event, **fields: Any) -> None:
+        notice: Notice = (event, fields)
+        self._publisher(notice)
+
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            if self._store is not None:
+                self._store.close()
+            self._closing.close()

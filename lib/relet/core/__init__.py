@@ -1,0 +1,1 @@
+"""The room that decides: jobs, queue, leases, roster, and the machine that owns them. It does no I/O and knows no clock."""

@@ -1,0 +1,66 @@
+"""Every bound of the broker: its name, its unit and its reason. What exceeds one is refused, pushed back or told."""
+
+from __future__ import annotations
+
+import msgspec
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+class LimitError(ValueError):
+    """A limit that cannot be; the text names it and says what it may be."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of one broker. Units last: `_max` alone counts things, `_bytes_max` bytes, `_ns` nanoseconds."""
+
+    jobs_max: int = 1_000_000
+    """Open jobs. Above it lies a reserve of a tenth; when that is full too, clients are not read until there is room."""
+    jobs_bytes_max: int = 4 * GIB
+    """Bytes of the bodies of all open jobs together, because bodies are kept in memory; the same reserve, the same push-back."""
+    body_bytes_max: int = 64 * MIB
+    """Bytes of one message, its return path included: a larger request can never be accepted and is answered at once."""
+    frames_max: int = 1_000
+    """Frames of one message, because each costs an object; more are refused as too large."""
+    asks_per_worker_max: int = 1_000
+    """Unspent asks of one worker, so that a worker that only asks cannot fill the roster."""
+    asks_max: int = 1_000_000
+    """Unspent asks of all workers together."""
+    peers_max: int = 65_536
+    """Connections that may speak on one endpoint, and return paths of workers behind proxies; each costs about 1 KiB."""
+    outbox_bytes_max: int = 64 * MIB
+    """Bytes of replies that wait for one client that does not read; further ones to it are dropped, logged and counted."""
+    outboxes_bytes_max: int = 512 * MIB
+    """Bytes of replies that wait for all such clients together."""
+    turn_messages_max: int = 2_000
+    """Messages taken from one socket in one turn, so that no socket waits for another."""
+    turn_steps_max: int = 2_000
+    """Jobs that one turn expires, lets again or tells of an end: about 2 ms of work."""
+    frame_copy_bytes_max: int = 16 * KIB
+    """Frames below this are copied, larger ones stay in libzmq's memory, whose smallest piece is about 8 KiB."""
+    handovers_max: int | None = None
+    """Hand-overs of one job that may fail to leave; None stands for ten times the tries, 100 where tries are unlimited."""
+    kept_jobs_max: int = 10_000
+    """Dead letters and outcomes that reached nobody, kept for inspection; the oldest go first."""
+    kept_bytes_max: int = 64 * MIB
+    """Bytes of their bodies and answers."""
+    ledger_entries_max: int = 100
+    """Failed attempts remembered of one job; the oldest go first."""
+    worker_grace_ns: int = 20_000_000
+    """How long the leases of a lost worker outlive its connection: its last answer may be under way on the other one."""
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            value, least = getattr(self, field), 0 if field == "worker_grace_ns" else 1
+            if value is None and field == "handovers_max":
+                continue
+            if type(value) is not int or value < least:
+                raise LimitError(f"{field} is {value!r}: it must be a whole number, at least {least}")
+
+    def handovers_of(self, tries: int | None) -> int:
+        """The hand-overs that a job with so many tries may lose."""
+        if self.handovers_max is not None:
+            return self.handovers_max
+        return 100 if tries is None else 10 * tries

@@ -1,0 +1,54 @@
+"""The dialect of 2010, on the broker's side. `docs/protocol.md` specifies it frame by frame.
+
+    client -> clients   [path..., "", body...]         workers <- broker   [path..., "", id, body...]
+    client <- broker    [path..., "", answer...]       worker -> answers   [id, answer...]
+    worker -> workers   [path..., "", anything...]
+
+The pump has already cut the return path from what follows the first empty frame; nothing behind it is looked at. An
+empty frame alone is the failure of a job, which makes a legitimate empty answer look the same: the dialect has no
+other word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from relet.core.job import COMPLETED, Job
+from relet.messages import Answer, Refused
+
+DELIMITER: Final = b""
+FAILURE: Final = b""
+
+
+def answers(messages: Iterable[tuple[Any, ...]], *, frames_max: int, bytes_max: int) -> tuple[list[Answer], int]:
+    """What arrived on the answers' endpoint: (answers, how many were no answers at all).
+
+    The id alone is an answer of one empty frame. An id so long that the pump did not copy it cannot be one of ours.
+    """
+    taken: list[Answer] = []
+    refused = 0
+    for message in messages:
+        count = len(message)
+        if count == 2 and type(message[0]) is bytes:
+            taken.append(message)
+        elif type(message[0]) is not bytes or count > frames_max or (count > 2 and sum(map(len, message)) > bytes_max):
+            refused += 1
+        else:
+            taken.append((message[0], message[1:] if count > 2 else b""))
+    return taken, refused
+
+
+def replies(jobs: Iterable[Job]) -> list[tuple[Any, ...]]:
+    """What finished jobs say to their clients."""
+    return [(job.peer, job.path, DELIMITER, job.answer if job.state == COMPLETED else FAILURE) for job in jobs]
+
+
+def refusals(refused: Iterable[Refused]) -> list[tuple[Any, ...]]:
+    """What can be said to who sent something that can never be a job."""
+    return [(it.peer, it.path, DELIMITER, FAILURE) for it in refused if it.path is not None]
+
+
+def dispatches(jobs: Iterable[Job]) -> list[tuple[Any, ...]]:
+    """Jobs on their way to their holders."""
+    return [(holder.peer, holder.path, DELIMITER, job.token, job.body) for job in jobs if (holder := job.holder)]

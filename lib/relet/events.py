@@ -1,0 +1,77 @@
+"""The names of everything that relet logs: constant, in the past tense, one enum. They are an interface for who reads logs.
+
+The broker's own life and its workers are told at info, jobs that end badly and refusals too, but at a bounded rate with
+a count of what was held back. Each step of a job is told at debug. A busy and healthy broker writes nothing at info.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Event(StrEnum):
+    """What happened. The fields of each stand in its line."""
+
+    # The broker's life (info).
+    BROKER_READY = "broker_ready"
+    """It is bound and serves. clients, workers, answers, tries, timeout_s, pump"""
+    BROKER_DRAINING = "broker_draining"
+    """It takes no new jobs and finishes those it has. jobs_open, drain_s"""
+    BROKER_STOPPED = "broker_stopped"
+    """It has ended. told_of_failure, and every counter that is not 0"""
+    BROKER_STALLED = "broker_stalled"
+    """It could not hear for a while; leases were prolonged by as much (warning). stalled_s"""
+    BROKER_DEAF_TO_DEATHS = "broker_deaf_to_deaths"
+    """This libzmq does not tell the descriptor of a connection: dead workers are found by the timeout alone (warning)."""
+    INTAKE_PAUSED = "intake_paused"
+    """A limit and its reserve are full: clients are not read until there is room (warning). jobs_open, bytes_open"""
+    INTAKE_RESUMED = "intake_resumed"
+    """There is room again. jobs_open, bytes_open"""
+
+    # Workers (info, bounded rate).
+    WORKER_ARRIVED = "worker_arrived"
+    """The first ask on a connection or return path. worker, socket_type"""
+    WORKER_LOST = "worker_lost"
+    """Its connection has gone. worker, jobs_held"""
+
+    # What peers did wrong, and what was refused (warning, bounded rate).
+    REQUEST_REFUSED = "request_refused"
+    """A message that can never be a job; answered with failure where it has a return path. reason"""
+    ASK_REFUSED = "ask_refused"
+    """An ask above a limit, or not an ask at all. reason"""
+    ANSWER_REFUSED = "answer_refused"
+    """An answer to no open job: a second one, one after the end, or nonsense. count"""
+    HANDSHAKE_FAILED = "handshake_failed"
+    """Connections that did not speak ZMTP, or not in time. role, count"""
+    ACCEPT_FAILED = "accept_failed"
+    """Connections that could not be accepted: file descriptors spent? role, count"""
+    REPLY_DROPPED = "reply_dropped"
+    """A client does not read and its outbox is full. peer, job"""
+    REPLY_UNROUTABLE = "reply_unroutable"
+    """The client is gone; the outcome is kept for inspection (debug). job"""
+
+    # Jobs that end badly (warning, bounded rate).
+    JOB_DISCARDED = "job_discarded"
+    """Its budget is spent; the client was told. job, reason, attempts, causes"""
+
+    # Each step of a job (debug).
+    JOB_ACCEPTED = "job_accepted"
+    """job, bytes"""
+    JOB_DISPATCHED = "job_dispatched"
+    """job, attempt, worker"""
+    JOB_UNDELIVERED = "job_undelivered"
+    """The hand-over never left; the attempt is given back. job, handovers"""
+    ATTEMPT_ENDED = "attempt_ended"
+    """Without an answer. job, attempt, cause"""
+    JOB_FINISHED = "job_finished"
+    """The one canonical line of a job. job, outcome, reason, attempts, wait_s, run_s, bytes"""
+
+    # The libraries.
+    BROKER_UNREACHABLE = "broker_unreachable"
+    """Nobody answers at the endpoint yet; trying on (warning). endpoint"""
+    BROKER_CONNECTED = "broker_connected"
+    """endpoint"""
+    BROKER_LOST = "broker_lost"
+    """The connection went; trying to get it back (warning). endpoint"""
+    HANDLER_FAILED = "handler_failed"
+    """The worker's handler raised; the job is not answered (error, with the traceback). error"""

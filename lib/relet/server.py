@@ -1,0 +1,260 @@
+"""The loop: it turns the crank of the machine and carries out what it decides.
+
+One turn: drain the sockets, answers first; apply who has gone, before what was received; let the machine decide; give its
+records to the store; tell what belongs to turns that are safe; hand jobs to asks. Everything that could block or fail
+here is an input to the machine instead: a hand-over that cannot be sent gives its job back, an outcome that nobody can be
+told is kept.
+
+`Server` knows no clock and no poll: `Broker` gives it the time, and so does the simulation, with other ports.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from relet.core.job import Job
+from relet.core.machine import Machine, Notice
+from relet.dialects import d2010
+from relet.events import Event
+from relet.messages import Ask, Body, Path, Peer, Refused, Request
+from relet.store import Store
+from relet.transport.outbox import Outbox
+
+ANSWERS_BEHIND_NS_MAX: Final = 50_000_000
+"""How long nothing expires because answers are still being drained. After that a flood of them is no excuse."""
+
+OUTBOX_RETRY_NS: Final = 5_000_000
+"""How soon a client that did not read is tried again."""
+
+
+class RouterLike(Protocol):
+    """What the loop asks of the clients' and the workers' endpoint (`transport.port.RouterPort`)."""
+
+    receive: Callable[[int, int], list[tuple[Peer, Path, Body]]]
+    send: Callable[[list[tuple[Any, ...]]], list[tuple[int, int]]]
+    handshakes_failed: int
+    accepts_failed: int
+
+    def take_refused(self) -> list[Refused]:
+        """What was read since the last call and could not be taken."""
+
+    def take_lost(self) -> list[Peer]:
+        """The peers that have gone since the last call."""
+
+    def forget(self, peer: Peer) -> None:
+        """`peer` turned out to be gone."""
+
+
+class PullLike(Protocol):
+    """What the loop asks of the answers' endpoint (`transport.port.PullPort`)."""
+
+    def receive(self, messages_max: int, bytes_max: int = ...) -> list[tuple[Any, ...]]:
+        """Messages as tuples of frames."""
+
+
+class Server:
+    """A machine between three endpoints, and optionally a store."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        clients: RouterLike,
+        workers: RouterLike,
+        answers: PullLike,
+        publish: Callable[[Notice], None],
+        store: Store | None = None,
+    ) -> None:
+        self.machine = machine
+        self.limits = limits = machine.limits
+        self.draining = False
+        """No new jobs: requests are answered with failure."""
+        self.paused = False
+        """A limit and its reserve are full: clients are not read."""
+        self.busy = False
+        """Something is left to do now: the poll must not wait."""
+        self.outbox = Outbox(
+            clients.send, d2010.replies, bytes_max=limits.outbox_bytes_max, bytes_total_max=limits.outboxes_bytes_max
+        )
+        self._clients = clients
+        self._workers = workers
+        self._answers = answers
+        self._publish = publish
+        self._store = store
+        self._turn = 0
+        self._appended = 0
+        """The last turn that gave records to the store."""
+        self._unsettled: deque[tuple[int, list[Job], list[Notice]]] = deque()
+        """(turn, finished jobs, notices): what speaks of turns that are not safe yet."""
+        self._answers_behind_since: int | None = None
+        self._retry_at = 0
+
+    def turn(self, now: int) -> None:
+        """One turn at `now`, nanoseconds of lease time."""
+        machine, limits = self.machine, self.limits
+        self._turn += 1
+        self.busy = False
+        messages = self._answers.receive(limits.turn_messages_max)
+        asks = self._workers.receive(limits.turn_messages_max, limits.jobs_bytes_max)
+        requests = self._receive_requests()
+        if self._apply_losses(now):  # what they asked for before they went is void, too
+            asks = [ask for ask in asks if ask[0].routing_id]
+        if messages:
+            answers, refused = d2010.answers(messages, frames_max=limits.frames_max, bytes_max=limits.body_bytes_max)
+            machine.complete(answers, now)
+            if refused:
+                machine.answers_refused(refused)
+        if requests:
+            machine.submit(requests, now)
+        if asks:
+            machine.ask(asks, now)
+        self._refuse()
+        if self._heard_all_answers(len(messages), now):
+            machine.expire(now)
+        self._keep_and_tell()
+        machine.match(now)
+        if machine.dispatched:
+            self._hand_over(now)
+        if self.outbox and now >= self._retry_at:
+            self._retry_at = now + OUTBOX_RETRY_NS
+            machine.untold(self.outbox.retry())
+        if machine.finished:  # by hand-overs that were lost too often: their records belong to the next turn
+            self.busy = True
+        if machine.notices and self._store is None:
+            self._publish_all(machine.notices)
+            machine.notices = []
+
+    def next_deadline(self) -> int | None:
+        """When the next turn must come though nothing arrives; None when nothing is waited for."""
+        due = self.machine.next_deadline()
+        if self.outbox:
+            due = self._retry_at if due is None else min(due, self._retry_at)
+        return due
+
+    def stop(self, now: int) -> bool:
+        """Ends open jobs, some at a time, and tells their clients; True when none is left."""
+        left = self.machine.stop(now, self.limits.turn_steps_max)
+        self._turn += 1
+        self._keep_and_tell()
+        self.machine.untold(self.outbox.retry())
+        return left == 0 and not self._unsettled
+
+    # --- In
+
+    def _receive_requests(self) -> list[Request]:
+        machine, limits = self.machine, self.limits
+        jobs, size = machine.room()
+        if jobs <= 0 or size <= 0:
+            if not self.paused:
+                self.paused = True
+                self._notice_intake(Event.INTAKE_PAUSED)
+            return []
+        if self.paused:
+            self.paused = False
+            self._notice_intake(Event.INTAKE_RESUMED)
+        requests = self._clients.receive(min(jobs, limits.turn_messages_max), size)
+        if self.draining and requests:
+            self._clients.send([(peer, path, d2010.DELIMITER, d2010.FAILURE) for peer, path, _ in requests])
+            self._refused_requests(len(requests), "broker_draining")
+            return []
+        return requests
+
+    def _notice_intake(self, event: Event) -> None:
+        machine = self.machine
+        machine.notices.append((event, {"jobs_open": machine.open, "bytes_open": machine.open_bytes}))
+
+    def _apply_losses(self, now: int) -> bool:
+        """The news of the monitors; True when workers are among the lost."""
+        lost = self._workers.take_lost()
+        for peer in lost:
+            self.machine.lost(peer, now)
+        for peer in self._clients.take_lost():
+            jobs = self.outbox.drop(peer)
+            if jobs:
+                self.machine.untold(jobs)
+        return bool(lost)
+
+    def _refuse(self) -> None:
+        """What was read and could not be taken: answered where that can be, counted, told."""
+        refused = self._clients.take_refused()
+        if refused:
+            self._clients.send(d2010.refusals(refused))
+            for reason in {it.reason for it in refused}:
+                self._refused_requests(sum(it.reason == reason for it in refused), reason)
+        refused = self._workers.take_refused()
+        if refused:
+            for reason in {it.reason for it in refused}:
+                self.machine.asks_refused(sum(it.reason == reason for it in refused), reason)
+
+    def _refused_requests(self, count: int, reason: str) -> None:
+        self.machine.counters.requests_refused += count
+        self.machine.notices.append((Event.REQUEST_REFUSED, {"reason": reason, "count": count}))
+
+    def _heard_all_answers(self, received: int, now: int) -> bool:
+        """Nothing expires while the answer to it may lie unread, within `ANSWERS_BEHIND_NS_MAX`."""
+        if received < self.limits.turn_messages_max:
+            self._answers_behind_since = None
+            return True
+        self.busy = True
+        if self._answers_behind_since is None:
+            self._answers_behind_since = now
+        return now - self._answers_behind_since > ANSWERS_BEHIND_NS_MAX
+
+    # --- Out
+
+    def _keep_and_tell(self) -> None:
+        """Records to the store; then whatever speaks of safe turns leaves, in order."""
+        machine, store = self.machine, self._store
+        finished = machine.finished
+        if store is None:
+            if finished:
+                machine.finished = []
+                self._tell(finished)
+            return
+        notices, machine.finished, machine.notices = machine.notices, [], []
+        records = machine.take_records(self._turn)
+        if records:
+            store.append(self._turn, records)
+            self._appended = self._turn
+        if finished or notices:
+            self._unsettled.append((self._turn, finished, notices))
+        settled = store.settled()
+        if settled >= self._appended:
+            settled = self._turn
+        machine.settled(settled)
+        while self._unsettled and self._unsettled[0][0] <= settled:
+            _, finished, notices = self._unsettled.popleft()
+            self._tell(finished)
+            self._publish_all(notices)
+
+    def _tell(self, finished: list[Job]) -> None:
+        jobs = finished if self._store is None else [job for job in finished if job.peer is not None]
+        sent = self.outbox.tell(jobs)
+        if sent is None:
+            return
+        if sent.unroutable:
+            self.machine.untold(sent.unroutable)
+        for job in sent.dropped:
+            self.machine.counters.reply_dropped += 1
+            self.machine.notices.append((Event.REPLY_DROPPED, {"job": job.number}))
+
+    def _hand_over(self, now: int) -> None:
+        """Sends dispatched jobs. What cannot be sent goes back, its worker is asked no more, and others are tried."""
+        machine, workers = self.machine, self._workers
+        while machine.dispatched:
+            jobs, machine.dispatched = machine.dispatched, []
+            failures = workers.send(d2010.dispatches(jobs))
+            if not failures:
+                return
+            gone = [job.holder.peer for i, code in failures if code == errno.EHOSTUNREACH and (job := jobs[i]).holder]
+            machine.undelivered([jobs[i] for i, _ in failures], now)
+            for peer in (*workers.take_lost(), *gone):
+                workers.forget(peer)
+                machine.lost(peer, now)
+            machine.match(now)
+
+    def _publish_all(self, notices: Sequence[Notice]) -> None:
+        for notice in notices:
+            self._publish(notice)

@@ -1,0 +1,62 @@
+"""A store in memory: as true as any other while the process lives. It shows that the records are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from relet.messages import Accepted, Attempt, Finished, Forgotten, Record, Records
+
+
+class _Row(msgspec.Struct):
+    """The latest that is known of one job."""
+
+    accepted: Accepted
+    attempt: Attempt | None = None
+    finished: Finished | None = None
+
+
+class MemoryStore:
+    """Keeps one row for each job that is open or kept. Every turn is safe at once."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, _Row] = {}
+        self._turn = 0
+
+    def load(self) -> Iterator[Record]:
+        """The rows as records, by job number."""
+        for number in sorted(self._rows):
+            row = self._rows[number]
+            for record in (row.accepted, row.attempt, row.finished):
+                if record is not None:
+                    yield record
+
+    def append(self, turn: int, records: Records) -> None:
+        """Applies the records; the last one about a job wins."""
+        rows = self._rows
+        for record in records:
+            match record:
+                case Accepted(number):
+                    rows[number] = _Row(record)
+                case Attempt(number):
+                    rows[number].attempt = record
+                case Finished(number, kept=kept):
+                    if kept and number in rows:
+                        rows[number].finished = record
+                    elif not kept:
+                        rows.pop(number, None)
+                case Forgotten(number):
+                    rows.pop(number, None)
+        self._turn = turn
+
+    def settled(self) -> int:
+        """The last turn."""
+        return self._turn
+
+    def fileno(self) -> int:
+        """Nothing to wait for."""
+        return -1
+
+    def close(self) -> None:
+        """Nothing to do."""

@@ -1,0 +1,455 @@
+# cython: language_level=3, boundscheck=False, initializedcheck=False
+"""The frame pump in C: whole batches of multipart messages in one call.
+
+Most of a Python broker's time is the price of a call into pyzmq for every frame. Here a batch is one call: the loop over
+messages and frames runs in C against the very libzmq that pyzmq has loaded. No headers are needed and no second libzmq
+is linked: `bind` receives the addresses of the few functions used, resolved through pyzmq's own extension module.
+
+The same classes stand in plain Python in `plain.py`; both pass the same tests. Three rules keep this file safe:
+a batch is checked before its first frame is sent, because an error between two frames would glue the rest to the next
+message; `more` is read before a message is moved; the socket is asked on every call whether it is still open, because a
+raw handle outlives its socket.
+"""
+
+import errno as _errno
+
+import zmq
+
+from relet.messages import NO_DESCRIPTOR, TOO_LARGE, TOO_MANY_PEERS, UNDELIMITED, Peer, Refused
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.dict cimport PyDict_GetItem
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.stdint cimport uintptr_t
+
+cdef extern from "errno.h" nogil:
+    int EAGAIN
+    int EHOSTUNREACH
+    int EINTR
+
+cdef enum:
+    ZMQ_DONTWAIT = 1
+    ZMQ_SNDMORE = 2
+    ZMQ_SRCFD = 2
+
+ctypedef struct zmq_msg_t:
+    unsigned long long words[8]    # 64 bytes, aligned to 8 (zmq.h)
+
+ctypedef int (*fn_msg)(zmq_msg_t *) noexcept nogil
+ctypedef int (*fn_msg_recv)(zmq_msg_t *, void *, int) noexcept nogil
+ctypedef int (*fn_msg_send)(zmq_msg_t *, void *, int) noexcept nogil
+ctypedef void *(*fn_msg_data)(zmq_msg_t *) noexcept nogil
+ctypedef size_t (*fn_msg_size)(zmq_msg_t *) noexcept nogil
+ctypedef int (*fn_msg_two)(zmq_msg_t *, zmq_msg_t *) noexcept nogil
+ctypedef int (*fn_msg_get)(zmq_msg_t *, int) noexcept nogil
+ctypedef const char *(*fn_msg_gets)(zmq_msg_t *, const char *) noexcept nogil
+ctypedef int (*fn_send)(void *, const void *, size_t, int) noexcept nogil
+ctypedef int (*fn_errno)() noexcept nogil
+
+cdef fn_msg msg_init = NULL
+cdef fn_msg msg_close = NULL
+cdef fn_msg msg_more = NULL
+cdef fn_msg_recv msg_recv = NULL
+cdef fn_msg_send msg_send = NULL
+cdef fn_msg_data msg_data = NULL
+cdef fn_msg_size msg_size = NULL
+cdef fn_msg_two msg_move = NULL
+cdef fn_msg_two msg_copy = NULL
+cdef fn_msg_get msg_get = NULL
+cdef fn_msg_gets msg_gets = NULL
+cdef fn_send raw_send = NULL
+cdef fn_errno raw_errno = NULL
+
+FUNCTIONS = (
+    "zmq_msg_init", "zmq_msg_close", "zmq_msg_more", "zmq_msg_recv", "zmq_msg_send", "zmq_msg_data", "zmq_msg_size",
+    "zmq_msg_move", "zmq_msg_copy", "zmq_msg_get", "zmq_msg_gets", "zmq_send", "zmq_errno",
+)
+
+
+def bind(addresses):
+    """Takes the addresses of `FUNCTIONS`, by name, in the libzmq that pyzmq has loaded."""
+    global msg_init, msg_close, msg_more, msg_recv, msg_send, msg_data, msg_size, msg_move, msg_copy, msg_get
+    global msg_gets, raw_send, raw_errno
+    msg_init = <fn_msg><uintptr_t>addresses["zmq_msg_init"]
+    msg_close = <fn_msg><uintptr_t>addresses["zmq_msg_close"]
+    msg_more = <fn_msg><uintptr_t>addresses["zmq_msg_more"]
+    msg_recv = <fn_msg_recv><uintptr_t>addresses["zmq_msg_recv"]
+    msg_send = <fn_msg_send><uintptr_t>addresses["zmq_msg_send"]
+    msg_data = <fn_msg_data><uintptr_t>addresses["zmq_msg_data"]
+    msg_size = <fn_msg_size><uintptr_t>addresses["zmq_msg_size"]
+    msg_move = <fn_msg_two><uintptr_t>addresses["zmq_msg_move"]
+    msg_copy = <fn_msg_two><uintptr_t>addresses["zmq_msg_copy"]
+    msg_get = <fn_msg_get><uintptr_t>addresses["zmq_msg_get"]
+    msg_gets = <fn_msg_gets><uintptr_t>addresses["zmq_msg_gets"]
+    raw_send = <fn_send><uintptr_t>addresses["zmq_send"]
+    raw_errno = <fn_errno><uintptr_t>addresses["zmq_errno"]
+
+
+cdef class LargeFrame:
+    """A received frame that stays in libzmq's memory; sending it again shares that memory."""
+
+    cdef zmq_msg_t message
+
+    def __cinit__(self):
+        msg_init(&self.message)
+
+    def __dealloc__(self):
+        msg_close(&self.message)
+
+    def __len__(self):
+        return <Py_ssize_t>msg_size(&self.message)
+
+    def __bytes__(self):
+        return PyBytes_FromStringAndSize(<char *>msg_data(&self.message), <Py_ssize_t>msg_size(&self.message))
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, msg_data(&self.message), <Py_ssize_t>msg_size(&self.message), 1, flags)
+
+    def __eq__(self, other):
+        return isinstance(other, (bytes, LargeFrame)) and memoryview(self) == memoryview(other)
+
+    def __hash__(self):
+        return hash(bytes(self))
+
+    def __repr__(self):
+        return f"<LargeFrame of {len(self)} bytes>"
+
+
+cdef inline object frame_of(zmq_msg_t *message, size_t copy_max):
+    """The frame as bytes, or as a LargeFrame that takes the message over."""
+    cdef size_t size = msg_size(message)
+    cdef LargeFrame large
+    if size < copy_max:
+        return PyBytes_FromStringAndSize(<char *>msg_data(message), <Py_ssize_t>size)
+    large = LargeFrame.__new__(LargeFrame)
+    msg_move(&large.message, message)
+    return large
+
+
+cdef inline int check_frame(object frame) except -1:
+    if type(frame) is not bytes and type(frame) is not LargeFrame:
+        raise TypeError(f"a frame must be bytes or a frame that was received, not {type(frame).__name__}")
+    return 0
+
+
+cdef int check_frames(tuple frames, Py_ssize_t start) except -1:
+    """Every item is a frame or a tuple of frames, and there is at least one frame."""
+    cdef Py_ssize_t i, j, count = 0
+    cdef object item
+    for i in range(start, PyTuple_GET_SIZE(frames)):
+        item = <object>PyTuple_GET_ITEM(frames, i)
+        if type(item) is tuple:
+            for j in range(PyTuple_GET_SIZE(item)):
+                check_frame(<object>PyTuple_GET_ITEM(item, j))
+                count += 1
+        else:
+            check_frame(item)
+            count += 1
+    if count == 0:
+        raise ValueError("a message needs at least one frame")
+    return 0
+
+
+cdef inline int send_frame(void *handle, object frame, int flags) noexcept:
+    """0, or the errno. `frame` has been checked."""
+    cdef zmq_msg_t message
+    cdef int code
+    if type(frame) is bytes:
+        if raw_send(handle, PyBytes_AS_STRING(frame), <size_t>PyBytes_GET_SIZE(frame), flags | ZMQ_DONTWAIT) >= 0:
+            return 0
+        return raw_errno()
+    msg_init(&message)
+    msg_copy(&message, &(<LargeFrame>frame).message)
+    if msg_send(&message, handle, flags | ZMQ_DONTWAIT) >= 0:
+        return 0
+    code = raw_errno()
+    msg_close(&message)
+    return code
+
+
+cdef int send_frames(void *handle, tuple frames, Py_ssize_t start) noexcept:
+    """Sends the frames from `start` on, tuples within flattened; 0 or the errno of the first that failed."""
+    cdef Py_ssize_t i, j, inner, last = PyTuple_GET_SIZE(frames) - 1
+    cdef object item
+    cdef int code
+    # An empty tuple at the end means that the frame before it is the last one.
+    while last > start and type(<object>PyTuple_GET_ITEM(frames, last)) is tuple \
+            and PyTuple_GET_SIZE(<object>PyTuple_GET_ITEM(frames, last)) == 0:
+        last -= 1
+    for i in range(start, last + 1):
+        item = <object>PyTuple_GET_ITEM(frames, i)
+        if type(item) is tuple:
+            inner = PyTuple_GET_SIZE(item)
+            for j in range(inner):
+                code = send_frame(handle, <object>PyTuple_GET_ITEM(item, j),
+                                  0 if i == last and j == inner - 1 else ZMQ_SNDMORE)
+                if code:
+                    return code
+        else:
+            code = send_frame(handle, item, 0 if i == last else ZMQ_SNDMORE)
+            if code:
+                return code
+    return 0
+
+
+cdef object failure(int code):
+    return zmq.ZMQError(code)
+
+
+cdef class _Pump:
+    cdef object socket
+    cdef void *handle
+    cdef readonly size_t frame_copy_bytes_max
+
+    cdef void *open_handle(self) except NULL:
+        if self.socket.closed:
+            raise zmq.ZMQError(_errno.ENOTSOCK)
+        return self.handle
+
+
+cdef class FramePump(_Pump):
+    """Messages of a socket without routing ids (DEALER, PUSH, PULL): tuples of frames, in and out."""
+
+    def __init__(self, socket, *, size_t frame_copy_bytes_max=16384):
+        self.socket = socket
+        self.handle = <void *><uintptr_t>socket.underlying
+        self.frame_copy_bytes_max = frame_copy_bytes_max
+
+    def receive(self, Py_ssize_t messages_max, Py_ssize_t bytes_max=(1 << 62)):
+        """Up to `messages_max` whole messages, each a tuple of frames; stops after `bytes_max` bytes. Never blocks."""
+        cdef void *handle = self.open_handle()
+        cdef list messages = []
+        cdef list frames
+        cdef zmq_msg_t message
+        cdef Py_ssize_t taken = 0
+        cdef int code, more
+        msg_init(&message)
+        try:
+            while len(messages) < messages_max and taken < bytes_max:
+                if msg_recv(&message, handle, ZMQ_DONTWAIT) < 0:
+                    code = raw_errno()
+                    if code == EAGAIN or code == EINTR:
+                        break
+                    raise failure(code)
+                frames = []
+                while True:
+                    more = msg_more(&message)
+                    taken += <Py_ssize_t>msg_size(&message)
+                    frames.append(frame_of(&message, self.frame_copy_bytes_max))
+                    if not more:
+                        break
+                    if msg_recv(&message, handle, 0) < 0:
+                        raise failure(raw_errno())
+                messages.append(tuple(frames))
+        finally:
+            msg_close(&message)
+        return messages
+
+    def send(self, messages):
+        """Sends in order until one would block; returns how many went. Never blocks; raises for anything else."""
+        cdef void *handle = self.open_handle()
+        cdef list batch = [message if type(message) is tuple else tuple(message) for message in messages]
+        cdef Py_ssize_t i
+        cdef int code
+        for i in range(len(batch)):
+            check_frames(<tuple>batch[i], 0)
+        for i in range(len(batch)):
+            code = send_frames(handle, <tuple>batch[i], 0)
+            if code == EAGAIN or code == EINTR:
+                return i
+            if code:
+                raise failure(code)
+        return len(batch)
+
+
+cdef class RouterPump(_Pump):
+    """Messages of a ROUTER: `(peer, path, body)` in, `(peer, path, frame, ...)` out."""
+
+    cdef readonly dict peers
+    cdef readonly dict descriptors
+    cdef readonly list arrived
+    cdef readonly list replaced
+    cdef readonly list refused
+    cdef readonly Py_ssize_t peers_max
+    cdef readonly Py_ssize_t frames_max
+    cdef readonly Py_ssize_t bytes_max
+
+    def __init__(self, socket, *, Py_ssize_t peers_max, Py_ssize_t frames_max, Py_ssize_t bytes_max,
+                 size_t frame_copy_bytes_max=16384):
+        self.socket = socket
+        self.handle = <void *><uintptr_t>socket.underlying
+        self.frame_copy_bytes_max = frame_copy_bytes_max
+        self.peers_max = peers_max
+        self.frames_max = frames_max
+        self.bytes_max = bytes_max
+        self.peers = {}
+        self.descriptors = {}
+        self.arrived = []
+        self.replaced = []
+        self.refused = []
+
+    cdef object peer_of(self, bytes routing_id, zmq_msg_t *message):
+        """The peer behind a routing id; a new one where the connection is new. None when there are too many."""
+        cdef PyObject *found = PyDict_GetItem(self.peers, routing_id)
+        cdef const char *socket_type
+        cdef int descriptor
+        # Ids that libzmq draws begin with a zero byte and do not come back while this socket lives. An id that the peer
+        # chose may come back on another connection, so there the descriptor is asked for each time.
+        if found != NULL and PyBytes_GET_SIZE(routing_id) > 0 and PyBytes_AS_STRING(routing_id)[0] == 0:
+            return <object>found
+        descriptor = msg_get(message, ZMQ_SRCFD)
+        if found != NULL:
+            if (<object>found).descriptor == descriptor:
+                return <object>found
+            self.replaced.append(<object>found)
+            self.forget(<object>found)
+        elif len(self.peers) >= self.peers_max:
+            return None
+        socket_type = msg_gets(message, b"Socket-Type")
+        peer = Peer(routing_id, descriptor, "" if socket_type == NULL else (<bytes>socket_type).decode("latin-1"))
+        self.peers[routing_id] = peer
+        if descriptor != NO_DESCRIPTOR:
+            older = self.descriptors.get(descriptor)
+            if older is not None:  # its descriptor was given out again, so its connection is gone
+                self.replaced.append(older)
+                self.forget(older)
+            self.descriptors[descriptor] = peer
+        self.arrived.append(peer)
+        return peer
+
+    def forget(self, peer):
+        """The connection of `peer` is gone. It loses its routing id, so that nothing can be sent to whoever gets that next."""
+        if self.peers.get(peer.routing_id) is peer:
+            del self.peers[peer.routing_id]
+        if self.descriptors.get(peer.descriptor) is peer:
+            del self.descriptors[peer.descriptor]
+        peer.routing_id = b""
+
+    def receive(self, Py_ssize_t messages_max, Py_ssize_t bytes_max=(1 << 62)):
+        """Up to `messages_max` messages as `(peer, path, body)`; stops after `bytes_max` bytes of bodies. Never blocks.
+
+        What cannot be taken - no empty delimiter, too many frames or bytes, too many peers - goes to `refused`, without
+        its body.
+        """
+        cdef void *handle = self.open_handle()
+        cdef list messages = []
+        cdef zmq_msg_t message
+        cdef Py_ssize_t taken = 0, rounds = 0
+        cdef int code
+        msg_init(&message)
+        try:
+            while rounds < messages_max and taken < bytes_max:
+                if msg_recv(&message, handle, ZMQ_DONTWAIT) < 0:
+                    code = raw_errno()
+                    if code == EAGAIN or code == EINTR:
+                        break
+                    raise failure(code)
+                rounds += 1
+                taken += self.receive_one(handle, &message, messages)
+        finally:
+            msg_close(&message)
+        return messages
+
+    cdef Py_ssize_t receive_one(self, void *handle, zmq_msg_t *message, list messages) except -1:
+        """The rest of a message whose first frame is here: to `messages` or `refused`. Returns the bytes taken."""
+        cdef bytes routing_id = PyBytes_FromStringAndSize(<char *>msg_data(message), <Py_ssize_t>msg_size(message))
+        cdef object peer = self.peer_of(routing_id, message)
+        cdef bytes path = b""
+        cdef object body = None, frame
+        cdef list frames = None
+        cdef Py_ssize_t size, taken = 0, count = 0
+        cdef int more = msg_more(message)
+        cdef bint delimited = False, too_large = False
+        while more:
+            if msg_recv(message, handle, 0) < 0:
+                raise failure(raw_errno())
+            more = msg_more(message)
+            size = <Py_ssize_t>msg_size(message)
+            count += 1
+            if count > self.frames_max:
+                too_large = True
+            elif not delimited:
+                if size == 0:
+                    delimited = True
+                else:
+                    taken += size
+                    if taken > self.bytes_max:
+                        too_large = True
+                    elif not too_large:
+                        path += size.to_bytes(4, "big") + PyBytes_FromStringAndSize(<char *>msg_data(message), size)
+            else:
+                taken += size
+                if taken > self.bytes_max:
+                    too_large = True
+                elif not too_large:
+                    frame = frame_of(message, self.frame_copy_bytes_max)
+                    if body is None and not more:
+                        body = frame
+                    elif frames is None:
+                        frames = [frame]
+                        body = frames
+                    else:
+                        frames.append(frame)
+        if too_large or not delimited or peer is None:
+            self.refused.append(Refused(
+                peer=Peer(routing_id) if peer is None else peer,
+                path=path if delimited else None,
+                reason=TOO_LARGE if too_large else UNDELIMITED if not delimited else TOO_MANY_PEERS,
+            ))
+            return 0
+        if body is None:
+            body = ()
+        elif frames is not None:
+            body = tuple(frames)
+        messages.append((peer, path, body))
+        return taken
+
+    def send(self, messages):
+        """Sends each `(peer, path, frame, ...)`; returns `(index, errno)` of those that were not sent. Never blocks.
+
+        EHOSTUNREACH: that connection is gone. EAGAIN: it does not read. A tuple among the frames is flattened.
+        """
+        cdef void *handle = self.open_handle()
+        cdef list batch = messages if type(messages) is list else list(messages)
+        cdef list failures = []
+        cdef tuple message
+        cdef bytes routing_id, path
+        cdef Py_ssize_t i
+        cdef int code
+        for i in range(PyList_GET_SIZE(batch)):
+            message = <tuple?><object>PyList_GET_ITEM(batch, i)
+            if PyTuple_GET_SIZE(message) < 3 or type(message[1]) is not bytes:
+                raise TypeError("a message is (peer, path, frame, ...)")
+            check_frames(message, 2)
+        for i in range(PyList_GET_SIZE(batch)):
+            message = <tuple><object>PyList_GET_ITEM(batch, i)
+            routing_id = (<object>PyTuple_GET_ITEM(message, 0)).routing_id
+            code = send_frame(handle, routing_id, ZMQ_SNDMORE)
+            if code == 0:
+                path = <bytes>PyTuple_GET_ITEM(message, 1)
+                if PyBytes_GET_SIZE(path):
+                    code = send_path(handle, path)
+                if code == 0:
+                    code = send_frames(handle, message, 2)
+            if code:
+                if code != EAGAIN and code != EINTR and code != EHOSTUNREACH:
+                    raise failure(code)
+                failures.append((i, EAGAIN if code == EINTR else code))
+        return failures
+
+
+cdef int send_path(void *handle, bytes path) noexcept:
+    """The frames of a packed path, each as (length, frame). 0 or the errno."""
+    cdef const unsigned char *data = <const unsigned char *>PyBytes_AS_STRING(path)
+    cdef Py_ssize_t at = 0, total = PyBytes_GET_SIZE(path)
+    cdef size_t size
+    while at + 4 <= total:
+        size = (<size_t>data[at] << 24) | (<size_t>data[at + 1] << 16) | (<size_t>data[at + 2] << 8) | <size_t>data[at + 3]
+        at += 4
+        if raw_send(handle, data + at, size, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0:
+            return raw_errno()
+        at += <Py_ssize_t>size
+    return 0

@@ -1,0 +1,138 @@
+"""Outcomes on their way to clients. No client is ever waited for.
+
+What a client cannot take now waits in its outbox, in order, and is tried again soon; everybody else is served meanwhile.
+An outbox has a bound, and all of them together have one; a reply above it is dropped, and the loop counts it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from relet.core.job import Job
+from relet.messages import Peer, body_bytes
+
+
+class Sent(NamedTuple):
+    """What did not go out, and never will."""
+
+    unroutable: list[Job]
+    """Their clients are gone."""
+    dropped: list[Job]
+    """Their clients do not read, and the outbox is full."""
+
+
+class _Box:
+    __slots__ = ("bytes", "jobs")
+
+    def __init__(self) -> None:
+        self.jobs: deque[Job] = deque()
+        self.bytes = 0
+
+
+_ENTRY_BYTES = 256
+"""What a waiting reply costs beyond its frames."""
+
+_RETRY_MAX = 1_000
+"""Replies tried in one turn, about 1 us each."""
+
+
+class Outbox:
+    """The replies of one endpoint."""
+
+    def __init__(
+        self,
+        send: Callable[[list[tuple[Any, ...]]], list[tuple[int, int]]],
+        encode: Callable[[Sequence[Job]], list[tuple[Any, ...]]],
+        *,
+        bytes_max: int,
+        bytes_total_max: int,
+    ) -> None:
+        self._send = send
+        self._encode = encode
+        self._bytes_max = bytes_max
+        self._bytes_total_max = bytes_total_max
+        self._boxes: dict[Peer, _Box] = {}
+        self.bytes = 0
+        """In all boxes."""
+
+    def __bool__(self) -> bool:
+        return bool(self._boxes)
+
+    def __len__(self) -> int:
+        return sum(len(box.jobs) for box in self._boxes.values())
+
+    def tell(self, jobs: list[Job]) -> Sent | None:
+        """Sends the outcomes of final jobs, or lets them wait. None when nothing was lost."""
+        waiting: list[Job] = []
+        if self._boxes:
+            boxes = self._boxes
+            waiting = [job for job in jobs if job.peer in boxes]
+            if waiting:
+                jobs = [job for job in jobs if job.peer not in boxes]
+        failures = self._send(self._encode(jobs))
+        if not failures and not waiting:
+            return None
+        sent = Sent([], [])
+        for index, code in failures:
+            (sent.unroutable if code == errno.EHOSTUNREACH else waiting).append(jobs[index])
+        for job in waiting:
+            if not self._wait(job):
+                sent.dropped.append(job)
+        return sent if sent.unroutable or sent.dropped else None
+
+    def _wait(self, job: Job) -> bool:
+        peer = job.peer
+        if peer is None:
+            return True
+        size = _size(job)
+        box = self._boxes.get(peer)
+        if (box.bytes if box is not None else 0) + size > self._bytes_max or self.bytes + size > self._bytes_total_max:
+            return False
+        if box is None:
+            box = self._boxes[peer] = _Box()
+        box.jobs.append(job)
+        box.bytes += size
+        self.bytes += size
+        return True
+
+    def retry(self) -> list[Job]:
+        """Tries what waits, as far as each client reads. Returns the jobs whose clients are gone."""
+        unroutable: list[Job] = []
+        budget = _RETRY_MAX
+        for peer, box in list(self._boxes.items()):
+            while box.jobs and budget > 0:
+                budget -= 1
+                failures = self._send(self._encode((box.jobs[0],)))
+                if not failures:
+                    self._leave(box)
+                elif failures[0][1] == errno.EHOSTUNREACH:
+                    unroutable.extend(self.drop(peer))
+                else:
+                    break
+            if not box.jobs:
+                self._boxes.pop(peer, None)
+            elif budget > 0:  # it does not read: others are tried first next time
+                self._boxes[peer] = self._boxes.pop(peer)
+        return unroutable
+
+    def _leave(self, box: _Box) -> None:
+        size = _size(box.jobs.popleft())
+        box.bytes -= size
+        self.bytes -= size
+
+    def drop(self, peer: Peer) -> list[Job]:
+        """The client is gone: its outbox is closed. Returns the jobs whose outcomes were in it."""
+        box = self._boxes.pop(peer, None)
+        if box is None:
+            return []
+        self.bytes -= box.bytes
+        jobs = list(box.jobs)
+        box.jobs.clear()
+        return jobs
+
+
+def _size(job: Job) -> int:
+    return body_bytes(job.answer) + len(job.path) + _ENTRY_BYTES

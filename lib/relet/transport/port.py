@@ -1,0 +1,240 @@
+"""A bound socket of the broker, with everything the loop asks of it.
+
+`RouterPort` is a ROUTER, its frame pump, its peers and the monitor that tells which of them have gone; `PullPort` is the
+PULL on which answers arrive. Nothing here blocks and nothing here decides.
+
+**Deaths have names.** Every message carries the descriptor of its connection, and the monitor's DISCONNECTED event
+carries the same number. libzmq writes that event before it closes the descriptor, and accepts the next connection
+after. So events and messages can be matched exactly, with one catch: a descriptor is given out again at once. Where the
+same drain of the monitor shows DISCONNECTED and then ACCEPTED for one descriptor, and the peer behind it was first heard
+since the drain before, the event speaks of an older connection that never said a word (a port scan, a health check).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import struct
+from typing import Any, Final
+
+import zmq
+
+from relet.messages import Peer, Refused
+from relet.transport.endpoints import Endpoint
+
+_serial = itertools.count()
+
+HANDSHAKE_FAILED: Final = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPT_FAILED | HANDSHAKE_FAILED
+_EVENT: Final = struct.Struct("=HI")  # zmq_socket_monitor(3): 16 bits of event, 32 bits of value
+_DRAIN_MAX: Final = 10_000
+"""Monitor events read in one turn: a flood of connections must not hold the loop (about 2 us each)."""
+
+HEARTBEAT_INTERVAL_MS: Final = 1_000
+HEARTBEAT_TIMEOUT_MS: Final = 3_000
+"""A peer that is frozen or cut off is disconnected after interval + timeout at most; no TTL is sent to it."""
+HANDSHAKE_INTERVAL_MS: Final = 2_000
+"""Connections that say nothing are closed, before they starve the listener."""
+BACKLOG: Final = 4_096
+"""Connections that the kernel may hold for us: after a restart all peers come back at once."""
+LINGER_MS: Final = 1_000
+"""How long last replies may leave after the loop has ended."""
+FRAME_BYTES_SPARE: Final = 1_024 * 1_024
+"""`MAXMSGSIZE` lies this far above the body limit: a body somewhat too large is read, refused and answered."""
+
+
+class BindError(OSError):
+    """An endpoint could not be bound; the text says which, why, and what to change."""
+
+
+def _why_not_bound(role: str, endpoint: Endpoint, error: zmq.ZMQError) -> str:
+    what = f"cannot bind {role} to {endpoint.text}: "
+    if error.errno == zmq.EADDRINUSE:
+        return what + "the address is in use - stop the program that holds it, or take another port"
+    if error.errno == zmq.EADDRNOTAVAIL:
+        return what + "this machine has no such address - take 127.0.0.1, or * for all its interfaces"
+    if error.errno == 13:  # EACCES
+        return what + "permission denied - take a port above 1023, or a folder that you may write to"
+    if endpoint.scheme == "ipc":
+        return what + f"{os.strerror(error.errno or 0)} - the folder must exist, and the path be short (107 bytes)"
+    return what + f"{error.strerror} - give tcp://HOST:PORT or ipc://PATH of this machine"
+
+
+def open_socket(
+    context: zmq.Context[zmq.Socket[bytes]], kind: int, role: str, endpoint: Endpoint, frame_bytes_max: int
+) -> zmq.Socket[bytes]:
+    """A socket of the broker, all options set, then bound. Raises `BindError`."""
+    socket = context.socket(kind)
+    socket.linger = LINGER_MS
+    socket.maxmsgsize = frame_bytes_max
+    socket.heartbeat_ivl = HEARTBEAT_INTERVAL_MS
+    socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+    socket.handshake_ivl = HANDSHAKE_INTERVAL_MS
+    socket.backlog = BACKLOG
+    socket.tcp_keepalive = 1
+    socket.tcp_keepalive_idle, socket.tcp_keepalive_intvl, socket.tcp_keepalive_cnt = 60, 10, 3
+    if ":" in endpoint.host:
+        socket.ipv6 = True
+    if kind == zmq.ROUTER:
+        socket.router_mandatory = True
+        if role == "workers":
+            socket.sndhwm = 0  # asks bound what is sent to a worker; a mark would only lose hand-overs that were asked for
+    try:
+        socket.bind(endpoint.url)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        raise BindError(error.errno, _why_not_bound(role, endpoint, error)) from None
+    return socket
+
+
+def bound_endpoint(socket: zmq.Socket[bytes]) -> str:
+    """Where the socket is really bound: port 0 has become the one that the system chose."""
+    return socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+
+class Monitor:
+    """The connection events of one socket."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        address = f"inproc://relet-monitor-{os.getpid()}-{next(_serial)}"
+        self._watched = socket
+        socket.monitor(address, _EVENTS)
+        self.socket = socket.context.socket(zmq.PAIR)
+        self.socket.rcvhwm = 0  # before connecting: a monitor that is full stops libzmq's I/O thread
+        self.socket.linger = 0
+        self.socket.connect(address)
+
+    def drain(self) -> list[tuple[int, int]]:
+        """The events since the last call: (event, value), the value being the descriptor for most."""
+        events: list[tuple[int, int]] = []
+        recv = self.socket.recv
+        try:
+            while len(events) < _DRAIN_MAX:
+                head = recv(zmq.DONTWAIT)
+                recv()
+                events.append(_EVENT.unpack(head))
+        except zmq.Again:
+            pass
+        return events
+
+    def close(self) -> None:
+        """Stops the events, then closes."""
+        self.drain()
+        self._watched.disable_monitor()
+        self.socket.close(linger=0)
+
+
+class RouterPort:
+    """The clients' or the workers' endpoint."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        role: str,
+        endpoint: Endpoint,
+        pumps: Any,
+        *,
+        peers_max: int,
+        frames_max: int,
+        bytes_max: int,
+        frame_copy_bytes_max: int,
+    ) -> None:
+        self.role = role
+        self.socket = open_socket(context, zmq.ROUTER, role, endpoint, bytes_max + FRAME_BYTES_SPARE)
+        self.endpoint = bound_endpoint(self.socket)
+        self.monitor = Monitor(self.socket)
+        self.handshakes_failed = 0
+        self.accepts_failed = 0
+        self._pump = pumps.RouterPump(
+            self.socket,
+            peers_max=peers_max,
+            frames_max=frames_max,
+            bytes_max=bytes_max,
+            frame_copy_bytes_max=frame_copy_bytes_max,
+        )
+        self.send = self._pump.send
+        """`send([(peer, path, frame, ...)]) -> [(index, errno)]` of what could not be sent."""
+        self.receive = self._pump.receive
+        """`receive(messages_max, bytes_max) -> [(peer, path, body)]`; never blocks."""
+
+    def take_refused(self) -> list[Refused]:
+        """What was read since the last call and could not be taken."""
+        refused: list[Refused] = self._pump.refused
+        if not refused:
+            return refused
+        taken = refused[:]
+        refused.clear()
+        return taken
+
+    def take_lost(self) -> list[Peer]:
+        """The peers whose connections have gone since the last call. Call it after `receive`, apply it before what was received."""
+        pump = self._pump
+        lost: list[Peer] = []
+        if pump.replaced:
+            lost.extend(pump.replaced)
+            pump.replaced.clear()
+        fresh = set(pump.arrived)
+        pump.arrived.clear()
+        events = self.monitor.drain()
+        if events:
+            accepted: set[int] = set()  # descriptors given out again later in this drain: read from its end
+            gone: list[Peer] = []
+            for event, value in reversed(events):
+                if event == zmq.EVENT_ACCEPTED:
+                    accepted.add(value)
+                elif event == zmq.EVENT_DISCONNECTED:
+                    peer = pump.descriptors.get(value)
+                    if peer is not None and not (value in accepted and peer in fresh):
+                        pump.forget(peer)
+                        gone.append(peer)
+                elif event == zmq.EVENT_ACCEPT_FAILED:
+                    self.accepts_failed += 1
+                else:
+                    self.handshakes_failed += 1
+            lost.extend(reversed(gone))
+        return lost
+
+    def forget(self, peer: Peer) -> None:
+        """`peer` turned out to be gone: a send said so."""
+        self._pump.forget(peer)
+
+    @property
+    def peers(self) -> int:
+        """How many connections have spoken and not gone."""
+        return len(self._pump.peers)
+
+    def close(self) -> None:
+        """Closes the monitor, then the socket; what was sent may leave within `LINGER_MS`."""
+        self.monitor.close()
+        self.socket.close()
+
+
+class PullPort:
+    """The endpoint of the answers."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: Endpoint,
+        pumps: Any,
+        *,
+        bytes_max: int,
+        frame_copy_bytes_max: int,
+    ) -> None:
+        self.socket = open_socket(context, zmq.PULL, "answers", endpoint, bytes_max + FRAME_BYTES_SPARE)
+        self.endpoint = bound_endpoint(self.socket)
+        self._pump = pumps.FramePump(self.socket, frame_copy_bytes_max=frame_copy_bytes_max)
+
+    def receive(self, messages_max: int, bytes_max: int = 1 << 62) -> list[tuple[Any, ...]]:
+        """Messages as tuples of frames; never blocks."""
+        messages: list[tuple[Any, ...]] = self._pump.receive(messages_max, bytes_max)
+        return messages
+
+    def close(self) -> None:
+        """Closes the socket."""
+        self.socket.close()
+
+
+
