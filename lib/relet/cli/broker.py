@@ -1,0 +1,223 @@
+"""broker.py: the broker as a program.
+
+    ./broker.py [-t N] [-T TIME] CLIENTS WORKERS ANSWERS
+
+The banner on stderr shows what is really bound and the next command to type. The first SIGINT or SIGTERM drains: no new
+jobs are taken, and those that are there go on until none is left or the drain time is over. The second one stops at
+once. Whoever is owed an answer then is told that the job failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from relet._version import __version__
+from relet.cli.exits import Exit
+from relet.cli.limits import add_limits, chosen_limits
+from relet.cli.logs import add_logging, configure, wants_colour
+from relet.cli.parser import Parser, endpoint, fail, say, sibling
+from relet.cli.quantities import count, duration_or_zero, timeout, written_duration
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from relet import Broker
+    from relet.transport.endpoints import Endpoint
+
+PROGRAM = "broker.py"
+ROLES = ("clients", "workers", "answers")
+DRAIN_SECONDS = 10.0
+WILDCARDS = {"tcp://0.0.0.0:": "tcp://127.0.0.1:", "tcp://*:": "tcp://127.0.0.1:", "tcp://[::]:": "tcp://[::1]:"}
+DESCRIPTION = """\
+Takes jobs from clients and lets each to a worker that has asked; lets it again when the worker is late or gone;
+tells the client when the tries are spent.
+
+endpoints: tcp://127.0.0.1:4161 or shorter 4161 (this machine only), tcp://*:4161 (all interfaces; quote the * for
+the shell), port 0 (the system's choice), ipc://PATH"""
+EXAMPLES = """\
+  ./broker.py 4161 4162 4163
+      on this machine only; any number of tries, no timeout
+  ./broker.py -t 3 -T 2 'tcp://*:4161' 'tcp://*:4162' 'tcp://*:4163'
+      for everybody who can reach this machine; three tries of two seconds each
+  ./broker.py -t 3 -T 1m ipc:///run/relet/clients ipc:///run/relet/workers ipc:///run/relet/answers
+      sockets in the file system, guarded by its permissions"""
+
+
+def build_parser() -> Parser:
+    """The command line, without reading it."""
+    parser = Parser(
+        PROGRAM,
+        usage="[-t N] [-T TIME] [options] CLIENTS WORKERS ANSWERS",
+        description=DESCRIPTION,
+        examples=EXAMPLES,
+        exits={
+            Exit.OK: "stopped, and nobody was owed an answer",
+            Exit.USAGE: "the command line cannot be meant",
+            Exit.UNREACHABLE: "an endpoint cannot be bound",
+            Exit.OWED: "stopped while answers were owed; each of these clients was told that its job failed",
+        },
+    )
+    parser.add_argument("clients", metavar="CLIENTS", help="where clients submit (REQ or DEALER connects)")
+    parser.add_argument("workers", metavar="WORKERS", help="where workers ask for jobs (REQ or DEALER connects)")
+    parser.add_argument("answers", metavar="ANSWERS", help="where workers send their answers (PUSH connects)")
+    parser.add_argument("-t", "--tries", type=count, metavar="N", help="attempts per job [no limit]")
+    parser.add_argument(
+        "-T", "--timeout", type=timeout, metavar="TIME", help="time per attempt: 2, 500ms, 2s, 1m [none]"
+    )
+    parser.add_argument(
+        "--drain",
+        type=duration_or_zero,
+        default=DRAIN_SECONDS,
+        metavar="TIME",
+        help="how long open jobs may go on after the first Ctrl-C or SIGTERM [10s]",
+    )
+    parser.add_argument(
+        "--pump",
+        choices=("auto", "cython", "python"),
+        default="auto",
+        help="which frame pump moves the messages [auto: the compiled one where it was built]",
+    )
+    add_logging(parser)
+    add_limits(parser)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the broker until it is told to stop; the exit code."""
+    values = build_parser().parse(arguments)
+    endpoints = checked_endpoints(values)
+    configure(values)
+    broker = opened_broker(values)
+    stopping = Stopping(broker, values.drain)
+    stopping.install()
+    if values.log_format != "json":
+        public = [role for role in ROLES if endpoints[role].is_public]
+        say(banner(broker.endpoints, tries=values.tries, timeout=values.timeout, pump=broker.pump, public=public))
+    told = broker.run()
+    if told:
+        say(f"{PROGRAM}: stopped; {told} owed {'answer was' if told == 1 else 'answers were'} given as failures")
+        return Exit.OWED
+    if stopping.signals:
+        say(f"{PROGRAM}: stopped; nobody was owed an answer")
+    return Exit.OK
+
+
+def checked_endpoints(values: argparse.Namespace) -> dict[str, Endpoint]:
+    """The three endpoints by role; ends the program where one cannot be meant or lies in somebody's way."""
+    from relet.transport.endpoints import EndpointError, check_distinct, ipc_obstacle, parse_bind
+
+    endpoints: dict[str, Endpoint] = {
+        role: endpoint(role, getattr(values, role), parse_bind, program=PROGRAM) for role in ROLES
+    }
+    try:
+        check_distinct(endpoints)
+    except EndpointError as error:
+        fail(Exit.USAGE, str(error), program=PROGRAM)
+    for role in ROLES:
+        obstacle = ipc_obstacle(endpoints[role])
+        if obstacle:
+            fail(Exit.UNREACHABLE, f"{role.upper()}: {obstacle}", program=PROGRAM)
+    return endpoints
+
+
+def opened_broker(values: argparse.Namespace) -> Broker:
+    """A broker that is bound; ends the program where that is not possible."""
+    from relet import BindError, Broker, Limits
+    from relet.transport.pump import PumpUnavailable
+
+    try:
+        return Broker(
+            values.clients,
+            values.workers,
+            values.answers,
+            tries=values.tries,
+            timeout=values.timeout,
+            limits=Limits(**chosen_limits(values)),
+            drain=values.drain,
+            pump=values.pump,
+            trace=values.log_level == "debug",
+        )
+    except BindError as error:
+        fail(Exit.UNREACHABLE, str(error), program=PROGRAM)
+    except (PumpUnavailable, ValueError) as error:
+        fail(Exit.USAGE, str(error), program=PROGRAM)
+
+
+class Stopping:
+    """What SIGINT and SIGTERM do: the first drains, every further one stops at once."""
+
+    def __init__(self, broker: Broker, drain_seconds: float) -> None:
+        self.signals = 0
+        self._broker = broker
+        self._drain_seconds = drain_seconds
+
+    def install(self) -> None:
+        """Take the two signals over."""
+        signal.signal(signal.SIGINT, self._signalled)
+        signal.signal(signal.SIGTERM, self._signalled)
+
+    def _signalled(self, _number: int, _frame: FrameType | None) -> None:
+        # Between two bytecodes of the loop: say it past the buffers that the loop may be writing to, and set the flag.
+        self.signals += 1
+        open_jobs = self._broker.jobs_open
+        if self.signals == 1 and open_jobs:
+            line = (
+                f"draining: {open_jobs} open {'job goes' if open_jobs == 1 else 'jobs go'} on for up to "
+                f"{written_duration(self._drain_seconds)}, no new ones are taken; again to stop now"
+            )
+        elif self.signals == 1:
+            line = "stopping: no job is open"
+        else:
+            line = f"stopping now: {open_jobs} open {'job is' if open_jobs == 1 else 'jobs are'} told of failure"
+        with contextlib.suppress(OSError):
+            os.write(2, f"{PROGRAM}: {line}\n".encode())
+        self._broker.stop()
+
+
+def banner(
+    endpoints: Mapping[str, str], *, tries: int | None, timeout: float | None, pump: str, public: Sequence[str]
+) -> str:
+    """What a broker says when it is bound: roles, rules, warnings, and the next command to type."""
+    bold, yellow, plain = ("\x1b[1m", "\x1b[33m", "\x1b[0m") if wants_colour() else ("", "", "")
+    rows = [(role, endpoints[role]) for role in ROLES]
+    rows += [
+        ("tries", "no limit" if tries is None else f"{tries}, then the client is told that its job failed"),
+        (
+            "timeout",
+            "none" if timeout is None else f"{written_duration(timeout)} per attempt, then the job is let again",
+        ),
+        ("pump", pump if pump == "cython" else f"{pump} (the compiled one takes a quarter of the CPU per job)"),
+        ("pid", str(os.getpid())),
+    ]
+    lines = [f"{bold}relet {__version__}{plain}", *(f"  {name:<8} {value}" for name, value in rows)]
+    if public:
+        lines.append(
+            f"  {yellow}warning{plain}  {' and '.join(public)}: open to other machines; "
+            "anyone who reaches it may submit and work"
+        )
+    worker, client = (shlex.quote(sibling(name)) for name in ("testworker.py", "testclient.py"))
+    reached = {role: shlex.quote(reachable(url)) for role, url in endpoints.items()}
+    lines += [
+        f"  next     {worker} {reached['workers']} {reached['answers']} 0.1",
+        f"           {client} {reached['clients']}",
+    ]
+    return "\n".join(lines)
+
+
+def reachable(url: str) -> str:
+    """An endpoint to connect to on this machine, for one that was bound: wildcards become the loopback address."""
+    for wildcard, address in WILDCARDS.items():
+        if url.startswith(wildcard):
+            return address + url.removeprefix(wildcard)
+    return url
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,22 @@
+"""The exit codes of the programs, in one place. README repeats this table."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """What a program says by ending."""
+
+    OK = 0
+    """All went well; also after a signal, where nobody was owed an answer."""
+    JOB_FAILED = 1
+    """testclient: a job failed, an answer was wrong or did not come in time."""
+    USAGE = 2
+    """The command line cannot be meant, or the project is not set up; one line says what to type."""
+    UNREACHABLE = 3
+    """broker: an endpoint cannot be bound. testclient, testworker: no broker answered within `--wait`."""
+    OWED = 4
+    """broker: it stopped while clients were owed answers, and told each of them that its job failed."""
+    INTERRUPTED = 130
+    """testclient, demo: ended by Ctrl-C, after the summary so far."""
