@@ -1,0 +1,19 @@
+"""Benchmarks: what a job costs the broker, measured beside what libzmq's own proxy costs in the same minutes.
+
+Absolute figures say more about a machine than about a program; on a shared one they move by half from hour to hour.
+So everything is measured against something that runs beside it: the proxy, which forwards and decides nothing; the
+same broker with a thousand jobs open instead of a million. The two take turns, round after round, each time as a
+fresh process, and what counts is the median over the rounds.
+
+The cost that matters is the broker's CPU per job (user and system, all threads): rate and latency follow from it.
+
+    load.c        plays clients and workers; load.py builds and drives it
+    proxy.py      the physical limit
+    targets.py    starts and stops what is measured
+    procfs.py     reads CPU, memory and wake-ups of a process
+    flows.py      jobs that flow: alone, hundreds under way, past a million others
+    timers.py     lateness of timeouts; the idle broker
+    deaths.py     kill -9 of a worker to the job's next start; peers.py plays the workers
+    figures.py    medians, bars, the table
+    __main__.py   the command line and the rounds
+"""

@@ -1,0 +1,173 @@
+"""The command line: run the scenarios in rounds, print the table, write everything down.
+
+    python -m benchmarks                        all of it, about seven minutes
+    python -m benchmarks --quick                about a minute; the million becomes a hundred thousand
+    python -m benchmarks --only w200,deaths     some of it (--list names them)
+
+A bar that is missed is shown and changes nothing; the exit code is 1 when something could not be measured, 2 for a
+wrong command line.
+"""
+
+import argparse
+import contextlib
+import datetime as dt
+import json
+import platform
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import zmq
+
+from benchmarks import deaths, flows, load, procfs, targets, timers
+from benchmarks.figures import Figure, Sample, table
+from benchmarks.scenario import Scenario, Setting
+
+SCENARIOS: tuple[Scenario, ...] = (
+    *flows.PIPELINED, flows.Waiting(), flows.Running(), *timers.TIMEOUTS, *deaths.DEATHS, timers.Idle(),
+)
+ROUNDS = 9
+ROUNDS_QUICK = 2
+FILES_WANTED = 8192
+"""Open files: a crowd of workers in one process, and as many connections to the broker, need a few thousand."""
+
+
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks",
+        description="Measure the broker beside libzmq's own proxy.",
+        epilog="Scenarios: " + ", ".join(scenario.name for scenario in SCENARIOS),
+    )
+    parser.add_argument("--quick", action="store_true", help=f"a short run: fewer jobs, {ROUNDS_QUICK} rounds")
+    parser.add_argument("--only", metavar="NAME,...", help="only these scenarios")
+    parser.add_argument("--rounds", type=int, metavar="N",
+                        help=f"rounds (default {ROUNDS}; long scenarios take part in 1 to 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", default=load.BUILD / "latest.json",
+                        help="where to write every figure (default: %(default)s)")
+    parser.add_argument("--broker", default=shlex.join(targets.BROKER), metavar="COMMAND",
+                        help="another broker with the same command line (default: %(default)s)")
+    parser.add_argument("--list", action="store_true", help="name the scenarios")
+    chosen = parser.parse_args(words)
+    names = [scenario.name for scenario in SCENARIOS]
+    chosen.scenarios = [name.strip() for name in chosen.only.split(",")] if chosen.only else names
+    if unknown := [name for name in chosen.scenarios if name not in names]:
+        parser.error(f"no scenario {', '.join(unknown)}; there are: {', '.join(names)}")
+    chosen.rounds = (ROUNDS_QUICK if chosen.quick else ROUNDS) if chosen.rounds is None else chosen.rounds
+    if chosen.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    return chosen
+
+
+def versions(broker: Sequence[str]) -> dict[str, str]:
+    """What is measured and with what: what the broker says of itself, and what we use."""
+    said = subprocess.run([*broker, "--version"], capture_output=True, text=True, check=False, cwd=targets.ROOT)
+    with targets.broker(broker) as target:
+        pump = target.pump
+    return {
+        "relet": " ".join((said.stdout + said.stderr).split()) if said.returncode == 0 else "(does not say)",
+        "pump": pump,
+        "pyzmq": zmq.pyzmq_version(),
+        "libzmq": zmq.zmq_version(),
+        "python": platform.python_version(),
+    }
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Measure, print, write. Returns the exit code."""
+    setting = Setting(broker=shlex.split(chosen.broker), quick=chosen.quick)
+    scenarios = [scenario for scenario in SCENARIOS if scenario.name in chosen.scenarios]
+    load.build()
+    about: dict[str, Any] = {
+        "when": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "versions": versions(setting.broker),
+        "machine": procfs.machine(),
+        "quick": chosen.quick,
+        "rounds": chosen.rounds,
+    }
+    for key in ("versions", "machine"):
+        print("   ".join(f"{name} {value}" for name, value in about[key].items()), file=sys.stderr)
+    samples: dict[str, list[Sample]] = {scenario.name: [] for scenario in scenarios}
+    failures: dict[str, str] = {}
+    begun = time.monotonic()
+    try:
+        for number in range(1, chosen.rounds + 1):
+            for scenario in scenarios:
+                if number <= scenario.rounds_max and scenario.name not in failures:
+                    _measure(scenario, setting, number, samples[scenario.name], failures)
+    except KeyboardInterrupt:
+        print("\ninterrupted: what follows is what there is so far", file=sys.stderr)
+    figures = [
+        figure for scenario in scenarios if samples[scenario.name] and scenario.name not in failures
+        for figure in _whole_rounds(scenario, samples[scenario.name])
+    ]
+    print(table(figures))
+    missed = [figure for figure in figures if figure.verdict == "MISSED"]
+    barred = [figure for figure in figures if figure.verdict]
+    print(f"\n{len(barred) - len(missed)} of {len(barred)} bars reached; {time.monotonic() - begun:.0f} s.")
+    for name, why in failures.items():
+        print(f"NOT MEASURED {name}: {why}")
+    about |= {
+        "seconds": round(time.monotonic() - begun, 1),
+        "figures": [figure.as_json() for figure in figures],
+        "failures": failures,
+        "samples": samples,
+    }
+    chosen.json.parent.mkdir(parents=True, exist_ok=True)
+    chosen.json.write_text(json.dumps(about, indent=1) + "\n")
+    print(f"every figure: {chosen.json}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _measure(
+    scenario: Scenario, setting: Setting, number: int, samples: list[Sample], failures: dict[str, str]
+) -> None:
+    begun = time.monotonic()
+    try:
+        for sample in scenario.measure(setting):
+            sample |= {"scenario": scenario.name, "round": number}
+            samples.append(sample)
+    except (RuntimeError, OSError, zmq.ZMQError) as error:
+        failures[scenario.name] = f"{type(error).__name__}: {error}"
+    outcome = failures.get(scenario.name) or f"{time.monotonic() - begun:.1f} s"
+    print(f"round {number}: {scenario.name}: {outcome}", file=sys.stderr)
+
+
+def _whole_rounds(scenario: Scenario, samples: list[Sample]) -> list[Figure]:
+    """Figures from the rounds in which every target was measured (an interrupted one is left out)."""
+    in_first = sum(sample["round"] == 1 for sample in samples)
+    whole = [sample for sample in samples if sum(other["round"] == sample["round"] for other in samples) == in_first]
+    return scenario.figures(whole)
+
+
+def _end(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point; see the top of this file."""
+    chosen = arguments(sys.argv[1:] if words is None else words)
+    if chosen.list:
+        print("\n".join(scenario.name for scenario in SCENARIOS))
+        return 0
+    signal.signal(signal.SIGTERM, _end)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, FILES_WANTED)), hard))
+    try:
+        return run(chosen)
+    except KeyboardInterrupt:
+        return 130
+    except (load.LoadError, targets.TargetError) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""Jobs that flow: what one costs the broker when there is one, when there are hundreds, and past a million others.
+
+`Pipelined` compares with the proxy: so many jobs under way at any time, bodies of one size; one at a time it is
+latency that counts. `Waiting` and `Running` compare the broker with itself: the same flow, with a thousand jobs open
+and with a million. What is open when the flow begins is open when it ends, so both see a steady state.
+
+Start-up jobs, which are not counted, come first: memory is touched, connections are made, Python has specialised its
+byte code.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from benchmarks import figures, procfs, targets
+from benchmarks.figures import Figure, Sample
+from benchmarks.load import Load, load
+from benchmarks.scenario import Setting
+
+KIB = 1024
+
+HOLD_WINDOW = 1000
+"""Jobs under way while a million are taken: as many asks are unspent at any time."""
+FLOW_WINDOW = 200
+"""Jobs under way in the flow past others."""
+
+
+class NotTakenError(RuntimeError):
+    """The broker left jobs unread that it should have taken."""
+
+
+def flow(target: targets.Target, peers: Load, *, start_up: int, jobs: int, window: int) -> Sample:
+    """Let jobs flow, first some that are not counted. What is read lies between the two ends of the counted part."""
+    peers.flow(start_up, window)
+    before, load_before = target.usage(), procfs.usage(peers.pid)
+    report = peers.flow(jobs, window)
+    used, load_used = target.usage() - before, procfs.usage(peers.pid) - load_before
+    latency = report["latency_ms"]
+    return {
+        "target": target.name,
+        "jobs": jobs,
+        "cpu_us": used.cpu_ns / 1000 / jobs,
+        "user_us": used.user_s * 1e6 / jobs,
+        "system_us": used.system_s * 1e6 / jobs,
+        "load_cpu_us": load_used.cpu_ns / 1000 / jobs,
+        "cores_used": used.cpu_ns / 1e9 / report["seconds"],
+        "load_cores_used": load_used.cpu_ns / 1e9 / report["seconds"],
+        "jobs_per_s": jobs / report["seconds"],
+        "wakeups_per_job": used.wakeups / jobs,
+        "p50_ms": latency["p50"],
+        "p99_ms": latency["p99"],
+        "max_ms": latency["max"],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Pipelined:
+    """Jobs that go through, `window` at a time: the proxy, the broker, and its plain pump where that has a bar."""
+
+    name: str
+    title: str
+    window: int
+    body_bytes: int
+    jobs: int
+    cpu_bar: float | None = None
+    p50_bar: float | None = None
+    python_bar: float | None = None
+    connections: int = 4
+    rounds_max: int = 100
+
+    def measure(self, setting: Setting) -> Iterator[Sample]:
+        """The proxy, the broker, the broker with the plain pump."""
+        turns: list[tuple[Callable[[], AbstractContextManager[targets.Target]], int]] = [
+            (targets.proxy, self.jobs),
+            (lambda: targets.broker(setting.broker), self.jobs),
+        ]
+        if self.python_bar is not None:
+            turns.append((lambda: targets.broker(setting.broker, pump="python"), self.jobs // 3))
+        for start, jobs in turns:
+            counted = setting.scaled(jobs, jobs // 3)
+            with start() as target, load(target, body_bytes=self.body_bytes, connections=self.connections) as peers:
+                yield flow(target, peers, start_up=counted // 5, jobs=counted, window=self.window)
+
+    def figures(self, samples: Sequence[Sample]) -> list[Figure]:
+        """CPU, rate and latency beside the proxy's."""
+
+        def beside_proxy(name: str, key: str, unit: str, bar: float | None = None, target: str = "relet") -> Figure:
+            return Figure(
+                scenario=self.name,
+                name=f"{self.title}: {name}",
+                value=figures.median(samples, target, key),
+                unit=unit,
+                beside=figures.median(samples, "proxy", key),
+                ratio=figures.ratio(samples, target, "proxy", key),
+                bar=bar,
+                note="beside: the proxy" if name.startswith("CPU") else "",
+            )
+
+        made = [beside_proxy("CPU per job", "cpu_us", "us", self.cpu_bar)]
+        if self.python_bar is not None:
+            made.append(
+                beside_proxy("CPU per job, pump in plain Python", "cpu_us", "us", self.python_bar, "relet-python")
+            )
+        made.append(beside_proxy("jobs per second", "jobs_per_s", "/s"))
+        made.append(beside_proxy("latency p50", "p50_ms", "ms", self.p50_bar))
+        made.append(beside_proxy("latency p99", "p99_ms", "ms"))
+        return made
+
+
+def _memory(target: targets.Target, before: procfs.Usage, jobs: int, body_bytes: int) -> Sample:
+    after = procfs.wait_until_quiet(target.pid)
+    if unread := procfs.unread_bytes(target.clients_port):
+        raise NotTakenError(f"{unread:,} bytes of jobs were not read by {target.name}: {target.last_words()}")
+    return {
+        "memory_bytes": (after.rss_bytes - before.rss_bytes) / jobs - body_bytes,
+        "rss_mib": after.rss_bytes / KIB / KIB,
+        "take_us": (after.cpu_ns - before.cpu_ns) / 1000 / jobs,
+    }
+
+
+def _in_order(samples: Sequence[Sample]) -> list[str]:
+    return list(dict.fromkeys(str(sample["target"]) for sample in samples))
+
+
+def _growth(name: str, title: str, samples: Sequence[Sample], bar: float) -> list[Figure]:
+    """CPU per job with ever more jobs open, each beside the fewest."""
+    fewest, *more = _in_order(samples)
+    most = more[-1]
+    return [
+        *(
+            Figure(
+                scenario=name,
+                name=f"{title} {target}: CPU per job",
+                value=figures.median(samples, target, "cpu_us"),
+                unit="us",
+                beside=figures.median(samples, fewest, "cpu_us"),
+                ratio=figures.ratio(samples, target, fewest, "cpu_us"),
+                bar=bar if target == most else None,
+                note=f"beside: the same, {fewest}",
+            )
+            for target in more
+        ),
+        Figure(
+            scenario=name,
+            name=f"{title} {most}: memory per open job, body not counted",
+            value=figures.median(samples, most, "memory_bytes"),
+            unit="B",
+            bar=1024,
+            note="aim: 500 B",
+        ),
+        Figure(
+            scenario=name,
+            name=f"{title} {most}: CPU to take each of them",
+            value=figures.median(samples, most, "take_us"),
+            unit="us",
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Jobs that flow past others that wait: in at the end of the queue, out at its head."""
+
+    name: str = "waiting"
+    counts: Sequence[int] = (1_000, 100_000, 1_000_000)
+    jobs: int = 100_000
+    body_bytes: int = 32
+    bar: float = 1.3
+    rounds_max: int = 3
+
+    def measure(self, setting: Setting) -> Iterator[Sample]:
+        """The fewest first."""
+        for count in self.counts:
+            waiting = setting.scaled(count, max(self.counts[0], count // 10))
+            with targets.broker(setting.broker) as target, load(target, body_bytes=self.body_bytes) as peers:
+                peers.flow(2000, FLOW_WINDOW)
+                before = procfs.wait_until_quiet(target.pid)
+                peers.fill(waiting)
+                memory = _memory(target, before, waiting, self.body_bytes)
+                sample = flow(target, peers, start_up=self.jobs // 5, jobs=self.jobs, window=FLOW_WINDOW)
+                yield {**sample, **memory, "target": f"{waiting:,}"}
+
+    def figures(self, samples: Sequence[Sample]) -> list[Figure]:
+        """CPU per job against the fewest; memory."""
+        return _growth(self.name, "flow past waiting", samples, self.bar)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Jobs that flow while others run: each that starts takes the place of a random one, which is answered."""
+
+    name: str = "running"
+    counts: Sequence[int] = (1_000, 1_000_000)
+    jobs: int = 100_000
+    body_bytes: int = 32
+    bar: float = 2.0
+    rounds_max: int = 3
+
+    def measure(self, setting: Setting) -> Iterator[Sample]:
+        """The fewest first; at the end all that run are answered, in random order."""
+        for count in self.counts:
+            running = setting.scaled(count, max(self.counts[0], count // 10))
+            with targets.broker(setting.broker) as target, load(target, body_bytes=self.body_bytes) as peers:
+                peers.flow(2000, FLOW_WINDOW)
+                before = procfs.wait_until_quiet(target.pid)
+                peers.hold(running, HOLD_WINDOW)
+                memory = _memory(target, before, running, self.body_bytes)
+                sample = flow(target, peers, start_up=self.jobs // 5, jobs=self.jobs, window=FLOW_WINDOW)
+                ending = target.usage()
+                peers.drain(FLOW_WINDOW)
+                memory["answer_us"] = (target.usage().cpu_ns - ending.cpu_ns) / 1000 / running
+                yield {**sample, **memory, "target": f"{running:,}"}
+
+    def figures(self, samples: Sequence[Sample]) -> list[Figure]:
+        """CPU per job against the fewest; memory; the answers alone."""
+        made = _growth(self.name, "flow past running", samples, self.bar)
+        fewest, *_, most = _in_order(samples)
+        made.append(
+            Figure(
+                scenario=self.name,
+                name=f"flow past running {most}: CPU to answer each, random order",
+                value=figures.median(samples, most, "answer_us"),
+                unit="us",
+                beside=figures.median(samples, fewest, "answer_us"),
+                ratio=figures.ratio(samples, most, fewest, "answer_us"),
+            )
+        )
+        return made
+
+
+PIPELINED: tuple[Pipelined, ...] = (
+    Pipelined("w200", "200 in flight, 32 B", 200, 32, 100_000, cpu_bar=3.0, python_bar=12.0),
+    Pipelined("w1000", "1,000 in flight, 32 B", 1000, 32, 200_000, cpu_bar=3.2),
+    Pipelined("1kib", "200 in flight, 1 KiB", 200, KIB, 80_000),
+    Pipelined("64kib", "50 in flight, 64 KiB", 50, 64 * KIB, 8_000, cpu_bar=1.3),
+    Pipelined("alone", "one at a time, 32 B", 1, 32, 3_000, p50_bar=1.25, connections=1),
+)

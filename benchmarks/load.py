@@ -1,0 +1,120 @@
+"""Builds and drives the load generator (load.c says what it does and how it is spoken to)."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zmq  # so that the library is in this process, where it can be found
+
+from benchmarks import targets
+
+SOURCE = Path(__file__).with_name("load.c")
+BUILD = Path(__file__).with_name("build")
+
+FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
+
+
+class LoadError(RuntimeError):
+    """The load generator cannot be built, or gave up. One line that says why."""
+
+
+class WrongAnswersError(LoadError):
+    """The target answered jobs wrongly, twice, or with a failure."""
+
+
+def libzmq() -> Path:
+    """The libzmq that pyzmq uses in this process, from /proc/self/maps. Raises LoadError if it cannot be told."""
+    mapped = {line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
+    found = sorted(path for path in mapped if Path(path).name.startswith("libzmq"))
+    if not found:
+        raise LoadError(f"pyzmq {zmq.pyzmq_version()} has no libzmq of its own that the load generator could use")
+    return Path(found[0])
+
+
+def build() -> Path:
+    """Compile load.c, unless that has been done. Returns the program; raises LoadError where there is no compiler."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        raise LoadError("no C compiler (cc, gcc or clang) found: the load generator is in C; install one, or set CC")
+    print_of_source = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:12]
+    program = BUILD / f"load-{print_of_source}"
+    if not program.exists():
+        BUILD.mkdir(exist_ok=True)
+        unfinished = program.with_suffix(f".{os.getpid()}")
+        done = subprocess.run(
+            [*compiler.split(), *FLAGS, "-o", str(unfinished), str(SOURCE), "-ldl"],
+            capture_output=True, text=True, check=False,
+        )
+        if done.returncode:
+            raise LoadError(f"{compiler} cannot compile {SOURCE.name}: {(done.stderr.splitlines() or ['?'])[0]}")
+        unfinished.replace(program)
+    return program
+
+
+class Load:
+    """A running load generator. Commands return what it reports; see load.c for what they do.
+
+    All raise LoadError when it gave up and WrongAnswersError when an answer was not what it had to be.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        return self._process.pid
+
+    def flow(self, jobs: int, window: int) -> dict[str, Any]:
+        """`jobs` jobs, `window` under way at any time."""
+        return self._command(f"flow {jobs} {window}")
+
+    def fill(self, jobs: int) -> dict[str, Any]:
+        """Submit and let wait."""
+        return self._command(f"fill {jobs}")
+
+    def hold(self, jobs: int, window: int) -> dict[str, Any]:
+        """Submit, take and keep without answering."""
+        return self._command(f"hold {jobs} {window}")
+
+    def drain(self, window: int) -> dict[str, Any]:
+        """Answer all that is held, in random order."""
+        return self._command(f"drain {window}")
+
+    def expire(self, jobs: int, spread_ms: int, timeout_ms: int) -> dict[str, Any]:
+        """Let every job expire once, and answer at its second attempt."""
+        return self._command(f"expire {jobs} {spread_ms} {timeout_ms}")
+
+    def _command(self, line: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        reply = self._process.stdout.readline()
+        if not reply:
+            raise LoadError(self._process.stderr.read().strip() or f"the load generator ended at `{line}`")
+        report: dict[str, Any] = json.loads(reply)
+        if report["errors"]:
+            raise WrongAnswersError(
+                f"`{line}`: {report['wrong']} wrong, {report['twice']} twice, {report['failed']} failed answers"
+            )
+        return report
+
+
+@contextlib.contextmanager
+def load(target: targets.Target, *, body_bytes: int = 32, connections: int = 4) -> Iterator[Load]:
+    """A load generator with `connections` workers, connected to `target`, for the time of a `with`."""
+    kind = "broker" if len(target.endpoints) == 3 else "proxy"
+    endpoints = (*target.endpoints, "-")[:3]
+    command = [str(build()), str(libzmq()), kind, *endpoints, str(connections), str(body_bytes)]
+    pipe = subprocess.PIPE
+    with targets.running(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        yield Load(process)
