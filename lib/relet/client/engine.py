@@ -1,0 +1,295 @@
+"""The thread behind a blocking client, and what the callers' threads share with it.
+
+The callers put requests into an inbox; the thread takes all that has gathered there since its last turn, hands it to
+the peer, and sends it in one call. It owns the socket, sleeps while nothing happens, and runs no code of the user's but
+the callbacks of futures.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+import zmq
+
+from relet.client.errors import BrokerLost, ClientClosed, JobFailed, UnexpectedAnswer
+from relet.client.peer import CORRELATION_SECRET_BYTES, FAILURE, ClientPeer, Request
+from relet.client.waiting import Channel, Mapped, Outcome, Waiter
+from relet.events import Event
+from relet.transport.endpoints import Endpoint
+from relet.transport.link import (
+    LIBRARY_FAILED,
+    Alarm,
+    Context,
+    Link,
+    News,
+    Sleeper,
+    earliest,
+    logger,
+    look_after,
+)
+
+TURN_MESSAGES_MAX: Final = 1_000
+"""Messages received, and sent, in one turn, so that neither waits for the other."""
+CLOSE_SECONDS_MAX: Final = 2.0
+"""How long `stop` waits for the thread: only a callback of the user's that does not return can take so long."""
+REFUSALS_LOGGED_EVERY_NS: Final = 1_000_000_000
+"""Bad frames and unknown answers are logged at most this often, with their count."""
+
+T = TypeVar("T")
+
+
+class Engine:
+    """The library's thread, and what the callers' threads share with it. It knows no `Client`, so that one that was
+    forgotten can be collected.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, context: Context | None, *, resend: bool, open_max: int, open_bytes_max: int
+    ) -> None:
+        self.peer: ClientPeer[Waiter] = ClientPeer(os.urandom(CORRELATION_SECRET_BYTES), resend=resend)
+        self.connected = False
+        self._open_max = open_max
+        self._open_bytes_max = open_bytes_max
+        self._open = 0
+        self._open_bytes = 0
+        self._waiting_for_room = 0
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._inbox: collections.deque[Waiter] = collections.deque()
+        self._unwanted: collections.deque[list[Waiter]] = collections.deque()
+        self._closed_because: str | None = None
+        self._alarm = Alarm()
+        self._endpoint = endpoint
+        self._context = context
+        self._log = logger()
+        self._refusals_logged = 0
+        self._refusals_logged_at = 0
+        self._thread = threading.Thread(target=self._run, name="relet-client", daemon=True)
+        look_after(self)
+        self._thread.start()
+
+    # --- Called by any thread.
+
+    def submit(self, request: Waiter) -> None:
+        """Open a request; waits while too many are open. Raises `ClientClosed`, and `TimeoutError` where the request's
+        time is up before there is room.
+        """
+        with self._lock:
+            if (self._open >= self._open_max or self._open_bytes + request.bytes > self._open_bytes_max) and self._open:
+                self._await_room(request)
+            if self._closed_because:
+                raise ClientClosed(self._closed_because)
+            self._open += 1
+            self._open_bytes += request.bytes
+            self._inbox.append(request)
+        if self._alarm.asleep:
+            self._alarm.ring()
+
+    def _await_room(self, request: Waiter) -> None:
+        if threading.get_ident() == self._thread.ident:
+            raise RuntimeError("a future's callback must not wait, and too many requests are open to submit another")
+        deadline = None if request.timeout_ns is None else time.monotonic_ns() + request.timeout_ns
+        self._waiting_for_room += 1
+        try:
+            while (
+                not self._closed_because
+                and self._open
+                and (self._open >= self._open_max or self._open_bytes + request.bytes > self._open_bytes_max)
+            ):
+                left = None if deadline is None else (deadline - time.monotonic_ns()) / 1e9
+                if left is not None and left <= 0:
+                    raise TimeoutError("too many requests were open all the time")
+                self._room.wait(left)
+        finally:
+            self._waiting_for_room -= 1
+        if deadline is not None:
+            request.timeout_ns = max(0, deadline - time.monotonic_ns())
+
+    def abandon(self, requests: Sequence[Waiter]) -> None:
+        """Nobody wants the outcomes of these any more."""
+        self._unwanted.append(list(requests))
+        self._alarm.ring()
+
+    def must_not_wait(self) -> None:
+        """Raise where waiting for an answer would wait for ever."""
+        if threading.get_ident() == self._thread.ident:
+            raise RuntimeError("a future's callback must not wait for another answer: use submit")
+
+    def stop(self, why: str = "the client was closed") -> None:
+        """End the thread and wait for it; open requests end with `ClientClosed`."""
+        with self._lock:
+            if self._closed_because is None:
+                self._closed_because = why
+            self._room.notify_all()
+        self._alarm.ring()
+        if threading.get_ident() != self._thread.ident:
+            self._thread.join(CLOSE_SECONDS_MAX)
+
+    def forget(self) -> None:
+        """The client was collected: end the thread, without waiting."""
+        self._closed_because = self._closed_because or "the client was not referenced any more"
+        self._alarm.ring()
+
+    def at_exit(self) -> None:
+        """Somebody forgot to close the client."""
+        self.stop("the interpreter ended")
+
+    def after_fork(self) -> None:
+        """This is the child of a fork: every call but `close` shall say so."""
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._alarm.asleep = False
+        self.connected = False
+        self._closed_because = "the client belongs to the parent process; make one after the fork"
+
+    # --- The thread.
+
+    def _run(self) -> None:
+        context = self._context or Context()
+        why: BaseException | None = None
+        try:
+            link = Link(context, zmq.DEALER, self._endpoint, time.monotonic_ns())
+            try:
+                self._turns(link)
+            finally:
+                link.close()
+        except zmq.ContextTerminated:
+            self._closed_because = "the context of the client was terminated"
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for ever
+            why = error
+            self._closed_because = f"the client's thread failed: {error!r}"
+            self._log.exception(LIBRARY_FAILED, endpoint=self._endpoint.url)
+        self.connected = False
+        with self._lock:
+            if self._closed_because is None:
+                self._closed_because = "the client was closed"
+            late = list(self._inbox)
+            self._inbox.clear()
+            self._room.notify_all()
+        closed = self._closed_because
+        self._deliver([(request, _caused(ClientClosed(closed), why)) for request in [*self.peer.close(), *late]])
+        if self._context is None:
+            context.term()
+
+    def _turns(self, link: Link) -> None:
+        """Turn until told to stop. Reads first, then the news of the connection, then time, then what callers want."""
+        peer, inbox, sleeper = self.peer, self._inbox, Sleeper(self._alarm)
+        monotonic_ns = time.monotonic_ns
+        while self._closed_because is None:
+            now = monotonic_ns()
+            messages = link.receive(TURN_MESSAGES_MAX)
+            if messages:
+                self._answered(messages)
+            for news in link.news(now):
+                self._hear(news, link, now)
+            unwanted = _take_all(self._unwanted)  # before the inbox, where their requests may still be
+            if inbox:
+                peer.submit(_take_all(inbox), now)
+            for requests in unwanted:
+                ended = peer.abandon(requests)
+                self._release(ended)
+                for request in ended:
+                    request.dropped()
+            due = peer.due
+            if due is not None and due <= now:
+                expired = peer.expire(now)
+                self._deliver([(request, _no_answer(request)) for request in expired])
+            stuck = False
+            outgoing = peer.outgoing(TURN_MESSAGES_MAX)
+            if outgoing:
+                sent = link.send(outgoing)
+                peer.sent(sent)
+                stuck = sent < len(outgoing)
+            self._log_refusals(now)
+            if len(messages) < TURN_MESSAGES_MAX and (stuck or not (peer.connected and peer.unsent)):
+                sleeper.sleep(earliest((due, link.due)), now, link.watched(writable=stuck), self._idle)
+
+    def _idle(self) -> bool:
+        return not (self._inbox or self._unwanted or self._closed_because)
+
+    def _hear(self, news: News, link: Link, now: int) -> None:
+        peer, log, endpoint = self.peer, self._log, self._endpoint.url
+        if news is News.CONNECTED:
+            peer.became_connected()
+            self.connected = True
+            log.info(Event.BROKER_CONNECTED, endpoint=endpoint)
+        elif news is News.LOST:
+            while messages := link.receive(TURN_MESSAGES_MAX):
+                self._answered(messages)
+            self.connected = False
+            link.rebuild(now)
+            log.warning(Event.BROKER_LOST, endpoint=endpoint, requests_open=len(peer))
+            self._deliver([(request, BrokerLost(f"the connection to {endpoint} was lost")) for request in peer.lost()])
+        else:
+            log.warning(Event.BROKER_UNREACHABLE, endpoint=endpoint, requests_open=len(peer))
+
+    def _answered(self, messages: list[tuple[bytes, ...]]) -> None:
+        settled: list[tuple[Waiter, Outcome]] = []
+        failed = 0
+        for request, frames in self.peer.received(messages):
+            if frames == FAILURE:
+                failed += 1
+                settled.append((request, JobFailed("the broker gave the job up")))
+            elif request.multipart:
+                settled.append((request, list(frames)))
+            elif len(frames) == 1:
+                settled.append((request, frames[0]))
+            else:
+                settled.append((request, UnexpectedAnswer(frames)))
+        self.peer.counters.failed += failed
+        if settled:
+            self._deliver(settled)
+
+    def _deliver(self, settled: list[tuple[Waiter, Outcome]]) -> None:
+        """Make room first, so that who wakes up by an outcome finds it; then tell."""
+        self._release([request for request, _ in settled])
+        channels: set[Channel] = set()
+        for request, outcome in settled:
+            if type(request) is Mapped:
+                channel = request.channel
+                channel.gathered.append((request.index, outcome))
+                channels.add(channel)
+            else:
+                request.settle(outcome)
+        for channel in channels:
+            channel.flush()
+
+    def _release(self, ended: list[Waiter]) -> None:
+        freed = 0
+        for request in ended:
+            freed += request.bytes
+        with self._lock:
+            self._open -= len(ended)
+            self._open_bytes -= freed
+            if self._waiting_for_room:
+                self._room.notify_all()
+
+    def _log_refusals(self, now: int) -> None:
+        counters = self.peer.counters
+        count = counters.answers_unknown + counters.frames_refused
+        if count != self._refusals_logged and now - self._refusals_logged_at >= REFUSALS_LOGGED_EVERY_NS:
+            self._log.warning(Event.ANSWER_REFUSED, count=count - self._refusals_logged, endpoint=self._endpoint.url)
+            self._refusals_logged = count
+            self._refusals_logged_at = now
+
+
+def _take_all(items: collections.deque[T]) -> list[T]:
+    """What is in a deque now; others may append meanwhile."""
+    taken = []
+    while items:
+        taken.append(items.popleft())
+    return taken
+
+
+def _caused(error: Exception, cause: BaseException | None) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def _no_answer(request: Request) -> TimeoutError:
+    return TimeoutError(f"no answer within {(request.timeout_ns or 0) / 1e9:g} s")
