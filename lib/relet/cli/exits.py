@@ -1,4 +1,4 @@
-"""The exit codes of the programs, in one place. README repeats this table."""
+"""The exit codes of the programs, in one place. README repeats this table, and a test compares the two."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ class Exit(IntEnum):
     OK = 0
     """All went well; also after a signal, where nobody was owed an answer."""
     JOB_FAILED = 1
-    """testclient: a job failed, an answer was wrong or did not come in time."""
+    """testclient: a job failed, an answer was wrong, or none came in time."""
     USAGE = 2
     """The command line cannot be meant, or the project is not set up; one line says what to type."""
     UNREACHABLE = 3
-    """broker: an endpoint cannot be bound. testclient, testworker: no broker answered within `--wait`."""
+    """broker: an endpoint cannot be bound. testclient: no broker answered within `--wait`."""
     OWED = 4
     """broker: it stopped while clients were owed answers, and told each of them that its job failed."""
+    CRASHED = 70
+    """testworker: it crashed on purpose (`--crash`)."""
     INTERRUPTED = 130
     """testclient, demo: ended by Ctrl-C, after the summary so far."""

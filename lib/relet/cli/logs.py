@@ -10,10 +10,12 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 from typing import Any
 
 FORMATS = ("console", "json")
 LEVELS = ("debug", "info", "warning", "error")
+REPEAT_SECONDS = 1.0
 
 
 class _Stderr:
@@ -42,12 +44,36 @@ def wants_colour(stream: Any = None) -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
 
 
-def configure(values: argparse.Namespace) -> None:
-    """Set structlog up as the command line and the terminal say."""
+class _Once:
+    """A processor that drops a line which another client or worker of this process has just said."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, str], float] = {}
+
+    def __call__(self, _logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+        from structlog import DropEvent
+
+        key = (str(event.get("event")), str(event.get("endpoint")))
+        now = time.monotonic()
+        if "endpoint" in event and now - self._said.get(key, -REPEAT_SECONDS) < REPEAT_SECONDS:
+            raise DropEvent
+        self._said[key] = now
+        return event
+
+
+def configure(values: argparse.Namespace, *, repeats: bool = True) -> None:
+    """Set structlog up as the command line and the terminal say.
+
+    Args:
+        values: with `log_format` and `log_level`.
+        repeats: whether the same event at the same endpoint may be said twice in a second; where many clients share a
+            process, once is enough.
+    """
     import structlog
 
     log_format = values.log_format or ("console" if sys.stderr.isatty() else "json")
     processors: list[Any] = [
+        *([] if repeats else [_Once()]),
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True) if log_format == "json" else _clock(structlog),
