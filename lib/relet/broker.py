@@ -179,8 +179,6 @@ class Broker:
         self._stops = self._stops_heard = 0
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._handshakes_failed: dict[str, int] = {}
-        self._accepts_failed: dict[str, int] = {}
 
     # --- Looking in
 
@@ -289,15 +287,14 @@ class Broker:
             self._publisher((Event.BROKER_STALLED, {"stalled_s": round(duration_ns / 1e9, 3)}))
 
     def _watch(self) -> None:
-        """The news that no job hangs on: connections that failed, lines that were held back, the wake-up's bytes."""
+        """The news that no job hangs on: connections that came to nothing."""
         for port in (self._clients, self._workers):
-            for seen, count, event in (
-                (self._handshakes_failed, port.handshakes_failed, Event.HANDSHAKE_FAILED),
-                (self._accepts_failed, port.accepts_failed, Event.ACCEPT_FAILED),
-            ):
-                if count != seen.get(port.role, 0):
-                    self._publisher((event, {"role": port.role, "count": count - seen.get(port.role, 0)}))
-                    seen[port.role] = count
+            if port.handshakes_failed:
+                self._say(Event.HANDSHAKE_FAILED, role=port.role, count=port.handshakes_failed)
+                port.handshakes_failed = 0
+            if port.accepts_failed:
+                self._say(Event.ACCEPT_FAILED, role=port.role, count=port.accepts_failed)
+                port.accepts_failed = 0
 
     def _drain(self) -> None:
         server, machine = self._server, self._machine

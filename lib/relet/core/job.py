@@ -7,6 +7,7 @@ happened; each applies its row and keeps the job's own bookkeeping, and nothing 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -162,15 +163,19 @@ def _illegal(job: Job, happened: Happened) -> IllegalTransition:
     return IllegalTransition(f"job {job.number} is {State(job.state).name}: it cannot be {happened.value}")
 
 
-def dispatched(job: Job, holder: Worker, now: int) -> None:
-    """Handed to `holder`; the attempt counts from here."""
-    to = _DISPATCHED[job.state]
-    if not to:
-        raise _illegal(job, Happened.DISPATCHED)
-    job.state = to
-    job.attempts += 1
-    job.holder = holder
-    job.began_ns = now
+def dispatched(jobs: Iterable[Job], now: int) -> None:
+    """Each was handed to its `holder`, which the machine has set; the attempts count from here.
+
+    A batch at a time, as `answered`: these two happen to every job, and a call for each would cost more than they do.
+    """
+    column = _DISPATCHED
+    for job in jobs:
+        to = column[job.state]
+        if not to:
+            raise _illegal(job, Happened.DISPATCHED)
+        job.state = to
+        job.attempts += 1
+        job.began_ns = now
 
 
 def undelivered(job: Job) -> None:
@@ -184,15 +189,16 @@ def undelivered(job: Job) -> None:
     job.holder = None
 
 
-def answered(job: Job, answer: Body, now: int) -> None:
-    """A valid answer came; it is the outcome."""
-    to = _ANSWERED[job.state]
-    if not to:
-        raise _illegal(job, Happened.ANSWERED)
-    job.state = to
-    job.answer = answer
-    job.ended_ns = now
-    job.holder = None
+def answered(jobs: Iterable[Job], now: int) -> None:
+    """A valid answer came for each, which the machine has set as its `answer`; it is the outcome."""
+    column = _ANSWERED
+    for job in jobs:
+        to = column[job.state]
+        if not to:
+            raise _illegal(job, Happened.ANSWERED)
+        job.state = to
+        job.ended_ns = now
+        job.holder = None
 
 
 def attempt_ended(job: Job) -> None:

@@ -177,8 +177,9 @@ class Machine:
 
     def complete(self, batch: list[Answer], now: int) -> None:
         """Workers have done these jobs. This is the one place where possession is proven: by the token."""
-        by_token, lane, finished, trace = self._by_token, self._lane, self.finished, self.trace
-        done = size = 0
+        by_token, lane = self._by_token, self._lane
+        done: list[Job] = []
+        size = late = 0
         for token, answer in batch:
             job = by_token.pop(token, None)
             if job is None:
@@ -188,26 +189,32 @@ class Machine:
                 holder.jobs.discard(job)
             if job.state == RUNNING:
                 if lane is not None:
-                    lane.running.pop(job.number, None)
+                    del lane.running[job.number]
                 elif holder is None:
-                    self._reclaim.running.pop(job.number, None)
+                    del self._reclaim.running[job.number]
             else:
-                self.queue.left()
-                self.counters.answers_late += 1
-            happened.answered(job, answer, now)
+                late += 1
+            job.answer = answer
             size += body_bytes(job.body)
-            done += 1
-            finished.append(job)
-            if self._keeps_records:
-                self._record_finished(job, kept=False)
-            if trace:
-                self._notice_finished(job)
-            job.body = b""
-        self.open -= done
+            done.append(job)
+        happened.answered(done, now)
+        for _ in range(late):
+            self.queue.left()
+        self.counters.answers_late += late
+        self.finished += done
+        self.open -= len(done)
         self.open_bytes -= size
-        self.counters.jobs_completed += done
-        if done != len(batch):
-            self.answers_refused(len(batch) - done)
+        self.counters.jobs_completed += len(done)
+        if len(done) != len(batch):
+            self.answers_refused(len(batch) - len(done))
+        if self._keeps_records:
+            for job in done:
+                self._record_finished(job, kept=False)
+        if self.trace:
+            for job in done:
+                self._notice_finished(job)
+        for job in done:
+            job.body = b""
 
     def answers_refused(self, count: int) -> None:
         """So many answers named no open job."""
@@ -260,9 +267,9 @@ class Machine:
         budget = self.limits.turn_steps_max
         while self._lost and self._lost[0][0] <= now and budget > 0:
             _, worker = self._lost[0]
-            while worker.jobs and budget > 0:
+            for job in sorted(worker.jobs, key=_number_of)[:budget]:  # a set has no order of its own
                 budget -= 1
-                self._attempt_failed(next(iter(worker.jobs)), Cause.WORKER_LOST, now)
+                self._attempt_failed(job, Cause.WORKER_LOST, now)
             if not worker.jobs:
                 self._lost.popleft()
         for lane in (self._lane, self._reclaim):
@@ -282,50 +289,56 @@ class Machine:
 
     def match(self, now: int) -> None:
         """Hands waiting jobs to waiting asks, oldest job to the worker whose turn it is."""
-        queue, roster, lane, by_token = self.queue, self.roster, self._lane, self._by_token
-        line, dispatched, tokens = roster.line, self.dispatched, self._tokens
-        before = len(dispatched)
-        while (worker := roster.next()) is not None:
+        queue, roster, by_token, tokens = self.queue, self.roster, self._by_token, self._tokens
+        line, jobs = roster.line, self.dispatched
+        before = len(jobs)
+        while line:
+            worker = line[0]
+            if not worker.credit:
+                roster.drop_first()
+                continue
             job = queue.take()
             if job is None:
                 break
             if not job.token:
                 job.token = token = next(tokens)
                 by_token[token] = job
-            happened.dispatched(job, worker, now)
+            job.holder = worker
             worker.jobs.add(job)
-            if lane is not None:
-                lane.running[job.number] = job
-            dispatched.append(job)
+            jobs.append(job)
             worker.credit -= 1
             if not worker.credit:
                 line.popleft()
                 worker.in_line = False
             elif len(line) > 1:
                 line.rotate(-1)
-        count = len(dispatched) - before
+        count = len(jobs) - before
         if not count:
             return
-        if lane is not None and lane.due == NEVER:
-            lane.due = now + lane.lease_ns
+        if before:
+            jobs = jobs[before:]
+        happened.dispatched(jobs, now)
+        if self._lane is not None:
+            self._lane.begin(jobs, now)
         roster.asks -= count
         self.counters.dispatches += count
         if self._keeps_records:
-            for job in dispatched[before:]:
+            for job in jobs:
                 self._record_attempt(job)
         if self.trace:
-            for job in dispatched[before:]:
+            for job in jobs:
                 self._notice_dispatched(job)
 
     def stop(self, now: int, jobs_max: int) -> int:
         """Ends up to `jobs_max` open jobs, because the broker ends; returns how many are left."""
         for _ in range(min(jobs_max, self.open)):
+            waited = False
             if self._by_token:
                 job = next(iter(self._by_token.values()))
                 if job.state == RUNNING:
                     self._end_lease(job)
                 else:
-                    self.queue.left()
+                    waited = True
             elif self.queue.fresh:
                 job = self.queue.fresh.popleft()
             elif self._accepted:
@@ -336,6 +349,8 @@ class Machine:
                 if not jobs:
                     self._unsafe.popleft()
             happened.stopped(job, now)
+            if waited:
+                self.queue.left()
             self.counters.jobs_cancelled += 1
             self._ended_badly(job)
         return self.open
@@ -371,13 +386,16 @@ class Machine:
                     job.token, job.attempts, job.handovers, job.ledger = token, attempts, handovers, ledger
                     job.began_ns = now
                 case Finished(number, state, reason, attempts, kept, ledger, answer):
-                    job = jobs.pop(number) if number in jobs else final[number]
+                    job = jobs.pop(number) if number in jobs else final.get(number) or Job(number, None, b"", b"", now)
+                    self._number = max(self._number, number)
                     job.state, job.reason, job.attempts, job.ledger = state, reason, attempts, ledger
                     job.answer = answer[0] if len(answer) == 1 else answer
+                    if job.state == COMPLETED:
+                        job.body = b""
                     if kept:
                         final[number] = job
                 case Forgotten(number):
-                    del final[number]
+                    final.pop(number, None)
         for number in sorted(jobs):
             self._loaded(jobs[number], now)
         for number in final:
@@ -389,9 +407,7 @@ class Machine:
         if job.token:
             self._by_token[job.token] = job
         if job.state == RUNNING:
-            lane = self._lane or self._reclaim
-            lane.running[job.number] = job
-            lane.due = min(lane.due, now + lane.lease_ns)
+            (self._lane or self._reclaim).begin((job,), now)
         elif job.token:
             self.queue.came_back(job)
         else:
@@ -499,6 +515,10 @@ class Machine:
             "bytes": body_bytes(job.body),
         }
         self.notices.append((Event.JOB_FINISHED, fields))
+
+
+def _number_of(job: Job) -> int:
+    return job.number
 
 
 def _kept_frames(body: Body) -> tuple[bytes, ...]:

@@ -44,7 +44,7 @@ class Queue:
         heapq.heappush(self._came_back, (job.number, job))
 
     def left(self) -> None:
-        """A job that had come back has ended while it waited."""
+        """A job that had come back has ended while it waited. To be called when its state says so."""
         self._stale += 1
         if self._stale > _STALE_WORTH_REBUILDING and self._stale > len(self._came_back) // 2:
             self._came_back = [entry for entry in self._came_back if entry[1].state == AVAILABLE]

@@ -116,17 +116,10 @@ class Roster:
                 self.line = deque(entry for entry in self.line if entry.credit)
                 self._stale = 0
 
-    def next(self) -> Worker | None:
-        """The worker whose turn it is; it stays first in line until `spent`. None when nobody has an unspent ask."""
-        line = self.line
-        while line:
-            worker = line[0]
-            if worker.credit:
-                return worker
-            line.popleft()
-            worker.in_line = False
-            self._stale -= 1
-        return None
+    def drop_first(self) -> None:
+        """The first in line has no credit left: it was lost, or could not be reached."""
+        self.line.popleft().in_line = False
+        self._stale -= 1
 
     def lost(self, peer: Peer) -> list[Worker]:
         """The connection has gone, and every worker on it. Returns them; they are in the roster no more."""

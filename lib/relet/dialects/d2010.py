@@ -11,7 +11,7 @@ other word.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from relet.core.job import COMPLETED, Job
@@ -21,18 +21,20 @@ DELIMITER: Final = b""
 FAILURE: Final = b""
 
 
-def answers(messages: Iterable[tuple[Any, ...]], *, frames_max: int, bytes_max: int) -> tuple[list[Answer], int]:
+def answers(messages: Sequence[tuple[Any, ...]], *, frames_max: int, bytes_max: int) -> tuple[list[Answer], int]:
     """What arrived on the answers' endpoint: (answers, how many were no answers at all).
 
-    The id alone is an answer of one empty frame. An id so long that the pump did not copy it cannot be one of ours.
+    The id alone is an answer of one empty frame.
     """
-    taken: list[Answer] = []
+    taken: list[Answer] = [message for message in messages if len(message) == 2]
+    if len(taken) == len(messages):
+        return taken, 0
     refused = 0
     for message in messages:
         count = len(message)
-        if count == 2 and type(message[0]) is bytes:
-            taken.append(message)
-        elif type(message[0]) is not bytes or count > frames_max or (count > 2 and sum(map(len, message)) > bytes_max):
+        if count == 2:
+            continue
+        if count > frames_max or sum(map(len, message)) > bytes_max:
             refused += 1
         else:
             taken.append((message[0], message[1:] if count > 2 else b""))

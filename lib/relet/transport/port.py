@@ -97,7 +97,7 @@ def bound_endpoint(socket: zmq.Socket[bytes]) -> str:
 class Monitor:
     """The connection events of one socket."""
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], pumps: Any) -> None:
         address = f"inproc://relet-monitor-{os.getpid()}-{next(_serial)}"
         self._watched = socket
         socket.monitor(address, _EVENTS)
@@ -105,19 +105,11 @@ class Monitor:
         self.socket.rcvhwm = 0  # before connecting: a monitor that is full stops libzmq's I/O thread
         self.socket.linger = 0
         self.socket.connect(address)
+        self._receive = pumps.FramePump(self.socket).receive
 
     def drain(self) -> list[tuple[int, int]]:
         """The events since the last call: (event, value), the value being the descriptor for most."""
-        events: list[tuple[int, int]] = []
-        recv = self.socket.recv
-        try:
-            while len(events) < _DRAIN_MAX:
-                head = recv(zmq.DONTWAIT)
-                recv()
-                events.append(_EVENT.unpack(head))
-        except zmq.Again:
-            pass
-        return events
+        return [_EVENT.unpack(message[0]) for message in self._receive(_DRAIN_MAX)]
 
     def close(self) -> None:
         """Stops the events, then closes."""
@@ -144,9 +136,11 @@ class RouterPort:
         self.role = role
         self.socket = open_socket(context, zmq.ROUTER, role, endpoint, bytes_max + FRAME_BYTES_SPARE)
         self.endpoint = bound_endpoint(self.socket)
-        self.monitor = Monitor(self.socket)
+        self.monitor = Monitor(self.socket, pumps)
         self.handshakes_failed = 0
+        """Connections that did not speak ZMTP, or not in time, since somebody set this to 0."""
         self.accepts_failed = 0
+        """Connections that could not be accepted, likewise."""
         self._pump = pumps.RouterPump(
             self.socket,
             peers_max=peers_max,
@@ -175,10 +169,9 @@ class RouterPort:
         if pump.replaced:
             lost.extend(pump.replaced)
             pump.replaced.clear()
-        fresh = set(pump.arrived)
-        pump.arrived.clear()
         events = self.monitor.drain()
         if events:
+            fresh = set(pump.arrived)
             accepted: set[int] = set()  # descriptors given out again later in this drain: read from its end
             gone: list[Peer] = []
             for event, value in reversed(events):
@@ -194,6 +187,7 @@ class RouterPort:
                 else:
                     self.handshakes_failed += 1
             lost.extend(reversed(gone))
+        pump.arrived.clear()
         return lost
 
     def forget(self, peer: Peer) -> None:
