@@ -7,6 +7,7 @@ of a hundred. Each client thread has a tally of its own, written by one thread o
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ EXAMPLES_MAX = 10
 """Jobs that ended badly and are named."""
 CHART_CELLS = 32
 EIGHTHS = " ▏▎▍▌▋▊▉"
-CHART_STEPS = (1, 2, 5)
+CHART_EDGES_SECONDS = [float(f"{step}e{power}") for power in range(-5, 5) for step in (1, 2, 5)]
 PERCENTILES = (50, 90, 99)
 
 ANSWERED = "answered"
@@ -44,12 +45,16 @@ class Tally:
         self.bad: list[str] = []
         """The first jobs that ended badly, and how."""
         self.seconds_max = 0.0
-        self._bands: Counter[int] = Counter()
+        self.bands: Counter[int] = Counter()
+        """Jobs by the logarithm of their latency, in bands of 2 %."""
+        self.steps = [0] * len(CHART_EDGES_SECONDS)
+        """Jobs by the step of the chart that they belong to."""
 
     def add(self, outcome: str, seconds: float) -> None:
         """Count one job that ended after so long."""
         self.outcomes[outcome] += 1
-        self._bands[int(math.log(max(seconds, LATENCY_SECONDS_MIN)) * _BANDS_PER_LOG // 1)] += 1
+        self.steps[bisect_left(CHART_EDGES_SECONDS, seconds, 0, len(CHART_EDGES_SECONDS) - 1)] += 1
+        self.bands[int(math.log(max(seconds, LATENCY_SECONDS_MIN)) * _BANDS_PER_LOG // 1)] += 1
         self.seconds_max = max(self.seconds_max, seconds)
 
     def name(self, label: str, how: str) -> None:
@@ -69,7 +74,7 @@ class Tally:
 
     def percentile(self, percent: float) -> float | None:
         """Seconds within which so many percent of the jobs ended, within 2 %; None before the first one has."""
-        bands = self._bands.copy()
+        bands = self.bands.copy()
         wanted = sum(bands.values()) * percent / 100
         seen = 0
         for band in sorted(bands):
@@ -80,17 +85,11 @@ class Tally:
 
     def chart(self) -> list[tuple[float, int]]:
         """(upper edge in seconds, jobs) in steps of 1, 2, 5, 10 ..., without empty ones at either end."""
-        steps: Counter[float] = Counter()
-        for band, jobs in self._bands.copy().items():
-            steps[_step_above(_upper_edge(band) / BAND_FACTOR)] += jobs
-        if not steps:
-            return []
-        edge, last = min(steps), max(steps)
-        rows = []
-        while edge <= last:
-            rows.append((edge, steps[edge]))
-            edge = _step_above(edge * 1.5)
-        return rows
+        rows = list(zip(CHART_EDGES_SECONDS, self.steps, strict=True))
+        while rows and not rows[-1][1]:
+            rows.pop()
+        first = next((index for index, (_, jobs) in enumerate(rows) if jobs), 0)
+        return rows[first:]
 
 
 def together(tallies: Iterable[Tally]) -> Tally:
@@ -98,7 +97,8 @@ def together(tallies: Iterable[Tally]) -> Tally:
     total = Tally()
     for tally in tallies:
         total.outcomes.update(tally.outcomes.copy())
-        total._bands.update(tally._bands.copy())  # noqa: SLF001 - of the same class
+        total.bands.update(tally.bands.copy())
+        total.steps = [one + other for one, other in zip(total.steps, tally.steps, strict=True)]
         total.seconds_max = max(total.seconds_max, tally.seconds_max)
         for bad in tally.bad[: EXAMPLES_MAX - len(total.bad)]:
             total.bad.append(bad)
@@ -183,13 +183,3 @@ def _three_digits(value: float) -> str:
 
 def _upper_edge(band: int) -> float:
     return math.exp((band + 1) / _BANDS_PER_LOG)
-
-
-def _step_above(seconds: float) -> float:
-    power = math.floor(math.log10(seconds) + 1e-9)
-    for exponent in (power, power + 1):
-        for step in CHART_STEPS:
-            edge = float(f"{step}e{exponent}")
-            if edge >= seconds * (1 - 1e-9):
-                return edge
-    raise AssertionError

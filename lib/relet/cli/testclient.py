@@ -93,12 +93,12 @@ def main(arguments: Sequence[str]) -> int:
     run = Run(values)
     signal.signal(signal.SIGINT, run.interrupt)
     signal.signal(signal.SIGTERM, run.interrupt)
-    tables = sys.stdout.isatty() and not values.json and has_rich()
-    with run, display(run, tables=tables) as show:
+    live = sys.stdout.isatty() and not values.json and has_rich()
+    with run, live_line(run) if live else no_line() as show:
         reached = run.watch(show)
     if not reached:
         fail(Exit.UNREACHABLE, f"no broker answered at {values.clients} within {values.wait:g} s", program=PROGRAM)
-    tell_summary(run, tables=tables)
+    tell_summary(run, table=live)
     return run.exit_code()
 
 
@@ -264,11 +264,14 @@ def has_rich() -> bool:
 
 
 @contextlib.contextmanager
-def display(run: Run, *, tables: bool) -> Iterator[Callable[[], None]]:
+def no_line() -> Iterator[Callable[[], None]]:
+    """Nothing to see while it runs."""
+    yield lambda: None
+
+
+@contextlib.contextmanager
+def live_line(run: Run) -> Iterator[Callable[[], None]]:
     """The live line; gives the function that draws it again."""
-    if not tables:
-        yield lambda: None
-        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -294,11 +297,11 @@ def display(run: Run, *, tables: bool) -> Iterator[Callable[[], None]]:
         yield show
 
 
-def tell_summary(run: Run, *, tables: bool) -> None:
+def tell_summary(run: Run, *, table: bool) -> None:
     """The table, or the JSON object, on stdout."""
     found, total = run.summary()
     try:
-        if tables:
+        if table:
             from rich.console import Console
 
             report.print_table(Console(), found, total)

@@ -124,7 +124,10 @@ class Hand:
     """
 
     def __init__(self, index: int, values: argparse.Namespace, stopped: threading.Event) -> None:
+        from relet import NoAnswer
+
         self.tally = Tally()
+        self._no_answer = NoAnswer
         self._name = f"worker {index}: " if values.crew > 1 else ""
         self._values = values
         self._stopped = stopped
@@ -132,8 +135,6 @@ class Hand:
 
     def __call__(self, body: bytes) -> bytes:
         """Do one job; raises `relet.NoAnswer` where it is dropped."""
-        from relet import NoAnswer
-
         values, tally = self._values, self.tally
         draw = self._random.random
         crashes, drops, delays = draw() < values.crash, draw() < values.drop_rate, draw() < values.late_rate
@@ -145,7 +146,7 @@ class Hand:
         if drops:
             tally.dropped += 1
             self._say(body, f"dropped on purpose (rate {values.drop_rate:g}); it is let again when its time is up")
-            raise NoAnswer
+            raise self._no_answer
         if values.late is not None and delays:
             tally.late += 1
             held = f"{written_duration(values.late)} on purpose (rate {values.late_rate:g})"
@@ -154,7 +155,8 @@ class Hand:
         if values.slow:
             self._stopped.wait(values.slow)
         tally.answered += 1
-        self._say(body, f"answered after {written_duration(time.monotonic() - began)}")
+        if not values.quiet:
+            self._say(body, f"answered after {written_duration(time.monotonic() - began)}")
         return answer_to(body)
 
     def _say(self, body: bytes, what: str, *, always: bool = False) -> None:
