@@ -1,11 +1,11 @@
 """The command line: run the scenarios in rounds, print the table, write everything down.
 
-    python -m benchmarks                        all of it, about seven minutes
+    python -m benchmarks                        all of it, about six minutes
     python -m benchmarks --quick                about a minute; the million becomes a hundred thousand
     python -m benchmarks --only w200,deaths     some of it (--list names them)
 
 A bar that is missed is shown and changes nothing; the exit code is 1 when something could not be measured, 2 for a
-wrong command line.
+wrong command line, 130 after Ctrl-C (the table then shows what there was).
 """
 
 import argparse
@@ -13,6 +13,7 @@ import contextlib
 import datetime as dt
 import json
 import platform
+import re
 import resource
 import shlex
 import signal
@@ -26,14 +27,16 @@ from typing import Any, NoReturn
 import zmq
 
 from benchmarks import deaths, flows, load, procfs, targets, timers
-from benchmarks.figures import Figure, Sample, table
+from benchmarks.figures import Sample, table
 from benchmarks.scenario import Scenario, Setting
 
 SCENARIOS: tuple[Scenario, ...] = (
     *flows.PIPELINED, flows.Waiting(), flows.Running(), *timers.TIMEOUTS, *deaths.DEATHS, timers.Idle(),
 )
-ROUNDS = 9
+ROUNDS = 11
 ROUNDS_QUICK = 2
+EXIT_NOT_MEASURED = 1
+EXIT_INTERRUPTED = 130
 FILES_WANTED = 8192
 """Open files: a crowd of workers in one process, and as many connections to the broker, need a few thousand."""
 
@@ -71,7 +74,7 @@ def versions(broker: Sequence[str]) -> dict[str, str]:
     with targets.broker(broker) as target:
         pump = target.pump
     return {
-        "relet": " ".join((said.stdout + said.stderr).split()) if said.returncode == 0 else "(does not say)",
+        "relet": found[1] if (found := re.match(r"relet (\S+?),?\s", said.stdout)) else "(does not say)",
         "pump": pump,
         "pyzmq": zmq.pyzmq_version(),
         "libzmq": zmq.zmq_version(),
@@ -96,16 +99,18 @@ def run(chosen: argparse.Namespace) -> int:
     samples: dict[str, list[Sample]] = {scenario.name: [] for scenario in scenarios}
     failures: dict[str, str] = {}
     begun = time.monotonic()
+    interrupted = False
     try:
         for number in range(1, chosen.rounds + 1):
             for scenario in scenarios:
                 if number <= scenario.rounds_max and scenario.name not in failures:
                     _measure(scenario, setting, number, samples[scenario.name], failures)
     except KeyboardInterrupt:
+        interrupted = True
         print("\ninterrupted: what follows is what there is so far", file=sys.stderr)
     figures = [
         figure for scenario in scenarios if samples[scenario.name] and scenario.name not in failures
-        for figure in _whole_rounds(scenario, samples[scenario.name])
+        for figure in scenario.figures(samples[scenario.name])
     ]
     print(table(figures))
     missed = [figure for figure in figures if figure.verdict == "MISSED"]
@@ -122,7 +127,9 @@ def run(chosen: argparse.Namespace) -> int:
     chosen.json.parent.mkdir(parents=True, exist_ok=True)
     chosen.json.write_text(json.dumps(about, indent=1) + "\n")
     print(f"every figure: {chosen.json}", file=sys.stderr)
-    return 1 if failures else 0
+    if interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_NOT_MEASURED if failures else 0
 
 
 def _measure(
@@ -130,20 +137,12 @@ def _measure(
 ) -> None:
     begun = time.monotonic()
     try:
-        for sample in scenario.measure(setting):
-            sample |= {"scenario": scenario.name, "round": number}
-            samples.append(sample)
+        measured = list(scenario.measure(setting))  # all targets of a round, or none of them
+        samples.extend({"scenario": scenario.name, "round": number, **sample} for sample in measured)
     except (RuntimeError, OSError, zmq.ZMQError) as error:
         failures[scenario.name] = f"{type(error).__name__}: {error}"
     outcome = failures.get(scenario.name) or f"{time.monotonic() - begun:.1f} s"
     print(f"round {number}: {scenario.name}: {outcome}", file=sys.stderr)
-
-
-def _whole_rounds(scenario: Scenario, samples: list[Sample]) -> list[Figure]:
-    """Figures from the rounds in which every target was measured (an interrupted one is left out)."""
-    in_first = sum(sample["round"] == 1 for sample in samples)
-    whole = [sample for sample in samples if sum(other["round"] == sample["round"] for other in samples) == in_first]
-    return scenario.figures(whole)
 
 
 def _end(_signal: int, _frame: object) -> NoReturn:
@@ -163,10 +162,10 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return run(chosen)
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
     except (load.LoadError, targets.TargetError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
-        return 1
+        return EXIT_NOT_MEASURED
 
 
 if __name__ == "__main__":

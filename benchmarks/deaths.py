@@ -81,7 +81,7 @@ class Deaths:
             )
 
         return [
-            delay("median", statistics.median(delays_ms), self.bar, f"{len(delays_ms)} kills"),
+            delay("median", statistics.median(delays_ms), self.bar, f"{len(delays_ms)} kills; aim: 30 ms (grace 20)"),
             delay("worst", figures.percentile(delays_ms, 100), None),
         ]
 

@@ -45,12 +45,17 @@ def die_with_parent() -> None:
 
 @contextlib.contextmanager
 def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A child process for the time of a `with`; killed by its id at the end if it still runs."""
-    child = subprocess.Popen(command, text=True, cwd=ROOT, preexec_fn=die_with_parent, **options)  # noqa: PLW1509 - we start no threads
+    """A child process for the time of a `with`; killed by its id at the end, with whatever it has started itself.
+
+    It has a session of its own: Ctrl-C in the terminal is for us, and a command may be wrapped (perf, strace).
+    """
+    options |= {"text": True, "cwd": ROOT, "start_new_session": True}
+    child = subprocess.Popen(command, preexec_fn=die_with_parent, **options)  # noqa: PLW1509 - we start no threads
     try:
         yield child
     finally:
-        child.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         for pipe in (child.stdin, child.stdout, child.stderr):
             if pipe is not None:

@@ -55,7 +55,6 @@ class Timeouts:
 
     def figures(self, samples: Sequence[Sample]) -> list[Figure]:
         """Lateness, and how many were early: none may be."""
-        least_ms = min(figures.values(samples, "relet", "late_min_ms"))
         dispatched_ms = figures.median(samples, "relet", "dispatched_over_ms")
 
         def late(rank: str, bar: float | None, note: str = "") -> Figure:
@@ -75,7 +74,7 @@ class Timeouts:
                 value=sum(figures.values(samples, "relet", "early")),
                 unit="",
                 bar=0,
-                note=f"of {len(samples) * self.jobs:,}; least late: {least_ms:.2f} ms",
+                note=f"of {len(samples) * self.jobs:,}",
             ),
             late("p50", None, f"dispatched within {dispatched_ms:,.0f} ms"),
             late("p99", self.p99_bar),

@@ -1,6 +1,8 @@
 """The load generator against libzmq's proxy, and against brokers that answer wrongly."""
 
 import itertools
+import os
+import select
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -166,6 +168,33 @@ def test_a_target_that_does_not_start_is_said_with_its_last_words() -> None:
     command = ["/bin/sh", "-c", "echo it is so; echo no luck >&2; exit 3"]
     with pytest.raises(targets.TargetError, match="relet did not start: no luck"), targets.broker(command):
         pass
+
+
+def test_a_target_is_ended_with_all_that_it_started() -> None:
+    """A wrapped broker (perf, strace) is no child of ours: it ends all the same."""
+    command = ["/bin/sh", "-c", 'sleep 600 & echo "$! $*"; wait', "wrapper"]
+    with targets.broker(command) as target:
+        wrapped = os.pidfd_open(int(target.spoken().split()[0]))
+    try:
+        assert select.select([wrapped], [], [], PATIENCE_MS / 1000)[0], "it still runs"
+    finally:
+        os.close(wrapped)
+
+
+def test_a_round_that_was_not_finished_gives_no_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first target was measured, the second was not: nothing is kept, and the failure is said."""
+
+    class Half(flows.Pipelined):
+        def measure(self, setting: Setting) -> Iterator[Sample]:
+            yield {"target": "proxy", "cpu_us": 1.0}
+            raise targets.TargetError("gone")
+
+    samples: list[Sample] = []
+    failures: dict[str, str] = {}
+    __main__._measure(Half("half", "half", 1, 32, 1), Setting(), 1, samples, failures)
+    assert samples == []
+    assert failures == {"half": "TargetError: gone"}
+    assert "half: TargetError: gone" in capsys.readouterr().err
 
 
 def test_a_figure_comes_of_interleaved_rounds() -> None:
