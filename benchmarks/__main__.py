@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import zmq
 
 from benchmarks import deaths, flows, load, procfs, targets, timers
-from benchmarks.figures import Sample, table
+from benchmarks.figures import Sample, markdown, table
 from benchmarks.scenario import Scenario, Setting
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -35,6 +35,8 @@ SCENARIOS: tuple[Scenario, ...] = (
 )
 ROUNDS = 11
 ROUNDS_QUICK = 2
+DISTURBED_MAX = 0.05
+"""Share of the machine that others may use before the table says so: two peers on two CPUs leave nothing to spare."""
 EXIT_NOT_MEASURED = 1
 EXIT_INTERRUPTED = 130
 FILES_WANTED = 8192
@@ -56,6 +58,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
                         help="where to write every figure (default: %(default)s)")
     parser.add_argument("--broker", default=shlex.join(targets.BROKER), metavar="COMMAND",
                         help="another broker with the same command line (default: %(default)s)")
+    parser.add_argument("--markdown", action="store_true", help="print the table for a document")
     parser.add_argument("--list", action="store_true", help="name the scenarios")
     chosen = parser.parse_args(words)
     names = [scenario.name for scenario in SCENARIOS]
@@ -98,7 +101,7 @@ def run(chosen: argparse.Namespace) -> int:
         print("   ".join(f"{name} {value}" for name, value in about[key].items()), file=sys.stderr)
     samples: dict[str, list[Sample]] = {scenario.name: [] for scenario in scenarios}
     failures: dict[str, str] = {}
-    begun = time.monotonic()
+    begun, disturbance = time.monotonic(), procfs.Disturbance()
     interrupted = False
     try:
         for number in range(1, chosen.rounds + 1):
@@ -112,14 +115,18 @@ def run(chosen: argparse.Namespace) -> int:
         figure for scenario in scenarios if samples[scenario.name] and scenario.name not in failures
         for figure in scenario.figures(samples[scenario.name])
     ]
-    print(table(figures))
+    print(markdown(figures) if chosen.markdown else table(figures))
     missed = [figure for figure in figures if figure.verdict == "MISSED"]
     barred = [figure for figure in figures if figure.verdict]
     print(f"\n{len(barred) - len(missed)} of {len(barred)} bars reached; {time.monotonic() - begun:.0f} s.")
+    disturbed = disturbance.share()
+    if disturbed > DISTURBED_MAX:
+        print(f"Other programs used {disturbed:.0%} of the machine meanwhile: judge with care, or measure again.")
     for name, why in failures.items():
         print(f"NOT MEASURED {name}: {why}")
     about |= {
         "seconds": round(time.monotonic() - begun, 1),
+        "disturbed": round(disturbed, 3),
         "figures": [figure.as_json() for figure in figures],
         "failures": failures,
         "samples": samples,

@@ -85,32 +85,45 @@ def amount(value: float | None, unit: str = "") -> str:
     return f"{value:,.{digits}f} {unit}".rstrip()
 
 
+HEADER = ("figure", "relet", "beside", "ratio", "bar", "", "")
+
+
+def cells(figure: Figure) -> tuple[str, ...]:
+    """A figure as it stands in a line under HEADER."""
+    times = "x" if figure.ratio is not None else f" {figure.unit}"
+    return (
+        figure.name,
+        amount(figure.value, figure.unit),
+        amount(figure.beside, figure.unit),
+        "" if figure.ratio is None else f"{figure.ratio:.2f}x",
+        "" if figure.bar is None else f"<= {figure.bar:,g}{times}".rstrip(),
+        figure.verdict,
+        figure.note,
+    )
+
+
+def markdown(figures: Sequence[Figure]) -> str:
+    """The table for a document."""
+    lines = [HEADER, ("---", "--:", "--:", "--:", "---", "---", "---"), *map(cells, figures)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def table(figures: Sequence[Figure]) -> str:
     """The table for the terminal, one line a figure, a blank line between scenarios."""
-    header = ("figure", "relet", "beside", "ratio", "bar", "", "")
-    lines: list[tuple[str, ...]] = [header]
+    lines: list[tuple[str, ...]] = [HEADER]
     last = figures[0].scenario if figures else ""
     for figure in figures:
         if figure.scenario != last:
             lines.append(())
             last = figure.scenario
-        times = "x" if figure.ratio is not None else f" {figure.unit}"
-        lines.append((
-            figure.name,
-            amount(figure.value, figure.unit),
-            amount(figure.beside, figure.unit),
-            "" if figure.ratio is None else f"{figure.ratio:.2f}x",
-            "" if figure.bar is None else f"<= {figure.bar:,g}{times}",
-            figure.verdict,
-            figure.note,
-        ))
-    widths = [max((len(line[column]) for line in lines if line), default=0) for column in range(len(header))]
+        lines.append(cells(figure))
+    widths = [max((len(line[column]) for line in lines if line), default=0) for column in range(len(HEADER))]
     text = []
     for line in lines:
-        cells = [
+        padded = [
             cell.ljust(width) if column in {0, 4, 5, 6} else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=False))
         ]
-        text.append("  ".join(cells).rstrip())
+        text.append("  ".join(padded).rstrip())
     text.insert(1, "-" * max(len(line) for line in text))
     return "\n".join(text)

@@ -7,6 +7,7 @@ none while it runs.
 """
 
 import os
+import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,32 @@ def unread_bytes(port: int) -> int:
         elif int(remote.partition(":")[2], 16) == port:
             unread += sending
     return unread
+
+
+def machine_busy_s() -> tuple[float, float]:
+    """Since the machine started: seconds that its CPUs were busy, and seconds that a hypervisor kept them from us."""
+    _, user, nice, system, _, _, irq, softirq, steal, *_ = Path("/proc/stat").read_text().splitlines()[0].split()
+    return sum(map(int, (user, nice, system, irq, softirq))) * TICK_S, int(steal) * TICK_S
+
+
+class Disturbance:
+    """How much of the machine others used while we measured: all that was busy, less what we and our children used."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._busy_s, self._stolen_s = machine_busy_s()
+        self._own_s = self._own()
+
+    @staticmethod
+    def _own() -> float:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(part.ru_utime + part.ru_stime for part in used)
+
+    def share(self) -> float:
+        """Since this object was made, of all CPUs, 0..1. Children count as ours once they have ended."""
+        busy_s, stolen_s = machine_busy_s()
+        others_s = busy_s + stolen_s - self._busy_s - self._stolen_s - (self._own() - self._own_s)
+        return max(0.0, others_s / (time.monotonic() - self._begun) / (os.cpu_count() or 1))
 
 
 def machine() -> dict[str, str | int]:

@@ -61,6 +61,12 @@ def test_amounts_have_three_digits_that_matter(value: float, text: str) -> None:
     assert figures.amount(value, "us") == text
 
 
+def test_markdown_has_a_row_for_every_figure() -> None:
+    """Header, rule, one row each."""
+    made = [Figure(scenario="a", name="cpu", value=4.0, unit="us", ratio=2.0, bar=3.0)]
+    assert figures.markdown(made).splitlines()[2] == "| cpu | 4 us |  | 2.00x | <= 3x | ok |  |"
+
+
 def test_table_names_every_figure_with_its_bar_and_verdict() -> None:
     """One line each, a blank one between scenarios, columns aligned."""
     made = [

@@ -62,6 +62,16 @@ def test_a_field_that_is_missing_is_said() -> None:
         procfs.field("Name:\tx\n", "VmHWM")
 
 
+@pytest.mark.parametrize(("busy_s", "stolen_s", "disturbed"), [(7.0, 0.0, False), (20.0, 0.0, True), (7.0, 9.0, True)])
+def test_what_others_use_disturbs_and_what_we_use_does_not(
+    monkeypatch: pytest.MonkeyPatch, busy_s: float, stolen_s: float, disturbed: bool
+) -> None:
+    """We used eight seconds: a machine that was busy for seven did nothing else; what is stolen counts as others'."""
+    monkeypatch.setattr(procfs, "machine_busy_s", iter([(0.0, 0.0), (busy_s, stolen_s)]).__next__)
+    monkeypatch.setattr(procfs.Disturbance, "_own", staticmethod(iter([1.0, 9.0]).__next__))
+    assert (procfs.Disturbance().share() > 0) is disturbed
+
+
 def test_the_machine_is_described() -> None:
     """CPU, CPUs and kernel."""
     described = procfs.machine()
