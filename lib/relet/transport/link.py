@@ -16,6 +16,7 @@ Time is an argument: monotonic nanoseconds, read once a turn by the thread.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import os
 import socket as sockets
@@ -144,7 +145,6 @@ class Link:
         self._kind = kind
         self._monitor: zmq.Socket[bytes] | None = None
         self._pump: Any = None
-        self._opened_at = now
         self._connected_at = now
         self._opens_at: int | None = None
         self._flaps = 0
@@ -152,7 +152,18 @@ class Link:
         self._open(now)
 
     def _open(self, now: int) -> None:
-        socket = self._context.socket(self._kind)
+        try:
+            self._make_socket()
+        except zmq.ZMQError:  # a context that ends waits for every socket, also for one that is half made
+            self._close()
+            raise
+        self._opens_at = None
+        self.due = None if self._told_unreachable else now + UNREACHABLE_AFTER_NS
+        if self.endpoint.scheme == "inproc":
+            self.due = now  # a pipe in this process: connected at once, and without events
+
+    def _make_socket(self) -> None:
+        self.socket = socket = self._context.socket(self._kind)
         socket.linger = 0
         socket.sndhwm = socket.rcvhwm = PIPE_MESSAGES_MAX
         socket.reconnect_ivl = RECONNECT_INTERVAL_MS
@@ -163,19 +174,13 @@ class Link:
         socket.ipv6 = self.endpoint.is_ipv6
         address = f"inproc://relet-link-{os.getpid()}-{next(_serial)}"
         socket.monitor(address, _EVENTS)
-        monitor = self._context.socket(zmq.PAIR)
+        self._monitor = monitor = self._context.socket(zmq.PAIR)
         monitor.linger = 0
         monitor.rcvhwm = 0  # before connecting: a monitor that is full stops libzmq's I/O thread
         monitor.connect(address)
         socket.connect(self.endpoint.url)
         _, pumps = pump.implementation()
-        self.socket, self._monitor = socket, monitor
         self._pump = pumps.FramePump(socket, frame_copy_bytes_max=NEVER_COPY_LESS)
-        self._opened_at = now
-        self._opens_at = None
-        self.due = None if self._told_unreachable else now + UNREACHABLE_AFTER_NS
-        if self.endpoint.scheme == "inproc":
-            self.due = now  # a pipe in this process: connected at once, and without events
 
     def news(self, now: int) -> list[News]:
         """What became of the connection since the last call, in order. Opens the next socket when its time has come."""
@@ -240,8 +245,8 @@ class Link:
 
         Args:
             now: monotonic nanoseconds.
-            pause_ns: how long to wait before the new one is opened. None, after a loss: not at all, or longer and longer
-                where connections do not last.
+            pause_ns: how long to wait before the new one is opened. None, after a loss: not at all, or a time that grows
+                while connections do not last.
         """
         self._close()
         if pause_ns is None:
@@ -261,10 +266,12 @@ class Link:
         socket, monitor = self.socket, self._monitor
         self.socket = self._monitor = self._pump = None
         self.connected = False
-        if socket is not None and monitor is not None:
-            socket.disable_monitor()
-            monitor.close(linger=0)
+        if socket is not None:
+            with contextlib.suppress(zmq.ZMQError):  # where the context was terminated
+                socket.disable_monitor()
             socket.close(linger=linger_ms)
+        if monitor is not None:
+            monitor.close(linger=0)
 
     def close(self, linger_ms: int = 0) -> None:
         """Close for good; what was sent may leave within `linger_ms`, as long as the process and its context last."""

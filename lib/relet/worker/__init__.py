@@ -1,6 +1,6 @@
 """The worker's library: ask a broker for jobs, do them, answer.
 
-`peer` is the protocol without sockets, threads or clock; `blocking` the shell that runs a handler in the caller's thread.
+`peer` is the protocol without sockets, threads or clock; `blocking` the shell for programs with threads.
 """
 
 from relet.worker.blocking import Worker

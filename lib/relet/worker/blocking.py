@@ -9,6 +9,7 @@ costs a system call only while the library's thread sleeps.
 from __future__ import annotations
 
 import collections
+import contextlib
 import queue
 import threading
 import time
@@ -95,16 +96,11 @@ class _Engine:
         try:
             now = time.monotonic_ns()
             asking = Link(context, zmq.DEALER, self._endpoints[0], now)
-            answering = Link(context, zmq.PUSH, self._endpoints[1], now)
-            try:
-                self._turns(asking, answering)
-                linger_ms = self._flush(answering)
-            except BaseException:
-                linger_ms = 0
-                raise
-            finally:
-                answering.close(linger_ms)
-                asking.close()
+            with contextlib.closing(asking):
+                answering = Link(context, zmq.PUSH, self._endpoints[1], now)
+                with contextlib.closing(answering):
+                    self._turns(asking, answering)
+                    answering.close(self._flush(answering))
         except zmq.ContextTerminated:
             pass
         except Exception as error:  # noqa: BLE001 - told to who called `run`

@@ -1,0 +1,575 @@
+"""The blocking client against a broker that is told what to do: silent, slow, double, rude, gone and back."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import gc
+import itertools
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import relet
+from relet import BrokerLost, Client, ClientClosed, JobFailed, UnexpectedAnswer
+from relet.client.engine import Engine
+from relet.transport.endpoints import EndpointError
+from relet.transport.link import Sleeper
+
+from .conftest import FakeBroker, Lines
+
+WAIT_SECONDS = 5.0
+
+
+def engine_of(client: Client) -> Engine:
+    """The library's thread behind a client."""
+    return client._engine
+
+
+def settled(client: Client, broker: FakeBroker) -> None:
+    """Return when the library's thread has done all that it was told before: a later request has come and gone."""
+    future = client.submit(b"marker")
+    while (heard := broker.hear())[3:] != [b"marker"]:
+        pass
+    broker.answer(heard)
+    future.result(WAIT_SECONDS)
+
+
+# --- One job.
+
+
+def test_submit_sends_the_2010_request_and_gets_its_answer(broker: FakeBroker) -> None:
+    """[correlation, "", body] goes out, and what comes back under the same correlation is the answer."""
+    with Client(broker.endpoint) as client:
+        future = client.submit(b"job")
+        _, correlation, delimiter, body = heard = broker.hear()
+        assert (delimiter, body) == (b"", b"job")
+        assert len(correlation) == 16
+        broker.answer(heard, b"done")
+        assert future.result(WAIT_SECONDS) == b"done"
+        assert client.connected
+
+
+def test_call_waits_for_the_answer(broker: FakeBroker) -> None:
+    """`call` and `call_multipart` return what the broker says."""
+    with Client(broker.endpoint) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        one = pool.submit(client.call, b"job")
+        broker.answer(broker.hear(), b"done")
+        assert one.result(WAIT_SECONDS) == b"done"
+        several = pool.submit(client.call_multipart, [b"a", b"", b"c"])
+        broker.answer(heard := broker.hear(), b"", b"x")
+        assert heard[3:] == [b"a", b"", b"c"]
+        assert several.result(WAIT_SECONDS) == [b"", b"x"]
+
+
+def test_large_bodies_come_back_as_bytes(broker: FakeBroker) -> None:
+    """Above the pump's threshold for copying, users still get `bytes`."""
+    body = bytes(300_000)
+    with Client(broker.endpoint) as client:
+        future = client.submit(body)
+        broker.answer(broker.hear())
+        assert type(answer := future.result(WAIT_SECONDS)) is bytes
+        assert answer == body
+
+
+def test_the_empty_frame_is_a_failed_job(broker: FakeBroker) -> None:
+    """In this dialect that is the whole of it, for one frame and for several."""
+    with Client(broker.endpoint) as client:
+        futures: list[concurrent.futures.Future[Any]] = [client.submit(b"a"), client.submit_multipart([b"a", b"b"])]
+        for future in futures:
+            broker.answer(broker.hear(), b"")
+            with pytest.raises(JobFailed):
+                future.result(WAIT_SECONDS)
+        assert client.counters.failed == 2
+
+
+def test_an_answer_of_several_frames_is_not_cut_down_to_one(broker: FakeBroker) -> None:
+    """`submit` says so, and the frames are not lost."""
+    with Client(broker.endpoint) as client:
+        future = client.submit(b"a")
+        broker.answer(broker.hear(), b"x", b"y")
+        with pytest.raises(UnexpectedAnswer, match="2 frames") as caught:
+            future.result(WAIT_SECONDS)
+        assert caught.value.frames == (b"x", b"y")
+
+
+def test_correlations_of_two_clients_have_nothing_in_common(broker: FakeBroker) -> None:
+    """Each client draws its own secret."""
+    with Client(broker.endpoint) as one, Client(broker.endpoint) as two:
+        one.submit(b"1")
+        first = broker.hear()[1]
+        two.submit(b"2")
+        assert broker.hear()[1][:10] != first[:10]
+
+
+@pytest.mark.parametrize("wrong", ["text", 1, None])
+def test_what_is_not_bytes_is_refused_at_the_door(broker: FakeBroker, wrong: Any) -> None:
+    """The caller hears of it, not the library's thread."""
+    with Client(broker.endpoint) as client:
+        with pytest.raises(TypeError):
+            client.submit(wrong)
+        with pytest.raises(TypeError):
+            client.submit_multipart([b"fine", wrong])
+        with pytest.raises(TypeError):
+            client.submit_multipart(b"one frame")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="at least one frame"):
+            client.submit_multipart([])
+        settled(client, broker)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_timeout_is_a_number_of_seconds_above_zero(broker: FakeBroker, timeout: float) -> None:
+    """Anything else is refused, when the client is made and at each call."""
+    with pytest.raises(ValueError, match="above 0"):
+        Client(broker.endpoint, timeout=timeout)
+    with Client(broker.endpoint) as client, pytest.raises(ValueError, match="above 0"):
+        client.call(b"x", timeout=timeout)
+
+
+def test_a_bad_endpoint_is_refused_with_what_to_change() -> None:
+    """Before any socket exists."""
+    with pytest.raises(EndpointError):
+        Client("tcp://127.0.0.1:70000")
+    with pytest.raises(ValueError, match="needs the context"):
+        Client("inproc://here")
+
+
+# --- Time.
+
+
+def test_no_answer_in_time_is_a_timeout_never_early_and_the_late_answer_is_counted(broker: FakeBroker) -> None:
+    """The client's timeout holds where a call names none; the answer that comes after it finds no request."""
+    with Client(broker.endpoint, timeout=0.05) as client:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"0\.05 s"):
+            client.call(b"job")
+        assert time.monotonic() - began >= 0.05
+        broker.answer(broker.hear(), b"late")
+        future = client.submit(b"next", timeout=None)
+        broker.answer(broker.hear(), b"in time")
+        assert future.result(WAIT_SECONDS) == b"in time"
+        assert client.counters.expired == 1
+        assert client.counters.answers_unknown == 1
+
+
+def test_an_idle_client_sleeps_without_a_timeout(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connected and with nothing due it has no reason to wake up, also after requests that had a timeout."""
+    slept: list[int | None] = []
+    sleep = Sleeper.sleep
+
+    def spy(self: Sleeper, until: int | None, *args: Any) -> None:
+        slept.append(until)
+        sleep(self, until, *args)
+
+    monkeypatch.setattr(Sleeper, "sleep", spy)
+    with Client(broker.endpoint, timeout=50) as client:
+        settled(client, broker)
+        engine = engine_of(client)
+        while not engine._alarm.asleep:
+            time.sleep(0)  # hand the interpreter over: it is about to sleep
+        assert slept[-1] is None
+
+
+# --- Rude brokers.
+
+
+def test_double_answers_and_garbage_disturb_nobody(broker: FakeBroker, lines: Lines) -> None:
+    """They are counted and logged, and the next job is done as if nothing had been."""
+    with Client(broker.endpoint) as client:
+        future = client.submit(b"one")
+        heard = broker.hear()
+        peer = heard[0]
+        for frames in ([b""], [b"x"], [b"", b"", b""], [b"y"] * 50, [heard[1]], [heard[1], b"not empty", b"x"]):
+            broker.say(peer, *frames)
+        broker.answer(heard, b"first")
+        broker.answer(heard, b"second")
+        assert future.result(WAIT_SECONDS) == b"first"
+        settled(client, broker)
+        assert client.counters.answers_unknown == 2
+        assert client.counters.frames_refused == 5
+        assert lines.wait_for("answer_refused")["count"] >= 1
+
+
+# --- Lost brokers.
+
+
+def test_a_broker_that_never_answers_is_told_once_within_a_second(lines: Lines, broker: FakeBroker) -> None:
+    """`broker_unreachable` comes though nothing is asked; when the broker comes, `broker_connected`."""
+    broker.close()
+    began = time.monotonic()
+    with Client(broker.endpoint) as client:
+        assert lines.wait_for("broker_unreachable")["endpoint"] == broker.endpoint
+        assert time.monotonic() - began < 2  # a second, and what a busy machine adds
+        future = client.submit(b"early")
+        broker.open()
+        lines.wait_for("broker_connected")
+        broker.answer(broker.hear(), b"done")
+        assert future.result(WAIT_SECONDS) == b"done"
+        assert lines.rest() == []
+
+
+def test_a_lost_broker_is_told_once_and_open_requests_are_sent_again(lines: Lines, broker: FakeBroker) -> None:
+    """Same correlation, same body; the client is connected again when the broker is back on its port."""
+    with Client(broker.endpoint) as client:
+        answered, opened = client.submit(b"answered"), client.submit(b"open")
+        broker.answer(broker.hear())
+        before = broker.hear()
+        assert answered.result(WAIT_SECONDS) == b"answered"
+        broker.close()
+        assert lines.wait_for("broker_lost")["requests_open"] == 1
+        assert not client.connected
+        broker.open()
+        again = broker.hear()
+        assert again[1:] == before[1:]
+        broker.answer(again, b"done")
+        assert opened.result(WAIT_SECONDS) == b"done"
+        assert [line["event"] for line in lines.rest()] == ["broker_connected"]
+        assert client.counters.resent == 1
+
+
+def test_without_resend_what_was_sent_is_lost_with_the_broker(lines: Lines, broker: FakeBroker) -> None:
+    """The caller learns that nobody knows whether the job was done; new requests wait for the broker."""
+    with Client(broker.endpoint, resend=False) as client:
+        future = client.submit(b"open")
+        broker.hear()
+        broker.close()
+        with pytest.raises(BrokerLost):
+            future.result(WAIT_SECONDS)
+        later = client.submit(b"later")
+        broker.open()
+        heard = broker.hear()
+        assert heard[3] == b"later"
+        broker.answer(heard)
+        assert later.result(WAIT_SECONDS) == b"later"
+
+
+def test_a_broker_that_comes_and_goes_is_not_stormed(lines: Lines, broker: FakeBroker) -> None:
+    """Four losses in a row end no request, and each broker hears it."""
+    with Client(broker.endpoint) as client:
+        future = client.submit(b"patient")
+        for _ in range(4):
+            heard = broker.hear()
+            broker.close()
+            lines.wait_for("broker_lost")
+            broker.open()
+        broker.answer(broker.hear())
+        assert future.result(WAIT_SECONDS) == b"patient"
+        assert heard[3] == b"patient"
+        assert client.counters.losses == 4
+
+
+# --- Bounds.
+
+
+def test_submit_waits_for_room_at_most_as_long_as_its_timeout(broker: FakeBroker) -> None:
+    """The third of two open requests gets no room, then an answer makes some."""
+    with Client(broker.endpoint, requests_open_max=2) as client:
+        first = client.submit(b"1")
+        client.submit(b"2")
+        with pytest.raises(TimeoutError, match="too many requests"):
+            client.submit(b"3", timeout=0.02)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            third = pool.submit(client.call, b"3")
+            broker.answer(broker.hear())
+            assert first.result(WAIT_SECONDS) == b"1"
+            assert broker.hear()[3] == b"2"
+            broker.answer(broker.hear())
+            assert third.result(WAIT_SECONDS) == b"3"
+
+
+def test_bytes_are_bounded_too_but_one_large_request_always_goes(broker: FakeBroker) -> None:
+    """The bound is on all bodies together."""
+    with Client(broker.endpoint, requests_open_bytes_max=100) as client:
+        large = client.submit(bytes(1_000))
+        with pytest.raises(TimeoutError, match="too many requests"):
+            client.submit(b"small", timeout=0.02)
+        broker.answer(broker.hear(), b"ok")
+        assert large.result(WAIT_SECONDS) == b"ok"
+        settled(client, broker)
+
+
+def test_a_cancelled_future_frees_its_place_and_wakes_who_waits_for_it(broker: FakeBroker) -> None:
+    """Its answer, if one comes, is unknown."""
+    with Client(broker.endpoint, requests_open_max=1) as client:
+        unwanted = client.submit(b"unwanted")
+        heard = broker.hear()
+        assert unwanted.cancel()
+        assert concurrent.futures.wait([unwanted], WAIT_SECONDS).done == {unwanted}
+        wanted = client.submit(b"wanted", timeout=WAIT_SECONDS)
+        broker.answer(heard, b"too late")
+        broker.answer(broker.hear())
+        assert wanted.result(WAIT_SECONDS) == b"wanted"
+        assert client.counters.abandoned == 1
+        assert client.counters.answers_unknown == 1
+
+
+def test_waiting_in_a_callback_is_refused_instead_of_hanging(broker: FakeBroker) -> None:
+    """Callbacks run in the thread that the answer would come through."""
+    caught: list[BaseException] = []
+    told = threading.Event()
+    with Client(broker.endpoint) as client:
+
+        def callback(_: concurrent.futures.Future[bytes]) -> None:
+            try:
+                client.call(b"from the callback")
+            except RuntimeError as error:
+                caught.append(error)
+            told.set()
+
+        client.submit(b"x").add_done_callback(callback)
+        broker.answer(broker.hear())
+        assert told.wait(WAIT_SECONDS)
+        assert "callback must not wait" in str(caught[0])
+
+
+# --- The end.
+
+
+def test_close_ends_what_is_open(broker: FakeBroker) -> None:
+    """Futures, waiting calls and iterators alike, at once; closing again is nothing, using it again an error."""
+    client = Client(broker.endpoint, requests_open_max=3)
+    future = client.submit(b"1")
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        call = pool.submit(client.call, b"2")
+        iteration = pool.submit(list, client.map([b"3"]))
+        for _ in range(3):
+            broker.hear()
+        blocked = pool.submit(client.submit, b"4")
+        client.close()
+        for ended in (future, call, iteration, blocked):
+            with pytest.raises(ClientClosed):
+                ended.result(WAIT_SECONDS)
+    client.close()
+    with pytest.raises(ClientClosed):
+        client.call(b"5")
+    assert not engine_of(client)._thread.is_alive()
+
+
+def test_a_client_that_nobody_refers_to_ends_its_thread(broker: FakeBroker) -> None:
+    """A forgotten close leaks nothing."""
+    client = Client(broker.endpoint)
+    thread = engine_of(client)._thread
+    del client
+    gc.collect()
+    thread.join(WAIT_SECONDS)
+    assert not thread.is_alive()
+
+
+def test_the_interpreter_ends_though_close_was_forgotten(broker: FakeBroker) -> None:
+    """With an open request, a connection and a future that somebody still holds."""
+    program = f"from relet import Client; c = Client({broker.endpoint!r}); f = c.submit(b'x'); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, env={"PYTHONPATH": "lib"}) as child:
+        broker.hear()
+        assert child.stdin
+        child.stdin.write(b"\n")
+        child.stdin.close()
+        assert child.wait(WAIT_SECONDS) == 0
+
+
+def test_a_forked_child_is_told_to_make_its_own_client(broker: FakeBroker) -> None:
+    """It must neither use the parent's socket nor hang; the parent goes on."""
+    program = f"""
+import os, sys, warnings
+warnings.simplefilter("ignore")
+from relet import Client, ClientClosed
+client = Client({broker.endpoint!r})
+future = client.submit(b"before")
+child = os.fork()
+if not child:
+    try:
+        client.call(b"in the child")
+    except ClientClosed as error:
+        assert "after the fork" in str(error)
+        client.close()
+        with Client({broker.endpoint!r}) as own:
+            assert own.call(b"of the child") == b"of the child"
+        sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert future.result(5) == b"before"
+assert client.call(b"after") == b"after"
+client.close()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], env={"PYTHONPATH": "lib"}) as child:
+        bodies = set()
+        for _ in range(3):
+            heard = broker.hear()
+            bodies.add(heard[3])
+            broker.answer(heard)
+        assert child.wait(WAIT_SECONDS) == 0
+        assert bodies == {b"before", b"of the child", b"after"}
+
+
+def test_a_signal_that_raises_interrupts_call_and_abandons_the_request(broker: FakeBroker) -> None:
+    """Ctrl-C while waiting is KeyboardInterrupt at once, and the client goes on."""
+    with Client(broker.endpoint) as client:
+
+        def interrupt() -> None:
+            broker.hear()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            client.call(b"long")
+        thread.join(WAIT_SECONDS)
+        settled(client, broker)
+        assert client.counters.abandoned == 1
+
+
+def test_a_context_that_was_terminated_ends_the_client(context: Any, broker: FakeBroker) -> None:
+    """Its requests end; nothing hangs."""
+    endpoint = broker.endpoint
+    with Client(endpoint, context=context) as client:
+        future = client.submit(b"x")
+        broker.hear()
+        broker.close()
+        context.term()
+        with pytest.raises(ClientClosed, match="context"):
+            future.result(WAIT_SECONDS)
+
+
+# --- Many.
+
+
+@pytest.fixture
+def echo() -> Iterator[str]:
+    """A real broker with one worker that echoes; the clients' endpoint."""
+    loopback = "tcp://127.0.0.1:0"
+    with relet.Broker(loopback, loopback, loopback) as real:
+        worker = relet.Worker(real.endpoints["workers"], real.endpoints["answers"], lambda data: data, ahead=100)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        yield real.endpoints["clients"]
+        worker.stop()
+        thread.join(WAIT_SECONDS)
+        assert not thread.is_alive()
+
+
+def test_many_threads_share_one_client(echo: str) -> None:
+    """Each gets its own answers."""
+    with Client(echo, timeout=30) as client, concurrent.futures.ThreadPoolExecutor(8) as pool:
+
+        def talk(number: int) -> bool:
+            return all(client.call(b"%d/%d" % (number, i)) == b"%d/%d" % (number, i) for i in range(50))
+
+        assert all(pool.map(talk, range(8)))
+        assert client.counters.answered == 400
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("window", [1, 7, 1000])
+def test_map_answers_every_job_once(echo: str, ordered: bool, window: int) -> None:
+    """In the order of the jobs, or all of them in some order."""
+    jobs = [b"%d" % i for i in range(500)]
+    with Client(echo, timeout=30) as client:
+        answers = list(client.map(iter(jobs), ordered=ordered, window=window))
+    assert answers == jobs if ordered else sorted(answers) == sorted(jobs)
+
+
+def test_map_reads_no_further_than_its_window_and_nothing_before_it_is_asked(broker: FakeBroker) -> None:
+    """Endless input is fine: one is read for one that is handed on."""
+    taken = itertools.count()
+    read: list[int] = []
+
+    def endless() -> Iterator[bytes]:
+        for number in taken:
+            read.append(number)
+            yield b"%d" % number
+
+    with Client(broker.endpoint) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answers = client.map(endless(), window=3)
+        assert read == []
+        first = pool.submit(next, answers)
+        heard = [broker.hear() for _ in range(3)]
+        broker.answer(heard[1], b"second")
+        settled_by = client.submit(b"marker")
+        marker = broker.hear()
+        broker.answer(marker)
+        settled_by.result(WAIT_SECONDS)
+        assert read == [0, 1, 2]  # the second is held for its turn, and keeps its place in the window
+        assert not first.done()
+        broker.answer(heard[0], b"first")
+        assert first.result(WAIT_SECONDS) == b"first"
+        assert next(answers) == b"second"
+        assert read == [0, 1, 2, 3]
+        answers.close()  # type: ignore[attr-defined]  # it is a generator
+
+
+def test_map_as_they_come_hands_on_what_is_there(broker: FakeBroker) -> None:
+    """The second answer first, where order does not matter."""
+    with Client(broker.endpoint) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answers = client.map([b"1", b"2"], ordered=False)
+        first = pool.submit(next, answers)
+        one, two = broker.hear(), broker.hear()
+        broker.answer(two)
+        assert first.result(WAIT_SECONDS) == b"2"
+        broker.answer(one)
+        assert list(answers) == [b"1"]
+
+
+def test_an_abandoned_map_leaves_nothing_open(broker: FakeBroker) -> None:
+    """Leaving the loop early frees every place in the client."""
+    with Client(broker.endpoint) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answers = client.map((b"%d" % i for i in range(100)), window=10)
+        first = pool.submit(next, answers)
+        heard = [broker.hear() for _ in range(10)]
+        broker.answer(heard[0])
+        first.result(WAIT_SECONDS)
+        del answers, first
+        gc.collect()
+        settled(client, broker)
+        assert client.counters.abandoned == 9
+        assert len(engine_of(client).peer) == 0
+
+
+def test_map_raises_the_first_error_in_its_place_or_hands_errors_on(broker: FakeBroker) -> None:
+    """With `return_exceptions` a failed job is a value like others."""
+
+    def serve() -> None:
+        for _ in range(3):
+            heard = broker.hear()
+            broker.answer(heard, b"" if heard[3] == b"bad" else heard[3])
+
+    jobs = [b"a", b"bad", b"c"]
+    with Client(broker.endpoint) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(serve)
+        a, bad, c = client.map(jobs, return_exceptions=True)
+        assert (a, c) == (b"a", b"c")
+        assert isinstance(bad, JobFailed)
+        serving.result(WAIT_SECONDS)
+        serving = pool.submit(serve)
+        got = []
+        with pytest.raises(JobFailed):  # noqa: PT012 - what came before the error matters
+            for answer in client.map(jobs):
+                got.append(answer)  # noqa: PERF402
+        assert got == [b"a"]
+        serving.result(WAIT_SECONDS)
+
+
+def test_map_times_out_job_by_job(broker: FakeBroker) -> None:
+    """A silent broker costs the timeout, not for ever."""
+    with Client(broker.endpoint) as client:
+        outcomes = list(client.map([b"a", b"b"], timeout=0.02, return_exceptions=True))
+        assert [type(outcome) for outcome in outcomes] == [TimeoutError, TimeoutError]
+
+
+def test_map_refuses_an_empty_window_and_bad_bodies(broker: FakeBroker) -> None:
+    """At once where it can, else when the body is read; what was open then is abandoned."""
+    with Client(broker.endpoint) as client:
+        with pytest.raises(ValueError, match="window"):
+            client.map([], window=0)
+        with pytest.raises(TypeError, match="bytes"):
+            list(client.map([b"fine", "text"]))  # type: ignore[list-item]
+        settled(client, broker)
+        assert len(engine_of(client).peer) == 0
+
+
+def test_map_of_nothing_is_nothing(broker: FakeBroker) -> None:
+    """No job, no answer, no wait."""
+    with Client(broker.endpoint) as client:
+        assert list(client.map([])) == []

@@ -1,0 +1,183 @@
+"""The worker's protocol as conversations with itself: no socket, no thread."""
+
+from __future__ import annotations
+
+import pytest
+
+from relet.worker.peer import AHEAD_MAX, PAUSE_NS, PAUSE_NS_MAX, Job, WorkerPeer
+
+
+def connected(ahead: int = 1) -> WorkerPeer:
+    """A peer both of whose connections are there."""
+    peer = WorkerPeer(ahead)
+    peer.became_connected()
+    peer.answering = True
+    return peer
+
+
+def ask(peer: WorkerPeer) -> int:
+    """Send all asks that are due; how many these were."""
+    asks = peer.asks_due()
+    peer.asked(asks)
+    return asks
+
+
+def given(peer: WorkerPeer, *ids: bytes) -> list[Job]:
+    """The broker gives jobs with these ids."""
+    return peer.received([(b"", id_, b"body of " + id_) for id_ in ids])
+
+
+def send_all(peer: WorkerPeer) -> list[tuple[bytes, tuple[bytes, ...]]]:
+    """What goes out when the socket takes everything."""
+    messages = peer.outgoing(1_000)
+    peer.sent(len(messages))
+    return messages
+
+
+@pytest.mark.parametrize("ahead", [0, -1, AHEAD_MAX + 1])
+def test_ahead_has_bounds(ahead: int) -> None:
+    """A worker asks for one job at least, and for no more than brokers keep."""
+    with pytest.raises(ValueError, match="ahead must be between 1 and 1000"):
+        WorkerPeer(ahead)
+
+
+def test_one_ask_is_one_job_and_the_next_ask_comes_when_it_has_ended() -> None:
+    """With `ahead` 1 a busy worker has asked for nothing."""
+    peer = connected()
+    assert ask(peer) == 1
+    assert ask(peer) == 0
+    (job,) = given(peer, b"a")
+    assert ask(peer) == 0
+    assert job.start()
+    peer.answered(job, (b"done",))
+    assert send_all(peer) == [(b"a", (b"done",))]
+    assert ask(peer) == 1
+
+
+def test_asks_and_held_jobs_together_are_ahead() -> None:
+    """Three ahead: three asks, and each job that ends makes room for one more."""
+    peer = connected(3)
+    assert ask(peer) == 3
+    one, two = given(peer, b"a", b"b")
+    assert ask(peer) == 0
+    peer.answered(one, (b"x",))
+    peer.unanswered(two)
+    assert ask(peer) == 2
+    assert peer.counters.unanswered == 1
+
+
+def test_a_worker_that_cannot_answer_does_not_ask() -> None:
+    """A job whose answer cannot leave is a lost attempt."""
+    peer = WorkerPeer()
+    peer.became_connected()
+    assert peer.asks_due() == 0
+    peer.answering = True
+    assert peer.asks_due() == 1
+
+
+def test_a_failed_handler_retires_the_connection_when_nothing_is_held() -> None:
+    """Jobs already held are finished and answered, no more are asked for, then the connection goes."""
+    peer = connected(3)
+    ask(peer)
+    one, two = given(peer, b"a", b"b")
+    one.start()
+    peer.failed(one)
+    assert peer.asks_due() == 0
+    assert not peer.retired
+    assert two.start()
+    peer.answered(two, (b"x",))
+    assert peer.retired
+    assert send_all(peer) == [(b"b", (b"x",))]
+    peer.closed()
+    assert not peer.retired
+    assert peer.asks_due() == 0
+    peer.became_connected()
+    assert ask(peer) == 3
+    assert peer.counters.losses == 0
+
+
+def test_failures_in_a_row_make_the_pause_longer_and_a_success_ends_it() -> None:
+    """The first failure reconnects at once; a handler that always fails does so at most once a second."""
+    peer = connected()
+
+    def fail() -> int:
+        ask(peer)
+        (job,) = given(peer, b"a")
+        peer.failed(job)
+        assert peer.retired
+        peer.closed()
+        peer.became_connected()
+        return peer.pause_ns
+
+    assert [fail() for _ in range(3)] == [0, PAUSE_NS, 2 * PAUSE_NS]
+    for _ in range(20):
+        fail()
+    assert peer.pause_ns == PAUSE_NS_MAX
+    ask(peer)
+    peer.answered(given(peer, b"b")[0], (b"x",))
+    assert fail() == 0
+
+
+def test_a_loss_drops_what_was_not_started_and_keeps_the_job_in_hand() -> None:
+    """The broker has let the waiting ones again; the answer to the one in hand may still count."""
+    peer = connected(3)
+    ask(peer)
+    in_hand, waiting = given(peer, b"a", b"b")
+    assert in_hand.start()
+    peer.lost()
+    assert not waiting.start()
+    assert peer.counters.dropped == 1
+    peer.became_connected()
+    assert ask(peer) == 2  # the one in hand still takes a place
+    peer.answered(in_hand, (b"late",))
+    assert send_all(peer) == [(b"a", (b"late",))]
+    assert ask(peer) == 1
+
+
+def test_a_handler_that_fails_a_job_of_an_earlier_connection_retires_nothing() -> None:
+    """That connection is gone already, and with it the job."""
+    peer = connected()
+    ask(peer)
+    (job,) = given(peer, b"a")
+    job.start()
+    peer.lost()
+    peer.became_connected()
+    peer.failed(job)
+    assert not peer.retired
+    assert ask(peer) == 1
+
+
+def test_answers_wait_for_their_connection() -> None:
+    """An answer that cannot leave now leaves later, in order, and a partial send loses nothing."""
+    peer = connected(2)
+    ask(peer)
+    one, two = given(peer, b"a", b"b")
+    peer.answering = False
+    peer.answered(one, (b"1",))
+    peer.answered(two, (b"2",))
+    assert peer.outgoing(10) == []
+    peer.answering = True
+    assert len(peer.outgoing(10)) == 2
+    peer.sent(1)
+    assert send_all(peer) == [(b"b", (b"2",))]
+
+
+def test_garbage_is_counted_and_kills_nothing() -> None:
+    """Messages that are no jobs spend no ask, and a job without an ask is not taken."""
+    peer = connected()
+    ask(peer)
+    assert peer.received([(b"",), (b"", b"id"), (b"x", b"id", b"body"), (b"", b"", b"body"), (b"y",)]) == []
+    assert peer.counters.frames_refused == 5
+    assert len(given(peer, b"a", b"b")) == 1
+    assert peer.counters.jobs_refused == 1
+
+
+def test_stopping_drops_what_waits() -> None:
+    """Nothing is started any more, and nothing is asked for."""
+    peer = connected(2)
+    ask(peer)
+    _, waiting = given(peer, b"a", b"b")
+    peer.stopped()
+    assert not waiting.start()
+    assert peer.asks_due() == 0
+    assert peer.held == 0
