@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import gc
 import itertools
+import queue
 import signal
 import subprocess
 import sys
@@ -159,20 +160,19 @@ def test_no_answer_in_time_is_a_timeout_never_early_and_the_late_answer_is_count
 
 def test_an_idle_client_sleeps_without_a_timeout(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connected and with nothing due it has no reason to wake up, also after requests that had a timeout."""
-    slept: list[int | None] = []
+    slept: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     sleep = Sleeper.sleep
 
     def spy(self: Sleeper, until: int | None, *args: Any) -> None:
-        slept.append(until)
+        slept.put(until)
         sleep(self, until, *args)
 
     monkeypatch.setattr(Sleeper, "sleep", spy)
     with Client(broker.endpoint, timeout=50) as client:
         settled(client, broker)
-        engine = engine_of(client)
-        while not engine._alarm.asleep:
-            time.sleep(0)  # hand the interpreter over: it is about to sleep
-        assert slept[-1] is None
+        deadline = time.monotonic() + WAIT_SECONDS
+        while slept.get(timeout=deadline - time.monotonic()) is not None:
+            pass
 
 
 # --- Rude brokers.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +16,14 @@ from relet import Worker
 
 WAIT_MS_MAX = 5_000
 WAIT_SECONDS = 5.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Let the other threads run until something is so that nobody signals; fails when it does not become so."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0)
 
 
 class FakeBroker:

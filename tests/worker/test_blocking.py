@@ -18,7 +18,7 @@ from relet import NoAnswer, Worker
 from relet.transport.endpoints import EndpointError
 from relet.transport.link import Sleeper
 
-from .conftest import WAIT_SECONDS, FakeBroker, Lines, Running
+from .conftest import WAIT_SECONDS, FakeBroker, Lines, Running, until
 
 
 class Gate:
@@ -182,8 +182,7 @@ def test_jobs_held_beside_the_failed_one_are_answered_before_the_worker_reconnec
         broker.ask()
         for id_, body in ((b"1", b"fail"), (b"2", b"x"), (b"3", b"y")):
             broker.give(peer, id_, body)
-        while worker.counters.jobs < 3:
-            time.sleep(0)
+        until(lambda: worker.counters.jobs == 3)
         gate.set()
         assert [broker.answer()[0], broker.answer()[0]] == [b"2", b"3"]
         assert broker.ask() != peer
@@ -194,17 +193,20 @@ def test_jobs_held_beside_the_failed_one_are_answered_before_the_worker_reconnec
 
 def test_garbage_and_jobs_that_nobody_asked_for_disturb_nothing(broker: FakeBroker, lines: Lines) -> None:
     """They are counted and logged; the ask stays good."""
-    with Running(Worker(broker.workers, broker.answers, echo)) as worker:
+    gate = Gate()
+    with Running(Worker(broker.workers, broker.answers, gate)) as worker:
         peer = broker.ask()
         for frames in ([b""], [b"", b"id"], [b"x", b"id", b"body"], [b"", b"", b"body"], [b"y"] * 50):
             broker.say(peer, *frames)
         broker.give(peer, b"id1", b"x")
+        assert gate.has() == b"x"
         broker.give(peer, b"id2", b"unasked")
-        assert broker.answer() == [b"id1", b"done: x"]
+        until(lambda: worker.counters.jobs_refused == 1)
+        gate.leave.put(b"done")
+        assert broker.answer() == [b"id1", b"done"]
         broker.ask()
         assert lines.wait_for("request_refused")["count"] >= 1
     assert worker.counters.frames_refused == 5
-    assert worker.counters.jobs_refused == 1
     assert worker.counters.jobs == 1
 
 
@@ -232,8 +234,7 @@ def test_a_loss_drops_what_waits_and_answers_what_is_in_hand(broker: FakeBroker,
         broker.give(peer, b"in hand", b"1")
         broker.give(peer, b"waits", b"2")
         assert gate.has() == b"1"
-        while worker.counters.jobs < 2:
-            time.sleep(0)
+        until(lambda: worker.counters.jobs == 2)
         broker.close()
         lines.wait_for("broker_lost")
         broker.open()

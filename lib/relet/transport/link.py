@@ -245,8 +245,8 @@ class Link:
 
         Args:
             now: monotonic nanoseconds.
-            pause_ns: how long to wait before the new one is opened. None, after a loss: not at all, or a time that grows
-                while connections do not last.
+            pause_ns: how long to wait before the new one is opened. None, after a loss: not at all, or longer
+                and longer while connections do not last.
         """
         self._close()
         if pause_ns is None:
