@@ -11,6 +11,7 @@ takes longer than `STALL_NS`, is such a time.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import struct
@@ -39,6 +40,9 @@ STALL_NS: Final = 50_000_000
 
 FLUSH_NS: Final = 1_000_000_000
 """At the stop, replies may wait this long for clients that do not read."""
+
+SETTLE_NS: Final = 10_000_000_000
+"""At the stop, a store has so long to make the last turns safe; what speaks of later ones is not said."""
 
 _TOKENS_DRAWN: Final = 1_024
 _TOKEN: Final = struct.Struct("16s" * _TOKENS_DRAWN)
@@ -178,6 +182,7 @@ class Broker:
         self._polls_clients = True
         self._stops = self._stops_heard = 0
         self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
         self._closed = False
 
     # --- Looking in
@@ -220,9 +225,16 @@ class Broker:
         """Runs in a thread of its own until `close`."""
         if self._thread is not None:
             raise RuntimeError("this broker was started before: make another")
-        self._thread = threading.Thread(target=self.run, name="relet-broker", daemon=True)
+        self._thread = threading.Thread(target=self._run_in_thread, name="relet-broker", daemon=True)
         self._thread.start()
         return self
+
+    def _run_in_thread(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:
+            self._error = error
+            self._log.log(logging.CRITICAL, Event.BROKER_FAILED.value, exc_info=error)
 
     def stop(self) -> None:
         """First call: no new jobs, open ones have `drain` seconds. Second call: stops now. From anywhere."""
@@ -231,11 +243,17 @@ class Broker:
             self._wake_write.send(b"\0")
 
     def close(self) -> None:
-        """Stops now and waits until the broker has ended; its clients are told of failure."""
+        """Stops now and waits until the broker has ended; its clients are told of failure.
+
+        Raises what ended the thread of `start`, if that was an error: a fault of ours, or of the store.
+        """
         if self._thread is not None:
             self.stop()
             self.stop()
             self._thread.join()
+            error, self._error = self._error, None
+            if error is not None:
+                raise error
         elif not self._closed:
             self._end()
             self._close()
@@ -278,8 +296,10 @@ class Broker:
         if due is not None:
             until_due = max(0, due - self._clock.now())
             wait_ns = until_due if wait_ns < 0 else min(wait_ns, until_due)
-        if self._publisher.holds_back and not 0 <= wait_ns < FLUSH_NS:
-            wait_ns = FLUSH_NS
+        flush_at = self._publisher.due()
+        if flush_at is not None:
+            until_flush = max(0, flush_at - time.monotonic_ns())
+            wait_ns = until_flush if wait_ns < 0 else min(wait_ns, until_flush)
         return -1 if wait_ns < 0 else -(-wait_ns // 1_000_000)
 
     def _stalled(self, duration_ns: int) -> None:
@@ -287,7 +307,9 @@ class Broker:
             self._publisher((Event.BROKER_STALLED, {"stalled_s": round(duration_ns / 1e9, 3)}))
 
     def _watch(self) -> None:
-        """The news that no job hangs on: connections that came to nothing."""
+        """The news that no job hangs on: connections that came to nothing, lines that were held back."""
+        if self._publisher.due() is not None:
+            self._publisher.flush()
         for port in (self._clients, self._workers):
             if port.handshakes_failed:
                 self._say(Event.HANDSHAKE_FAILED, role=port.role, count=port.handshakes_failed)
@@ -308,13 +330,14 @@ class Broker:
         """Ends what is open, tells everybody, and says what was done."""
         server, machine = self._server, self._machine
         server.draining = True
-        while not server.stop(self._clock.now()):
+        until, stops = time.monotonic_ns() + SETTLE_NS, self._stops
+        while not server.stop(self._clock.now()) and time.monotonic_ns() < until and self._stops == stops:
             if self._store is not None:
                 self._poller.poll(1)
         until = time.monotonic_ns() + FLUSH_NS
         while server.outbox and time.monotonic_ns() < until:
             self._turn(0.005)
-        self._publisher.flush()
+        self._publisher.flush(all_of_it=True)
         counted = {name: value for name in Counters.__struct_fields__ if (value := getattr(machine.counters, name))}
         told = machine.counters.jobs_cancelled
         self._say(Event.BROKER_STOPPED, told_of_failure=told, replies_unread=len(server.outbox), **counted)

@@ -19,6 +19,8 @@ class Event(StrEnum):
     """It takes no new jobs and finishes those it has. jobs_open, drain_s"""
     BROKER_STOPPED = "broker_stopped"
     """It has ended. told_of_failure, and every counter that is not 0"""
+    BROKER_FAILED = "broker_failed"
+    """A fault of ours, or of the store, ended it (critical, with the traceback)."""
     BROKER_STALLED = "broker_stalled"
     """It could not hear for a while; leases were prolonged by as much (warning). stalled_s"""
     BROKER_DEAF_TO_DEATHS = "broker_deaf_to_deaths"
@@ -46,7 +48,7 @@ class Event(StrEnum):
     ACCEPT_FAILED = "accept_failed"
     """Connections that could not be accepted: file descriptors spent? role, count"""
     REPLY_DROPPED = "reply_dropped"
-    """A client does not read and its outbox is full. peer, job"""
+    """A client does not read and its outbox is full. count, jobs (the first ten)"""
     REPLY_UNROUTABLE = "reply_unroutable"
     """The client is gone; the outcome is kept for inspection (debug). job"""
 

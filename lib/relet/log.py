@@ -88,13 +88,16 @@ class Publisher:
                 fields = {**fields, "held_back": held_back}
         self._log.log(level_of(event), event.value, **fields)
 
-    @property
-    def holds_back(self) -> bool:
-        """Something was held back since it was last said."""
-        return bool(self._held_back)
+    def due(self) -> int | None:
+        """When `flush` should next be called, by the clock; None while nothing is held back."""
+        if not self._held_back:
+            return None
+        return min(self._windows[event][0] for event in self._held_back) + WINDOW_NS
 
-    def flush(self) -> None:
-        """Says what is still held back, by count."""
-        for event, held_back in self._held_back.items():
-            self._log.log(level_of(event), event.value, held_back=held_back)
-        self._held_back.clear()
+    def flush(self, *, all_of_it: bool = False) -> None:
+        """Says how many lines were held back, of each event whose window is over."""
+        now = self._clock()
+        for event in list(self._held_back):
+            if all_of_it or now - self._windows[event][0] >= WINDOW_NS:
+                self._windows[event] = (now, 1)
+                self._log.log(level_of(event), event.value, held_back=self._held_back.pop(event))

@@ -120,6 +120,8 @@ class Server:
         if self.outbox and now >= self._retry_at:
             self._retry_at = now + OUTBOX_RETRY_NS
             machine.untold(self.outbox.retry())
+        if self.paused and min(machine.room()) > 0:  # what ended in this turn made room: come back for the clients
+            self.busy = True
         if machine.finished:  # by hand-overs that were lost too often: their records belong to the next turn
             self.busy = True
         if machine.notices and self._store is None:
@@ -156,7 +158,7 @@ class Server:
             self._notice_intake(Event.INTAKE_RESUMED)
         requests = self._clients.receive(min(jobs, limits.turn_messages_max), size)
         if self.draining and requests:
-            self._clients.send([(peer, path, d2010.DELIMITER, d2010.FAILURE) for peer, path, _ in requests])
+            self._reply_dropped(self.outbox.refuse(d2010.refusals((peer, path) for peer, path, _ in requests)))
             self._refused_requests(len(requests), "broker_draining")
             return []
         return requests
@@ -180,7 +182,8 @@ class Server:
         """What was read and could not be taken: answered where that can be, counted, told."""
         refused = self._clients.take_refused()
         if refused:
-            self._clients.send(d2010.refusals(refused))
+            answerable = [(it.peer, it.path) for it in refused if it.path is not None]
+            self._reply_dropped(self.outbox.refuse(d2010.refusals(answerable)))
             for reason in {it.reason for it in refused}:
                 self._refused_requests(sum(it.reason == reason for it in refused), reason)
         refused = self._workers.take_refused()
@@ -230,15 +233,22 @@ class Server:
             self._publish_all(notices)
 
     def _tell(self, finished: list[Job]) -> None:
-        jobs = finished if self._store is None else [job for job in finished if job.peer is not None]
-        sent = self.outbox.tell(jobs)
+        if self._store is not None:
+            loaded = [job for job in finished if job.peer is None]
+            if loaded:  # they come from an earlier life of the broker: nobody who asked is connected
+                self.machine.untold(loaded)
+                finished = [job for job in finished if job.peer is not None]
+        sent = self.outbox.tell(finished)
         if sent is None:
             return
         if sent.unroutable:
             self.machine.untold(sent.unroutable)
-        for job in sent.dropped:
-            self.machine.counters.reply_dropped += 1
-            self.machine.notices.append((Event.REPLY_DROPPED, {"job": job.number}))
+        self._reply_dropped(len(sent.dropped), [job.number for job in sent.dropped[:10]])
+
+    def _reply_dropped(self, count: int, jobs: Sequence[int] = ()) -> None:
+        if count:
+            self.machine.counters.reply_dropped += count
+            self.machine.notices.append((Event.REPLY_DROPPED, {"count": count, "jobs": list(jobs)}))
 
     def _hand_over(self, now: int) -> None:
         """Sends dispatched jobs. What cannot be sent goes back, its worker is asked no more, and others are tried."""

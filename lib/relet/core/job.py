@@ -99,7 +99,7 @@ class Reason(StrEnum):
     TRIES_SPENT = "tries_spent"
     """As many counted attempts as allowed, none answered."""
     HANDOVERS_SPENT = "handovers_spent"
-    """Too many hand-overs in a row never reached a worker."""
+    """Too many hand-overs never reached a worker (`handovers_max`)."""
     BROKER_STOPPED = "broker_stopped"
     """The broker was stopped, and its drain time was over."""
 

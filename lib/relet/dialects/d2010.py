@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from relet.core.job import COMPLETED, Job
-from relet.messages import Answer, Refused
+from relet.messages import Answer, Path, Peer
 
 DELIMITER: Final = b""
 FAILURE: Final = b""
@@ -46,9 +46,9 @@ def replies(jobs: Iterable[Job]) -> list[tuple[Any, ...]]:
     return [(job.peer, job.path, DELIMITER, job.answer if job.state == COMPLETED else FAILURE) for job in jobs]
 
 
-def refusals(refused: Iterable[Refused]) -> list[tuple[Any, ...]]:
-    """What can be said to who sent something that can never be a job."""
-    return [(it.peer, it.path, DELIMITER, FAILURE) for it in refused if it.path is not None]
+def refusals(askers: Iterable[tuple[Peer, Path]]) -> list[tuple[Any, ...]]:
+    """What can be said to who sent something that becomes no job."""
+    return [(peer, path, DELIMITER, FAILURE) for peer, path in askers]
 
 
 def dispatches(jobs: Iterable[Job]) -> list[tuple[Any, ...]]:

@@ -199,6 +199,12 @@ cdef object failure(int code):
     return zmq.ZMQError(code)
 
 
+cdef bint is_older(bytes one, bytes other):
+    """Both ids were drawn by libzmq, which counts, and `one` before `other`."""
+    return (PyBytes_GET_SIZE(one) == 5 and PyBytes_GET_SIZE(other) == 5 and PyBytes_AS_STRING(one)[0] == 0
+            and PyBytes_AS_STRING(other)[0] == 0 and one < other)
+
+
 cdef class _Pump:
     cdef object socket
     cdef void *handle
@@ -308,11 +314,13 @@ cdef class RouterPump(_Pump):
             self.forget(<object>found)
         elif len(self.peers) >= self.peers_max:
             return None
+        older = None if descriptor == NO_DESCRIPTOR else self.descriptors.get(descriptor)
+        if older is not None and is_older(routing_id, older.routing_id):
+            return Peer(b"", descriptor)  # the last words of a connection whose descriptor has been given out again
         socket_type = msg_gets(message, b"Socket-Type")
         peer = Peer(routing_id, descriptor, "" if socket_type == NULL else (<bytes>socket_type).decode("latin-1"))
         self.peers[routing_id] = peer
         if descriptor != NO_DESCRIPTOR:
-            older = self.descriptors.get(descriptor)
             if older is not None:  # its descriptor was given out again, so its connection is gone
                 self.replaced.append(older)
                 self.forget(older)

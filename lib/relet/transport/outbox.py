@@ -25,12 +25,18 @@ class Sent(NamedTuple):
 
 
 class _Box:
-    __slots__ = ("bytes", "jobs")
+    __slots__ = ("bytes", "replies")
 
     def __init__(self) -> None:
-        self.jobs: deque[Job] = deque()
+        self.replies: deque[_Waiting] = deque()
         self.bytes = 0
 
+
+Message = tuple[Any, ...]
+"""`(peer, path, frame, ...)`, as the pump sends it."""
+
+_Waiting = tuple[Message, "Job | None", int]
+"""(reply, the job that it speaks of, bytes). A refusal speaks of no job."""
 
 _ENTRY_BYTES = 256
 """What a waiting reply costs beyond its frames."""
@@ -44,8 +50,8 @@ class Outbox:
 
     def __init__(
         self,
-        send: Callable[[list[tuple[Any, ...]]], list[tuple[int, int]]],
-        encode: Callable[[Sequence[Job]], list[tuple[Any, ...]]],
+        send: Callable[[list[Message]], list[tuple[int, int]]],
+        encode: Callable[[Sequence[Job]], list[Message]],
         *,
         bytes_max: int,
         bytes_total_max: int,
@@ -62,7 +68,7 @@ class Outbox:
         return bool(self._boxes)
 
     def __len__(self) -> int:
-        return sum(len(box.jobs) for box in self._boxes.values())
+        return sum(len(box.replies) for box in self._boxes.values())
 
     def tell(self, jobs: list[Job]) -> Sent | None:
         """Sends the outcomes of final jobs, or lets them wait. None when nothing was lost."""
@@ -78,22 +84,31 @@ class Outbox:
         sent = Sent([], [])
         for index, code in failures:
             (sent.unroutable if code == errno.EHOSTUNREACH else waiting).append(jobs[index])
-        for job in waiting:
-            if not self._wait(job):
+        for job, message in zip(waiting, self._encode(waiting), strict=True):
+            if not self._wait(message, job):
                 sent.dropped.append(job)
         return sent if sent.unroutable or sent.dropped else None
 
-    def _wait(self, job: Job) -> bool:
-        peer = job.peer
-        if peer is None:
-            return True
-        size = _size(job)
+    def refuse(self, messages: list[Message]) -> int:
+        """Sends what speaks of no job, or lets it wait; returns how many were dropped. Those whose peers are gone are not."""
+        dropped = 0
+        behind = [message for message in messages if message[0] in self._boxes]
+        if behind:
+            messages = [message for message in messages if message[0] not in self._boxes]
+        behind += [messages[index] for index, code in self._send(messages) if code != errno.EHOSTUNREACH]
+        for message in behind:
+            dropped += not self._wait(message, None)
+        return dropped
+
+    def _wait(self, message: Message, job: Job | None) -> bool:
+        peer, path, *frames = message
+        size = len(path) + sum(map(body_bytes, frames)) + _ENTRY_BYTES
         box = self._boxes.get(peer)
         if (box.bytes if box is not None else 0) + size > self._bytes_max or self.bytes + size > self._bytes_total_max:
             return False
         if box is None:
             box = self._boxes[peer] = _Box()
-        box.jobs.append(job)
+        box.replies.append((message, job, size))
         box.bytes += size
         self.bytes += size
         return True
@@ -103,25 +118,22 @@ class Outbox:
         unroutable: list[Job] = []
         budget = _RETRY_MAX
         for peer, box in list(self._boxes.items()):
-            while box.jobs and budget > 0:
+            while box.replies and budget > 0:
                 budget -= 1
-                failures = self._send(self._encode((box.jobs[0],)))
+                failures = self._send([box.replies[0][0]])
                 if not failures:
-                    self._leave(box)
+                    _, _, size = box.replies.popleft()
+                    box.bytes -= size
+                    self.bytes -= size
                 elif failures[0][1] == errno.EHOSTUNREACH:
                     unroutable.extend(self.drop(peer))
                 else:
                     break
-            if not box.jobs:
+            if not box.replies:
                 self._boxes.pop(peer, None)
             elif budget > 0:  # it does not read: others are tried first next time
                 self._boxes[peer] = self._boxes.pop(peer)
         return unroutable
-
-    def _leave(self, box: _Box) -> None:
-        size = _size(box.jobs.popleft())
-        box.bytes -= size
-        self.bytes -= size
 
     def drop(self, peer: Peer) -> list[Job]:
         """The client is gone: its outbox is closed. Returns the jobs whose outcomes were in it."""
@@ -129,10 +141,6 @@ class Outbox:
         if box is None:
             return []
         self.bytes -= box.bytes
-        jobs = list(box.jobs)
-        box.jobs.clear()
+        jobs = [job for _, job, _ in box.replies if job is not None]
+        box.replies.clear()
         return jobs
-
-
-def _size(job: Job) -> int:
-    return body_bytes(job.answer) + len(job.path) + _ENTRY_BYTES
