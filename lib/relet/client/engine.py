@@ -31,6 +31,7 @@ from relet.transport.link import (
     earliest,
     logger,
     look_after,
+    was_terminated,
 )
 
 TURN_MESSAGES_MAX: Final = 1_000
@@ -158,12 +159,13 @@ class Engine:
                 self._turns(link)
             finally:
                 link.close()
-        except zmq.ContextTerminated:
-            self._closed_because = "the context of the client was terminated"
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for ever
-            why = error
-            self._closed_because = f"the client's thread failed: {error!r}"
-            self._log.exception(LIBRARY_FAILED, endpoint=self._endpoint.url)
+            if was_terminated(error, context):
+                self._closed_because = "the context of the client was terminated"
+            else:
+                why = error
+                self._closed_because = f"the client's thread failed: {error!r}"
+                self._log.exception(LIBRARY_FAILED, endpoint=self._endpoint.url)
         self.connected = False
         with self._lock:
             if self._closed_because is None:

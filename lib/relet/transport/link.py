@@ -304,6 +304,11 @@ def _connected_to_itself(descriptor: int) -> bool:
         return False
 
 
+def was_terminated(error: BaseException, context: Context) -> bool:
+    """Whether an error says no more than that the context has ended, or is about to."""
+    return isinstance(error, zmq.ZMQError) and (error.errno == zmq.ETERM or context.closed)
+
+
 class Sleeper:
     """What the library's thread sleeps on: its alarm and its links."""
 

@@ -30,6 +30,7 @@ from relet.transport.link import (
     earliest,
     logger,
     look_after,
+    was_terminated,
 )
 from relet.worker.peer import ASK, Counters, Job, NoAnswer, WorkerPeer
 
@@ -101,11 +102,10 @@ class _Engine:
                 with contextlib.closing(answering):
                     self._turns(asking, answering)
                     answering.close(self._flush(answering))
-        except zmq.ContextTerminated:
-            pass
         except Exception as error:  # noqa: BLE001 - told to who called `run`
-            self.error = error
-            self._log.exception(LIBRARY_FAILED, endpoint=self._endpoints[0].url)
+            if not was_terminated(error, context):
+                self.error = error
+                self._log.exception(LIBRARY_FAILED, endpoint=self._endpoints[0].url)
         self.peer.stopped()
         self._jobs.put(None)
         if self._context is None:
