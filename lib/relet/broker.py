@@ -69,7 +69,7 @@ class LeaseClock:
         """The broker was late or busy for so long; True when that was a stall, and has been taken out of lease time."""
         if duration_ns <= STALL_NS:
             return False
-        self.deaf_ns += duration_ns
+        self.deaf_ns += duration_ns - STALL_NS  # some time must pass, or an overloaded broker would never expire anything
         return True
 
 
@@ -125,23 +125,12 @@ class Broker:
         self._closing = contextlib.ExitStack()
         if self._own_context:
             self._closing.callback(self._context.term)
-        sizes = {"bytes_max": limits.body_bytes_max, "frame_copy_bytes_max": limits.frame_copy_bytes_max}
         try:
-            routers = []
-            for role in ("clients", "workers"):
-                port = RouterPort(
-                    self._context,
-                    role,
-                    endpoints[role],
-                    implementation,
-                    peers_max=limits.peers_max,
-                    frames_max=limits.frames_max,
-                    **sizes,
-                )
-                self._closing.callback(port.close)
-                routers.append(port)
-            self._clients, self._workers = routers
-            self._answers = PullPort(self._context, endpoints["answers"], implementation, **sizes)
+            self._clients = RouterPort(self._context, "clients", endpoints["clients"], implementation, limits)
+            self._closing.callback(self._clients.close)
+            self._workers = RouterPort(self._context, "workers", endpoints["workers"], implementation, limits)
+            self._closing.callback(self._workers.close)
+            self._answers = PullPort(self._context, endpoints["answers"], implementation, limits)
             self._closing.callback(self._answers.close)
         except BaseException:
             self._closing.close()
@@ -174,8 +163,8 @@ class Broker:
         self._poller = zmq.Poller()
         for readable in (self._answers.socket, self._workers.socket, self._clients.socket):
             self._poller.register(readable, zmq.POLLIN)
-        self._poller.register(self._workers.monitor.socket, zmq.POLLIN)
-        self._poller.register(self._clients.monitor.socket, zmq.POLLIN)
+        for port in (self._answers, self._workers, self._clients):
+            self._poller.register(port.monitor.socket, zmq.POLLIN)
         self._poller.register(self._wake_read, zmq.POLLIN)
         if store is not None and store.fileno() >= 0:
             self._poller.register(store.fileno(), zmq.POLLIN)
@@ -310,7 +299,7 @@ class Broker:
         """The news that no job hangs on: connections that came to nothing, lines that were held back."""
         if self._publisher.due() is not None:
             self._publisher.flush()
-        for port in (self._clients, self._workers):
+        for port in (self._clients, self._workers, self._answers):
             if port.handshakes_failed:
                 self._say(Event.HANDSHAKE_FAILED, role=port.role, count=port.handshakes_failed)
                 port.handshakes_failed = 0

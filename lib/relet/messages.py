@@ -88,6 +88,17 @@ def body_bytes(body: Body) -> int:
     return len(body)
 
 
+FRAME_BYTES = 64
+"""What a frame costs beyond its bytes, where there are several: an object, its allocation, its place."""
+
+
+def held_bytes(body: Body, path: Path) -> int:
+    """What a job holds in memory because of what it carries, bytes."""
+    if type(body) is tuple:
+        return sum(map(len, body)) + FRAME_BYTES * len(body) + len(path)
+    return len(body) + len(path)
+
+
 def body_frames(body: Body) -> tuple[Frame, ...]:
     """The frames of a body, always as a tuple."""
     return body if type(body) is tuple else (body,)  # type: ignore[return-value]  # as above

@@ -19,7 +19,7 @@ from relet.core.job import Job
 from relet.core.machine import Machine, Notice
 from relet.dialects import d2010
 from relet.events import Event
-from relet.messages import Ask, Body, Path, Peer, Refused, Request
+from relet.messages import Body, Path, Peer, Refused, Request
 from relet.store import Store
 from relet.transport.outbox import Outbox
 
@@ -99,8 +99,7 @@ class Server:
         messages = self._answers.receive(limits.turn_messages_max)
         asks = self._workers.receive(limits.turn_messages_max, limits.jobs_bytes_max)
         requests = self._receive_requests()
-        if self._apply_losses(now):  # what they asked for before they went is void, too
-            asks = [ask for ask in asks if ask[0].routing_id]
+        self._apply_losses(now)
         if messages:
             answers, refused = d2010.answers(messages, frames_max=limits.frames_max, bytes_max=limits.body_bytes_max)
             machine.complete(answers, now)
@@ -136,8 +135,8 @@ class Server:
         return due
 
     def stop(self, now: int) -> bool:
-        """Ends open jobs, some at a time, and tells their clients; True when none is left."""
-        left = self.machine.stop(now, self.limits.turn_steps_max)
+        """Ends open jobs, some at a time, and tells their clients; True when none is left, and no request unread."""
+        left = self.machine.stop(now, self.limits.turn_steps_max) + self._refuse_new()
         self._turn += 1
         self._keep_and_tell()
         self.machine.untold(self.outbox.retry())
@@ -147,6 +146,9 @@ class Server:
 
     def _receive_requests(self) -> list[Request]:
         machine, limits = self.machine, self.limits
+        if self.draining:
+            self._refuse_new()
+            return []
         jobs, size = machine.room()
         if jobs <= 0 or size <= 0:
             if not self.paused:
@@ -156,27 +158,29 @@ class Server:
         if self.paused:
             self.paused = False
             self._notice_intake(Event.INTAKE_RESUMED)
-        requests = self._clients.receive(min(jobs, limits.turn_messages_max), size)
-        if self.draining and requests:
+        return self._clients.receive(min(jobs, limits.turn_messages_max), size)
+
+    def _refuse_new(self) -> int:
+        """While the broker drains, requests are answered with failure at once. Returns how many there were."""
+        self.paused = False
+        requests = self._clients.receive(self.limits.turn_messages_max, self.limits.jobs_bytes_max)
+        if requests:
             self._reply_dropped(self.outbox.refuse(d2010.refusals((peer, path) for peer, path, _ in requests)))
             self._refused_requests(len(requests), "broker_draining")
-            return []
-        return requests
+        return len(requests)
 
     def _notice_intake(self, event: Event) -> None:
         machine = self.machine
         machine.notices.append((event, {"jobs_open": machine.open, "bytes_open": machine.open_bytes}))
 
-    def _apply_losses(self, now: int) -> bool:
-        """The news of the monitors; True when workers are among the lost."""
-        lost = self._workers.take_lost()
-        for peer in lost:
+    def _apply_losses(self, now: int) -> None:
+        """The news of the monitors. What was asked for by those who have gone is void, whenever it is read."""
+        for peer in self._workers.take_lost():
             self.machine.lost(peer, now)
         for peer in self._clients.take_lost():
             jobs = self.outbox.drop(peer)
             if jobs:
                 self.machine.untold(jobs)
-        return bool(lost)
 
     def _refuse(self) -> None:
         """What was read and could not be taken: answered where that can be, counted, told."""
@@ -243,6 +247,9 @@ class Server:
             return
         if sent.unroutable:
             self.machine.untold(sent.unroutable)
+            for job in sent.unroutable:
+                if job.peer is not None:
+                    self._clients.forget(job.peer)
         self._reply_dropped(len(sent.dropped), [job.number for job in sent.dropped[:10]])
 
     def _reply_dropped(self, count: int, jobs: Sequence[int] = ()) -> None:

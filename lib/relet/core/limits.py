@@ -22,6 +22,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of the bodies of all open jobs together, because bodies are kept in memory; the same reserve, the same push-back."""
     body_bytes_max: int = 64 * MIB
     """Bytes of one message, its return path included: a larger request can never be accepted and is answered at once."""
+    path_bytes_max: int = 8 * KIB
+    """Bytes of a return path beyond the first hop, because every open job keeps its own: 32 hops of the longest ids."""
     frames_max: int = 1_000
     """Frames of one message, because each costs an object; more are refused as too large."""
     asks_per_worker_max: int = 1_000

@@ -42,6 +42,7 @@ from relet.messages import (
     Request,
     body_bytes,
     body_frames,
+    held_bytes,
 )
 
 RECLAIM_NS: Final = 30 * 10**9
@@ -110,7 +111,7 @@ class Machine:
         self.open = 0
         """Jobs that are not final."""
         self.open_bytes = 0
-        """Bytes of their bodies."""
+        """Bytes of their bodies and return paths (`held_bytes`)."""
 
         self.finished: list[Job] = []
         """Effect: jobs that became final, in that order; their clients are to be told."""
@@ -144,7 +145,7 @@ class Machine:
         jobs = []
         for peer, path, body in batch:
             number += 1
-            size += body_bytes(body)
+            size += held_bytes(body, path)
             jobs.append(Job(number, peer, path, body, now))
         self._number = number
         self.open += len(jobs)
@@ -195,7 +196,7 @@ class Machine:
             else:
                 late += 1
             job.answer = answer
-            size += body_bytes(job.body)
+            size += held_bytes(job.body, job.path)
             done.append(job)
         happened.answered(done, now)
         for _ in range(late):
@@ -403,7 +404,7 @@ class Machine:
 
     def _loaded(self, job: Job, now: int) -> None:
         self.open += 1
-        self.open_bytes += body_bytes(job.body)
+        self.open_bytes += held_bytes(job.body, job.path)
         if job.token:
             self._by_token[job.token] = job
         if job.state == RUNNING:
@@ -472,7 +473,7 @@ class Machine:
         """DISCARDED or CANCELLED: the client is to be told, and the job is kept."""
         self._by_token.pop(job.token, None)
         self.open -= 1
-        self.open_bytes -= body_bytes(job.body)
+        self.open_bytes -= held_bytes(job.body, job.path)
         self.finished.append(job)
         if self._keeps_records:
             self._record_finished(job, kept=job.state == DISCARDED)
@@ -483,6 +484,7 @@ class Machine:
 
     def _keep(self, job: Job) -> None:
         for forgotten in self.kept.keep(job):
+            forgotten.body = b""  # it may still wait to be told
             if self._keeps_records:
                 self._records.append(Forgotten(forgotten.number))
 

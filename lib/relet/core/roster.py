@@ -69,6 +69,7 @@ class Roster:
         """Each message is one ask. Returns the workers that asked for the first time, and how many asks were refused."""
         arrived: list[Worker] = []
         refused = 0
+        swept = False
         routes, line = self.routes, self.line
         room, per_worker = self._asks_max - self.asks, self._asks_per_worker_max
         granted = 0
@@ -76,7 +77,10 @@ class Roster:
             paths = routes.get(peer)
             worker = paths.get(path) if paths is not None else None
             if worker is None:
-                if self.count >= self._workers_max:
+                if not peer.routing_id:
+                    continue  # its connection has gone since it asked
+                if self.count >= self._workers_max and (swept or not self._sweep()):
+                    swept = True
                     refused += 1
                     continue
                 worker = Worker(peer, path)
@@ -101,6 +105,18 @@ class Roster:
             worker.credit += 1
         self.asks += granted
         return arrived, refused
+
+    def _sweep(self) -> bool:
+        """Forgets workers that neither ask nor hold anything: return paths behind a proxy, which nobody says are gone."""
+        before = self.count
+        for peer, paths in list(self.routes.items()):
+            for path, worker in list(paths.items()):
+                if not worker.credit and not worker.jobs:
+                    del paths[path]
+                    self.count -= 1
+            if not paths:
+                del self.routes[peer]
+        return self.count < before
 
     def void(self, worker: Worker) -> None:
         """What the worker asked for is void: it cannot be reached. It may ask again."""

@@ -118,6 +118,16 @@ cdef class LargeFrame:
         return f"<LargeFrame of {len(self)} bytes>"
 
 
+cdef inline int receive_frame(zmq_msg_t *message, void *handle, int flags) noexcept:
+    """0, or the errno. A signal may interrupt libzmq at any frame; half a message is no place to stop."""
+    cdef int code
+    while msg_recv(message, handle, flags) < 0:
+        code = raw_errno()
+        if code != EINTR:
+            return code
+    return 0
+
+
 cdef inline object frame_of(zmq_msg_t *message, size_t copy_max):
     """The frame as bytes, or as a LargeFrame that takes the message over."""
     cdef size_t size = msg_size(message)
@@ -158,16 +168,25 @@ cdef inline int send_frame(void *handle, object frame, int flags) noexcept:
     cdef zmq_msg_t message
     cdef int code
     if type(frame) is bytes:
-        if raw_send(handle, PyBytes_AS_STRING(frame), <size_t>PyBytes_GET_SIZE(frame), flags | ZMQ_DONTWAIT) >= 0:
-            return 0
-        return raw_errno()
+        return send_bytes(handle, PyBytes_AS_STRING(frame), <size_t>PyBytes_GET_SIZE(frame), flags)
     msg_init(&message)
     msg_copy(&message, &(<LargeFrame>frame).message)
-    if msg_send(&message, handle, flags | ZMQ_DONTWAIT) >= 0:
-        return 0
-    code = raw_errno()
-    msg_close(&message)
-    return code
+    while msg_send(&message, handle, flags | ZMQ_DONTWAIT) < 0:
+        code = raw_errno()
+        if code != EINTR:
+            msg_close(&message)
+            return code
+    return 0
+
+
+cdef inline int send_bytes(void *handle, const void *data, size_t size, int flags) noexcept:
+    """0, or the errno; tried again where a signal interrupted it."""
+    cdef int code
+    while raw_send(handle, data, size, flags | ZMQ_DONTWAIT) < 0:
+        code = raw_errno()
+        if code != EINTR:
+            return code
+    return 0
 
 
 cdef int send_frames(void *handle, tuple frames, Py_ssize_t start) noexcept:
@@ -200,9 +219,17 @@ cdef object failure(int code):
 
 
 cdef bint is_older(bytes one, bytes other):
-    """Both ids were drawn by libzmq, which counts, and `one` before `other`."""
-    return (PyBytes_GET_SIZE(one) == 5 and PyBytes_GET_SIZE(other) == 5 and PyBytes_AS_STRING(one)[0] == 0
-            and PyBytes_AS_STRING(other)[0] == 0 and one < other)
+    """Both ids were drawn by libzmq, which counts modulo 2**32, and `one` before `other`."""
+    if PyBytes_GET_SIZE(one) != 5 or PyBytes_GET_SIZE(other) != 5 or one[0] or other[0]:
+        return False
+    return 0 < (int.from_bytes(other[1:], "big") - int.from_bytes(one[1:], "big")) % (1 << 32) < 1 << 31
+
+
+cdef bytes pack_path(list hops):
+    """The frames of a return path as one value: each frame behind its length, four bytes, big-endian."""
+    if hops is None:
+        return b""
+    return b"".join([len(hop).to_bytes(4, "big") + hop for hop in hops])
 
 
 cdef class _Pump:
@@ -235,10 +262,10 @@ cdef class FramePump(_Pump):
         msg_init(&message)
         try:
             while len(messages) < messages_max and taken < bytes_max:
-                if msg_recv(&message, handle, ZMQ_DONTWAIT) < 0:
-                    code = raw_errno()
-                    if code == EAGAIN or code == EINTR:
-                        break
+                code = receive_frame(&message, handle, ZMQ_DONTWAIT)
+                if code == EAGAIN:
+                    break
+                if code:
                     raise failure(code)
                 frames = []
                 while True:
@@ -247,8 +274,9 @@ cdef class FramePump(_Pump):
                     frames.append(frame_of(&message, self.frame_copy_bytes_max))
                     if not more:
                         break
-                    if msg_recv(&message, handle, 0) < 0:
-                        raise failure(raw_errno())
+                    code = receive_frame(&message, handle, 0)
+                    if code:
+                        raise failure(code)
                 messages.append(tuple(frames))
         finally:
             msg_close(&message)
@@ -264,7 +292,7 @@ cdef class FramePump(_Pump):
             check_frames(<tuple>batch[i], 0)
         for i in range(len(batch)):
             code = send_frames(handle, <tuple>batch[i], 0)
-            if code == EAGAIN or code == EINTR:
+            if code == EAGAIN:
                 return i
             if code:
                 raise failure(code)
@@ -282,15 +310,17 @@ cdef class RouterPump(_Pump):
     cdef readonly Py_ssize_t peers_max
     cdef readonly Py_ssize_t frames_max
     cdef readonly Py_ssize_t bytes_max
+    cdef readonly Py_ssize_t path_bytes_max
 
     def __init__(self, socket, *, Py_ssize_t peers_max, Py_ssize_t frames_max, Py_ssize_t bytes_max,
-                 size_t frame_copy_bytes_max=16384):
+                 Py_ssize_t path_bytes_max=8192, size_t frame_copy_bytes_max=16384):
         self.socket = socket
         self.handle = <void *><uintptr_t>socket.underlying
         self.frame_copy_bytes_max = frame_copy_bytes_max
         self.peers_max = peers_max
         self.frames_max = frames_max
         self.bytes_max = bytes_max
+        self.path_bytes_max = path_bytes_max
         self.peers = {}
         self.descriptors = {}
         self.arrived = []
@@ -312,7 +342,7 @@ cdef class RouterPump(_Pump):
                 return <object>found
             self.replaced.append(<object>found)
             self.forget(<object>found)
-        elif len(self.peers) >= self.peers_max:
+        elif len(self.peers) >= self.peers_max and not self.make_room():
             return None
         older = None if descriptor == NO_DESCRIPTOR else self.descriptors.get(descriptor)
         if older is not None and is_older(routing_id, older.routing_id):
@@ -327,6 +357,15 @@ cdef class RouterPump(_Pump):
             self.descriptors[descriptor] = peer
         self.arrived.append(peer)
         return peer
+
+    cdef bint make_room(self):
+        """Lets the peer go that was heard first, if no monitor would ever tell that it has gone; it can still be sent to."""
+        for routing_id, peer in self.peers.items():
+            if peer.descriptor == NO_DESCRIPTOR:
+                del self.peers[routing_id]
+                return True
+            break
+        return False
 
     def forget(self, peer):
         """The connection of `peer` is gone. It loses its routing id, so that nothing can be sent to whoever gets that next."""
@@ -350,10 +389,10 @@ cdef class RouterPump(_Pump):
         msg_init(&message)
         try:
             while rounds < messages_max and taken < bytes_max:
-                if msg_recv(&message, handle, ZMQ_DONTWAIT) < 0:
-                    code = raw_errno()
-                    if code == EAGAIN or code == EINTR:
-                        break
+                code = receive_frame(&message, handle, ZMQ_DONTWAIT)
+                if code == EAGAIN:
+                    break
+                if code:
                     raise failure(code)
                 rounds += 1
                 taken += self.receive_one(handle, &message, messages)
@@ -365,15 +404,16 @@ cdef class RouterPump(_Pump):
         """The rest of a message whose first frame is here: to `messages` or `refused`. Returns the bytes taken."""
         cdef bytes routing_id = PyBytes_FromStringAndSize(<char *>msg_data(message), <Py_ssize_t>msg_size(message))
         cdef object peer = self.peer_of(routing_id, message)
-        cdef bytes path = b""
         cdef object body = None, frame
-        cdef list frames = None
+        cdef list frames = None, hops = None
         cdef Py_ssize_t size, taken = 0, count = 0
+        cdef int code
         cdef int more = msg_more(message)
         cdef bint delimited = False, too_large = False
         while more:
-            if msg_recv(message, handle, 0) < 0:
-                raise failure(raw_errno())
+            code = receive_frame(message, handle, 0)
+            if code:
+                raise failure(code)
             more = msg_more(message)
             size = <Py_ssize_t>msg_size(message)
             count += 1
@@ -384,10 +424,12 @@ cdef class RouterPump(_Pump):
                     delimited = True
                 else:
                     taken += size
-                    if taken > self.bytes_max:
+                    if taken > self.path_bytes_max:
                         too_large = True
                     elif not too_large:
-                        path += size.to_bytes(4, "big") + PyBytes_FromStringAndSize(<char *>msg_data(message), size)
+                        if hops is None:
+                            hops = []
+                        hops.append(PyBytes_FromStringAndSize(<char *>msg_data(message), size))
             else:
                 taken += size
                 if taken > self.bytes_max:
@@ -404,7 +446,7 @@ cdef class RouterPump(_Pump):
         if too_large or not delimited or peer is None:
             self.refused.append(Refused(
                 peer=Peer(routing_id) if peer is None else peer,
-                path=path if delimited else None,
+                path=pack_path(hops) if delimited else None,
                 reason=TOO_LARGE if too_large else UNDELIMITED if not delimited else TOO_MANY_PEERS,
             ))
             return 0
@@ -412,7 +454,7 @@ cdef class RouterPump(_Pump):
             body = ()
         elif frames is not None:
             body = tuple(frames)
-        messages.append((peer, path, body))
+        messages.append((peer, pack_path(hops), body))
         return taken
 
     def send(self, messages):
@@ -429,7 +471,7 @@ cdef class RouterPump(_Pump):
         cdef int code
         for i in range(PyList_GET_SIZE(batch)):
             message = <tuple?><object>PyList_GET_ITEM(batch, i)
-            if PyTuple_GET_SIZE(message) < 3 or type(message[1]) is not bytes:
+            if PyTuple_GET_SIZE(message) < 3 or type(message[1]) is not bytes or type(message[0].routing_id) is not bytes:
                 raise TypeError("a message is (peer, path, frame, ...)")
             check_frames(message, 2)
         for i in range(PyList_GET_SIZE(batch)):
@@ -443,9 +485,9 @@ cdef class RouterPump(_Pump):
                 if code == 0:
                     code = send_frames(handle, message, 2)
             if code:
-                if code != EAGAIN and code != EINTR and code != EHOSTUNREACH:
+                if code != EAGAIN and code != EHOSTUNREACH:
                     raise failure(code)
-                failures.append((i, EAGAIN if code == EINTR else code))
+                failures.append((i, code))
         return failures
 
 
@@ -454,10 +496,14 @@ cdef int send_path(void *handle, bytes path) noexcept:
     cdef const unsigned char *data = <const unsigned char *>PyBytes_AS_STRING(path)
     cdef Py_ssize_t at = 0, total = PyBytes_GET_SIZE(path)
     cdef size_t size
+    cdef int code
     while at + 4 <= total:
         size = (<size_t>data[at] << 24) | (<size_t>data[at + 1] << 16) | (<size_t>data[at + 2] << 8) | <size_t>data[at + 3]
         at += 4
-        if raw_send(handle, data + at, size, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0:
-            return raw_errno()
+        if <Py_ssize_t>size > total - at:
+            size = <size_t>(total - at)
+        code = send_bytes(handle, data + at, size, ZMQ_SNDMORE)
+        if code:
+            return code
         at += <Py_ssize_t>size
     return 0

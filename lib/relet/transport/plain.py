@@ -103,12 +103,14 @@ class RouterPump:
         peers_max: int,
         frames_max: int,
         bytes_max: int,
+        path_bytes_max: int = 8192,
         frame_copy_bytes_max: int = 16384,
     ) -> None:
         self.frame_copy_bytes_max = frame_copy_bytes_max
         self.peers_max = peers_max
         self.frames_max = frames_max
         self.bytes_max = bytes_max
+        self.path_bytes_max = path_bytes_max
         self.peers: dict[bytes, Peer] = {}
         self.descriptors: dict[int, Peer] = {}
         self.arrived: list[Peer] = []
@@ -125,7 +127,7 @@ class RouterPump:
                 return found
             self.replaced.append(found)
             self.forget(found)
-        elif len(self.peers) >= self.peers_max:
+        elif len(self.peers) >= self.peers_max and not self._make_room():
             return None
         older = None if descriptor == NO_DESCRIPTOR else self.descriptors.get(descriptor)
         if older is not None and _is_older(routing_id, older.routing_id):
@@ -139,6 +141,14 @@ class RouterPump:
             self.descriptors[descriptor] = peer
         self.arrived.append(peer)
         return peer
+
+    def _make_room(self) -> bool:
+        """Lets the peer go that was heard first, if no monitor would ever tell that it has gone; it can still be sent to."""
+        routing_id, peer = next(iter(self.peers.items()))
+        if peer.descriptor != NO_DESCRIPTOR:
+            return False
+        del self.peers[routing_id]
+        return True
 
     def forget(self, peer: Peer) -> None:
         """The connection of `peer` is gone. It loses its routing id, so that nothing can be sent to whoever gets that next."""
@@ -183,10 +193,11 @@ class RouterPump:
         """One message to `messages` or `refused`; returns its bytes."""
         delimiter = next((i for i, frame in enumerate(frames) if not frame), None)
         size = sum(map(len, frames))
-        too_large = len(frames) > self.frames_max or size > self.bytes_max
+        path_size = sum(map(len, frames[:delimiter]))
+        too_large = len(frames) > self.frames_max or size > self.bytes_max or path_size > self.path_bytes_max
         if too_large or delimiter is None or peer is None:
-            # As in C: what stands behind the last frame that may be looked at was never seen, a delimiter included.
-            seen = delimiter is not None and delimiter < self.frames_max and sum(map(len, frames[:delimiter])) <= self.bytes_max
+            # As in C: behind the last frame that may be counted nothing is looked at, a delimiter included.
+            seen = delimiter is not None and delimiter < self.frames_max and path_size <= self.path_bytes_max
             self.refused.append(
                 Refused(
                     peer=Peer(routing_id) if peer is None else peer,
@@ -226,8 +237,10 @@ class RouterPump:
 
 
 def _is_older(one: bytes, other: bytes) -> bool:
-    """Both ids were drawn by libzmq, which counts, and `one` before `other`."""
-    return len(one) == len(other) == 5 and one[0] == other[0] == 0 and one < other
+    """Both ids were drawn by libzmq, which counts modulo 2**32, and `one` before `other`."""
+    if len(one) != 5 or len(other) != 5 or one[0] or other[0]:
+        return False
+    return 0 < (int.from_bytes(other[1:], "big") - int.from_bytes(one[1:], "big")) % (1 << 32) < 1 << 31
 
 
 def _descriptor_of(frame: zmq.Frame) -> int:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import zmq
 
+from relet.core.limits import Limits
 from relet.messages import Peer, Refused
 from relet.transport.endpoints import Endpoint
 
@@ -27,7 +28,7 @@ _serial = itertools.count()
 HANDSHAKE_FAILED: Final = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-_EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPT_FAILED | HANDSHAKE_FAILED
+FAILURES: Final = zmq.EVENT_ACCEPT_FAILED | HANDSHAKE_FAILED
 _EVENT: Final = struct.Struct("=HI")  # zmq_socket_monitor(3): 16 bits of event, 32 bits of value
 _DRAIN_MAX: Final = 10_000
 """Monitor events read in one turn: a flood of connections must not hold the loop (about 2 us each)."""
@@ -97,28 +98,69 @@ def bound_endpoint(socket: zmq.Socket[bytes]) -> str:
 class Monitor:
     """The connection events of one socket."""
 
-    def __init__(self, socket: zmq.Socket[bytes], pumps: Any) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], pumps: Any, events: int) -> None:
         address = f"inproc://relet-monitor-{os.getpid()}-{next(_serial)}"
         self._watched = socket
-        socket.monitor(address, _EVENTS)
+        socket.monitor(address, events)
         self.socket = socket.context.socket(zmq.PAIR)
         self.socket.rcvhwm = 0  # before connecting: a monitor that is full stops libzmq's I/O thread
         self.socket.linger = 0
         self.socket.connect(address)
         self._receive = pumps.FramePump(self.socket).receive
+        self._events: list[tuple[int, int]] = []
 
     def drain(self) -> list[tuple[int, int]]:
-        """The events since the last call: (event, value), the value being the descriptor for most."""
-        return [_EVENT.unpack(message[0]) for message in self._receive(_DRAIN_MAX)]
+        """The events since the last call: (event, value), the value being the descriptor for most.
+
+        They can only be understood together, so a flood that one call does not end is kept until a later one has.
+        """
+        messages = self._receive(_DRAIN_MAX)
+        if not messages:
+            return messages  # type: ignore[no-any-return]  # the pump is chosen at run time
+        self._events += [_EVENT.unpack(message[0]) for message in messages]
+        if len(messages) == _DRAIN_MAX:
+            return []
+        events, self._events = self._events, []
+        return events
+
+    @property
+    def behind(self) -> bool:
+        """Events are kept back: the flood has not ended."""
+        return bool(self._events)
 
     def close(self) -> None:
         """Stops the events, then closes."""
-        self.drain()
+        self._receive(_DRAIN_MAX)
         self._watched.disable_monitor()
         self.socket.close(linger=0)
 
 
-class RouterPort:
+class _Port:
+    """A bound socket and its monitor."""
+
+    def __init__(self, role: str, socket: zmq.Socket[bytes], pumps: Any, events: int) -> None:
+        self.role = role
+        self.socket = socket
+        self.endpoint = bound_endpoint(socket)
+        self.monitor = Monitor(socket, pumps, events)
+        self.handshakes_failed = 0
+        """Connections that did not speak ZMTP, or not in time, since somebody set this to 0."""
+        self.accepts_failed = 0
+        """Connections that could not be accepted, likewise."""
+
+    def _count(self, event: int) -> None:
+        if event == zmq.EVENT_ACCEPT_FAILED:
+            self.accepts_failed += 1
+        elif event & HANDSHAKE_FAILED:
+            self.handshakes_failed += 1
+
+    def close(self) -> None:
+        """Closes the monitor, then the socket; what was sent may leave within `LINGER_MS`."""
+        self.monitor.close()
+        self.socket.close()
+
+
+class RouterPort(_Port):
     """The clients' or the workers' endpoint."""
 
     def __init__(
@@ -127,26 +169,17 @@ class RouterPort:
         role: str,
         endpoint: Endpoint,
         pumps: Any,
-        *,
-        peers_max: int,
-        frames_max: int,
-        bytes_max: int,
-        frame_copy_bytes_max: int,
+        limits: Limits,
     ) -> None:
-        self.role = role
-        self.socket = open_socket(context, zmq.ROUTER, role, endpoint, bytes_max + FRAME_BYTES_SPARE)
-        self.endpoint = bound_endpoint(self.socket)
-        self.monitor = Monitor(self.socket, pumps)
-        self.handshakes_failed = 0
-        """Connections that did not speak ZMTP, or not in time, since somebody set this to 0."""
-        self.accepts_failed = 0
-        """Connections that could not be accepted, likewise."""
+        socket = open_socket(context, zmq.ROUTER, role, endpoint, limits.body_bytes_max + FRAME_BYTES_SPARE)
+        super().__init__(role, socket, pumps, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | FAILURES)
         self._pump = pumps.RouterPump(
-            self.socket,
-            peers_max=peers_max,
-            frames_max=frames_max,
-            bytes_max=bytes_max,
-            frame_copy_bytes_max=frame_copy_bytes_max,
+            socket,
+            peers_max=limits.peers_max,
+            frames_max=limits.frames_max,
+            bytes_max=limits.body_bytes_max,
+            path_bytes_max=limits.path_bytes_max,
+            frame_copy_bytes_max=limits.frame_copy_bytes_max,
         )
         self.send = self._pump.send
         """`send([(peer, path, frame, ...)]) -> [(index, errno)]` of what could not be sent."""
@@ -163,7 +196,10 @@ class RouterPort:
         return taken
 
     def take_lost(self) -> list[Peer]:
-        """The peers whose connections have gone since the last call. Call it after `receive`, apply it before what was received."""
+        """The peers whose connections have gone since the last call, each once.
+
+        To be called after `receive`, and applied before what was received.
+        """
         pump = self._pump
         lost: list[Peer] = []
         if pump.replaced:
@@ -172,6 +208,7 @@ class RouterPort:
         events = self.monitor.drain()
         if events:
             fresh = set(pump.arrived)
+            pump.arrived.clear()
             accepted: set[int] = set()  # descriptors given out again later in this drain: read from its end
             gone: list[Peer] = []
             for event, value in reversed(events):
@@ -182,12 +219,11 @@ class RouterPort:
                     if peer is not None and not (value in accepted and peer in fresh):
                         pump.forget(peer)
                         gone.append(peer)
-                elif event == zmq.EVENT_ACCEPT_FAILED:
-                    self.accepts_failed += 1
                 else:
-                    self.handshakes_failed += 1
+                    self._count(event)
             lost.extend(reversed(gone))
-        pump.arrived.clear()
+        elif not self.monitor.behind:
+            pump.arrived.clear()
         return lost
 
     def forget(self, peer: Peer) -> None:
@@ -199,36 +235,20 @@ class RouterPort:
         """How many connections have spoken and not gone."""
         return len(self._pump.peers)
 
-    def close(self) -> None:
-        """Closes the monitor, then the socket; what was sent may leave within `LINGER_MS`."""
-        self.monitor.close()
-        self.socket.close()
 
-
-class PullPort:
+class PullPort(_Port):
     """The endpoint of the answers."""
 
     def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        endpoint: Endpoint,
-        pumps: Any,
-        *,
-        bytes_max: int,
-        frame_copy_bytes_max: int,
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, pumps: Any, limits: Limits
     ) -> None:
-        self.socket = open_socket(context, zmq.PULL, "answers", endpoint, bytes_max + FRAME_BYTES_SPARE)
-        self.endpoint = bound_endpoint(self.socket)
-        self._pump = pumps.FramePump(self.socket, frame_copy_bytes_max=frame_copy_bytes_max)
+        socket = open_socket(context, zmq.PULL, "answers", endpoint, limits.body_bytes_max + FRAME_BYTES_SPARE)
+        super().__init__("answers", socket, pumps, FAILURES)
+        self._pump = pumps.FramePump(socket, frame_copy_bytes_max=limits.frame_copy_bytes_max)
 
     def receive(self, messages_max: int, bytes_max: int = 1 << 62) -> list[tuple[Any, ...]]:
         """Messages as tuples of frames; never blocks."""
+        for event, _ in self.monitor.drain():
+            self._count(event)
         messages: list[tuple[Any, ...]] = self._pump.receive(messages_max, bytes_max)
         return messages
-
-    def close(self) -> None:
-        """Closes the socket."""
-        self.socket.close()
-
-
-
