@@ -12,7 +12,8 @@ from relet.messages import Accepted, Attempt, Finished, Forgotten, Record, Recor
 class _Row(msgspec.Struct):
     """The latest that is known of one job."""
 
-    accepted: Accepted
+    accepted: Accepted | None = None
+    """None for an outcome that was kept after the job had been forgotten: its body was not kept."""
     attempt: Attempt | None = None
     finished: Finished | None = None
 
@@ -42,8 +43,8 @@ class MemoryStore:
                 case Attempt(number):
                     rows[number].attempt = record
                 case Finished(number, kept=kept):
-                    if kept and number in rows:
-                        rows[number].finished = record
+                    if kept:
+                        rows.setdefault(number, _Row()).finished = record
                     elif not kept:
                         rows.pop(number, None)
                 case Forgotten(number):
