@@ -83,8 +83,9 @@ class Server:
         self._answers = answers
         self._publish = publish
         self._store = store
-        self._turn = 0
-        self._appended = 0
+        self._turn = 0 if store is None else store.settled()
+        """Turns only grow, also from one life of the broker to the next: a store answers with their numbers."""
+        self._appended = self._turn
         """The last turn that gave records to the store."""
         self._unsettled: deque[tuple[int, list[Job], list[Notice]]] = deque()
         """(turn, finished jobs, notices): what speaks of turns that are not safe yet."""

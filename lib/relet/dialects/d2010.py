@@ -29,12 +29,12 @@ def answers(messages: Sequence[tuple[Any, ...]], *, frames_max: int, bytes_max: 
     taken: list[Answer] = [message for message in messages if len(message) == 2]
     if len(taken) == len(messages):
         return taken, 0
-    refused = 0
+    taken, refused = [], 0  # all over again, in order: of two answers to one job the first is its outcome
     for message in messages:
         count = len(message)
         if count == 2:
-            continue
-        if count > frames_max or sum(map(len, message)) > bytes_max:
+            taken.append(message)
+        elif count > frames_max or sum(map(len, message)) > bytes_max:
             refused += 1
         else:
             taken.append((message[0], message[1:] if count > 2 else b""))
