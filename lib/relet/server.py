@@ -26,8 +26,10 @@ from relet.transport.outbox import Outbox
 ANSWERS_BEHIND_NS_MAX: Final = 50_000_000
 """How long nothing expires because answers are still being drained. After that a flood of them is no excuse."""
 
-OUTBOX_RETRY_NS: Final = 5_000_000
-"""How soon a client that did not read is tried again."""
+OUTBOX_RETRY_NS_MIN: Final = 1_000_000
+OUTBOX_RETRY_NS_MAX: Final = 50_000_000
+"""How soon a client that did not read is tried again: soon, because libzmq says EAGAIN also when it has only not looked
+yet, then half as often each time, because it tells of no single peer that it can be written to again."""
 
 
 class RouterLike(Protocol):
@@ -91,6 +93,7 @@ class Server:
         """(turn, finished jobs, notices): what speaks of turns that are not safe yet."""
         self._answers_behind_since: int | None = None
         self._retry_at = 0
+        self._retry_ns = OUTBOX_RETRY_NS_MIN
 
     def turn(self, now: int) -> None:
         """One turn at `now`, nanoseconds of lease time."""
@@ -118,8 +121,7 @@ class Server:
         if machine.dispatched:
             self._hand_over(now)
         if self.outbox and now >= self._retry_at:
-            self._retry_at = now + OUTBOX_RETRY_NS
-            machine.untold(self.outbox.retry())
+            self._retry(now)
         if self.paused and min(machine.room()) > 0:  # what ended in this turn made room: come back for the clients
             self.busy = True
         if machine.finished:  # by hand-overs that were lost too often: their records belong to the next turn
@@ -272,6 +274,13 @@ class Server:
                 workers.forget(peer)
                 machine.lost(peer, now)
             machine.match(now)
+
+    def _retry(self, now: int) -> None:
+        before = self.outbox.bytes
+        self.machine.untold(self.outbox.retry())
+        stuck = self.outbox.bytes == before
+        self._retry_ns = min(2 * self._retry_ns, OUTBOX_RETRY_NS_MAX) if stuck else OUTBOX_RETRY_NS_MIN
+        self._retry_at = now + self._retry_ns
 
     def _publish_all(self, notices: Sequence[Notice]) -> None:
         for notice in notices:

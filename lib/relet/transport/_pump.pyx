@@ -421,7 +421,7 @@ cdef class RouterPump(_Pump):
                 too_large = True
             elif not delimited:
                 if size == 0:
-                    delimited = True
+                    delimited = not too_large  # behind what was skipped, no frame is where it seems to be
                 else:
                     taken += size
                     if taken > self.path_bytes_max:
