@@ -1,4 +1,4 @@
-"""The exit codes of the programs, in one place. README repeats this table, and a test compares the two."""
+"""The exit codes of the programs, in one place; each program's --help lists its own."""
 
 from __future__ import annotations
 

@@ -85,9 +85,9 @@ def build_parser() -> Parser:
 
 def main(arguments: Sequence[str]) -> int:
     """Send the jobs and report; the exit code."""
+    values = build_parser().parse(arguments)
     from relet.transport.endpoints import parse_connect
 
-    values = build_parser().parse(arguments)
     endpoint("clients", values.clients, parse_connect, program=PROGRAM)
     configure(values, repeats=False)
     run = Run(values)

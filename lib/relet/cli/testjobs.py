@@ -23,4 +23,5 @@ def answer_to(body: bytes) -> bytes:
 def label_of(body: bytes) -> str:
     """What to call a job in a line for people, whoever sent it."""
     label = body[:LABEL_BYTES_MAX].rstrip(b".")
-    return label.decode("ascii", "backslashreplace") if label.isascii() and label else repr(label)
+    text = label.decode("ascii", "replace")
+    return text if text and label.isascii() and text.isprintable() else repr(label)
