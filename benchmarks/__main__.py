@@ -33,7 +33,7 @@ from benchmarks.scenario import Scenario, Setting
 SCENARIOS: tuple[Scenario, ...] = (
     *flows.PIPELINED, flows.Waiting(), flows.Running(), *timers.TIMEOUTS, *deaths.DEATHS, timers.Idle(),
 )
-ROUNDS = 11
+ROUNDS = 9
 ROUNDS_QUICK = 2
 DISTURBED_MAX = 0.05
 """Share of the machine that others may use before the table says so: two peers on two CPUs leave nothing to spare."""

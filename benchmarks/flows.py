@@ -8,7 +8,8 @@ Start-up jobs, which are not counted, come first: memory is touched, connections
 byte code.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -25,13 +26,16 @@ FLOW_WINDOW = 200
 """Jobs under way in the flow past others."""
 
 
+TURNS = 5
+"""In one round proxy and broker take so many turns: what disturbs the machine for a second disturbs both."""
+
+
 class NotTakenError(RuntimeError):
     """The broker left jobs unread that it should have taken."""
 
 
-def flow(target: targets.Target, peers: Load, *, start_up: int, jobs: int, window: int) -> Sample:
-    """Let jobs flow, first some that are not counted. What is read lies between the two ends of the counted part."""
-    peers.flow(start_up, window)
+def flow(target: targets.Target, peers: Load, jobs: int, window: int) -> Sample:
+    """Let jobs flow. What is read of the target lies between the two ends of this flow."""
     before, load_before = target.usage(), procfs.usage(peers.pid)
     report = peers.flow(jobs, window)
     used, load_used = target.usage() - before, procfs.usage(peers.pid) - load_before
@@ -69,17 +73,25 @@ class Pipelined:
     rounds_max: int = 100
 
     def measure(self, setting: Setting) -> Iterator[Sample]:
-        """The proxy, the broker, the broker with the plain pump."""
-        turns: list[tuple[Callable[[], AbstractContextManager[targets.Target]], int]] = [
-            (targets.proxy, self.jobs),
-            (lambda: targets.broker(setting.broker), self.jobs),
-        ]
-        if self.python_bar is not None:
-            turns.append((lambda: targets.broker(setting.broker, pump="python"), self.jobs // 3))
-        for start, jobs in turns:
-            counted = setting.scaled(jobs, jobs // 3)
-            with start() as target, load(target, body_bytes=self.body_bytes, connections=self.connections) as peers:
-                yield flow(target, peers, start_up=counted // 5, jobs=counted, window=self.window)
+        """The proxy, the broker, the broker with the plain pump, in turns; all stand ready from the beginning."""
+        jobs = setting.scaled(self.jobs, self.jobs // 3) // TURNS
+        with contextlib.ExitStack() as stack:
+            ready: list[tuple[targets.Target, Load, int]] = []
+
+            def stand_by(starting: AbstractContextManager[targets.Target], jobs: int) -> None:
+                target = stack.enter_context(starting)
+                peers = load(target, body_bytes=self.body_bytes, connections=self.connections)
+                ready.append((target, stack.enter_context(peers), jobs))
+
+            stand_by(targets.proxy(), jobs)
+            stand_by(targets.broker(setting.broker), jobs)
+            if self.python_bar is not None:
+                stand_by(targets.broker(setting.broker, pump="python"), jobs // 3)
+            for _, peers, turn_jobs in ready:
+                peers.flow(turn_jobs, self.window)  # start-up
+            for _ in range(TURNS):
+                for target, peers, turn_jobs in ready:
+                    yield flow(target, peers, turn_jobs, self.window)
 
     def figures(self, samples: Sequence[Sample]) -> list[Figure]:
         """CPU, rate and latency beside the proxy's."""
@@ -178,7 +190,8 @@ class Waiting:
                 peers.fill(waiting)
                 memory = _memory(target, before, waiting, self.body_bytes)
                 jobs = setting.scaled(self.jobs, self.jobs // 4)
-                sample = flow(target, peers, start_up=jobs // 5, jobs=jobs, window=FLOW_WINDOW)
+                peers.flow(jobs // 5, FLOW_WINDOW)  # start-up
+                sample = flow(target, peers, jobs, FLOW_WINDOW)
                 yield {**sample, **memory, "target": f"{waiting:,}"}
 
     def figures(self, samples: Sequence[Sample]) -> list[Figure]:
@@ -208,7 +221,8 @@ class Running:
                 peers.hold(running, HOLD_WINDOW)
                 memory = _memory(target, before, running, self.body_bytes)
                 jobs = setting.scaled(self.jobs, self.jobs // 4)
-                sample = flow(target, peers, start_up=jobs // 5, jobs=jobs, window=FLOW_WINDOW)
+                peers.flow(jobs // 5, FLOW_WINDOW)  # start-up
+                sample = flow(target, peers, jobs, FLOW_WINDOW)
                 ending = target.usage()
                 peers.drain(FLOW_WINDOW)
                 memory["answer_us"] = (target.usage().cpu_ns - ending.cpu_ns) / 1000 / running

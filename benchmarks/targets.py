@@ -125,8 +125,10 @@ def _started(name: str, command: Sequence[str], endpoints: int) -> Iterator[Targ
         target = Target(name, child, addresses, words)
         deadline = time.monotonic() + START_WITHIN_S
         while not all(str(port) in target.spoken() for port in ports):
-            if child.poll() is not None or time.monotonic() > deadline:
-                raise TargetError(f"{name} did not start: {target.last_words()}")
+            if child.poll() is not None:
+                raise TargetError(f"{name} did not start ({child.returncode}): {target.last_words()}")
+            if time.monotonic() > deadline:
+                raise TargetError(f"{name} had not bound after {START_WITHIN_S:g} s: {target.last_words()}")
             time.sleep(0.01)
         yield target
 
