@@ -1,0 +1,194 @@
+"""`python -m relet.testing.simulate --seed S --jobs N`: plays worlds until so many jobs were submitted in them.
+
+World number *i* of seed *S* is `S/i`: what happens in it depends on nothing else, so a failure is repeated by
+`--world S/i`. The worlds are played by as many processes as there are processors. The exit code is 1 when the judge
+found anything, in any world, else 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from relet.testing.census import InvariantBroken
+from relet.testing.judge import FALSE_FAILURE, LOST, WRONG, Violation
+from relet.testing.world import Outcome, World
+
+WORLDS_AT_ONCE: Final = 8
+"""Worlds given to a process at a time."""
+PROGRESS_S: Final = 5.0
+FAILURES_SHOWN: Final = 5
+
+NO_FAULTS: Final = (
+    "attempts",
+    "told_answer",
+    "told_failure",
+    "tries_spent",
+    "handovers_spent",
+    "broker_stopped",
+    "refused",
+    "answers_late",
+    "answers_refused",
+    "attempts_expired",
+    "attempts_lost",
+    "replies_unroutable",
+    "messages_refused",
+)
+"""Counts of what the broker did; all others count what was done to it."""
+
+
+class Failure(msgspec.Struct):
+    """A world in which the broker did wrong."""
+
+    seed: str
+    kind: str
+    text: str
+    where: str
+
+
+def play(seed: str, *, watch: bool = False) -> tuple[Outcome | None, Failure | None]:
+    """Plays one world. Whatever it raises is a failure."""
+    try:
+        return World(seed, watch=watch).play(), None
+    except Exception as error:  # noqa: BLE001 - a broker that raises has failed, whatever it raises
+        kind = error.kind if isinstance(error, Violation) else WRONG
+        text = error.text if isinstance(error, Violation) else f"{type(error).__name__}: {error}"
+        if isinstance(error, InvariantBroken):
+            text = f"invariant: {error}"
+        return None, Failure(seed, kind, text, "".join(traceback.format_exception(error, limit=-4)))
+
+
+def _play_some(seeds: Sequence[str]) -> list[tuple[Outcome | None, Failure | None]]:
+    return [play(seed) for seed in seeds]
+
+
+def _batches(seed: str) -> Iterator[list[str]]:
+    first = 0
+    while True:
+        yield [f"{seed}/{index}" for index in range(first, first + WORLDS_AT_ONCE)]
+        first += WORLDS_AT_ONCE
+
+
+class Summary:
+    """What all worlds came to."""
+
+    def __init__(self) -> None:
+        self.jobs = 0
+        self.worlds = 0
+        self.turns = 0
+        self.simulated_s = 0.0
+        self.counts: Counter[str] = Counter()
+        self.failures: list[Failure] = []
+        self._began = time.monotonic()
+
+    def add(self, outcome: Outcome | None, failure: Failure | None) -> None:
+        """One world is over."""
+        self.worlds += 1
+        if outcome is not None:
+            self.jobs += outcome.jobs
+            self.turns += outcome.turns
+            self.simulated_s += outcome.simulated_s
+            self.counts.update(outcome.counts)
+        if failure is not None:
+            self.failures.append(failure)
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._began
+
+    def found(self, kind: str) -> int:
+        """How many worlds ended with a violation of this kind."""
+        return sum(failure.kind == kind for failure in self.failures)
+
+    def line(self) -> str:
+        """Progress."""
+        return f"{self.jobs:,} jobs in {self.worlds:,} worlds, {len(self.failures)} failed, {self.seconds:.0f} s"
+
+    def text(self) -> str:
+        """All of it, for people."""
+        counts = self.counts
+        faults = {name: count for name, count in counts.items() if name not in NO_FAULTS}
+        hours = self.simulated_s / 3600
+        rows = {
+            "jobs": f"{self.jobs:,} in {self.worlds:,} worlds, {self.turns:,} turns, {hours:,.1f} simulated hours",
+            "told": _counted(counts, "told_answer", "told_failure", "refused"),
+            "ended badly": _counted(counts, "tries_spent", "handovers_spent", "broker_stopped"),
+            "attempts": _counted(counts, "attempts", "attempts_expired", "attempts_lost"),
+            "answers": _counted(counts, "answers_late", "answers_refused"),
+            "faults": _counted(faults, *sorted(faults)),
+            "lost": str(self.found(LOST)),
+            "false failures": str(self.found(FALSE_FAILURE)),
+            "otherwise wrong": str(self.found(WRONG)),
+            "seconds": f"{self.seconds:.1f}",
+        }
+        lines = [f"{name:<16}{row}" for name, row in rows.items()]
+        for failure in self.failures[:FAILURES_SHOWN]:
+            lines += ["", f"world {failure.seed}: {failure.kind}: {failure.text}", f"  again: {_again(failure.seed)}"]
+        if len(self.failures) > FAILURES_SHOWN:
+            lines += ["", "failed too: " + " ".join(failure.seed for failure in self.failures[FAILURES_SHOWN:][:50])]
+        return "\n".join(lines)
+
+
+def _counted(counts: Mapping[str, int], *names: str) -> str:
+    return ", ".join(f"{name} {counts.get(name, 0):,}" for name in names)
+
+
+def _again(seed: str) -> str:
+    return f"python -m relet.testing.simulate --world {seed}"
+
+
+def simulate(seed: str, jobs: int, *, processes: int, progress: bool = False) -> Summary:
+    """Plays worlds of `seed` until `jobs` jobs were submitted; `processes` 1 plays them here."""
+    summary = Summary()
+    said = time.monotonic()
+    batches = _batches(seed)
+    if processes == 1:
+        while summary.jobs < jobs and len(summary.failures) < 100:
+            for result in _play_some(next(batches)):
+                summary.add(*result)
+        return summary
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        under_way = [pool.apply_async(_play_some, (next(batches),)) for _ in range(processes * 2)]
+        while summary.jobs < jobs and len(summary.failures) < 100:
+            for result in under_way.pop(0).get():
+                summary.add(*result)
+            under_way.append(pool.apply_async(_play_some, (next(batches),)))
+            if progress and time.monotonic() - said >= PROGRESS_S:
+                said = time.monotonic()
+                sys.stderr.write(summary.line() + "\n")
+    return summary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m relet.testing.simulate",
+        description="Play many small faulty worlds around the real broker, on simulated time, and judge what it did.",
+    )
+    parser.add_argument("--seed", default="1", help="any text; the same seed plays the same worlds (default: 1)")
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="how many jobs in all (default: 1,000,000)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one for each processor")
+    parser.add_argument("--world", metavar="SEED/NUMBER", help="play this one world, and show where it fails")
+    options = parser.parse_args(arguments)
+    if options.world is not None:
+        outcome, failure = play(options.world, watch=True)
+        sys.stdout.write(f"{failure.where if failure is not None else outcome}\n")
+        return 0 if failure is None else 1
+    sys.stderr.write(f"seed {options.seed}, {options.jobs:,} jobs, {options.processes} processes\n")
+    summary = simulate(options.seed, options.jobs, processes=options.processes, progress=True)
+    sys.stdout.write(summary.text() + "\n")
+    return 1 if summary.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

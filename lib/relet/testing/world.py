@@ -1,0 +1,522 @@
+"""One small world: a broker, its peers, a network and a disk on one seeded clock; faults for a while, then none.
+
+`World(seed)` draws everything from the seed: limits, tries, timeout, peers and their habits, delays, which faults
+come how often, whether there is a store and how its disk behaves. `play` runs it to its end and returns an `Outcome`,
+or raises `judge.Violation`. The broker is the real one - `Server`, `Machine`, dialect and outbox; simulated are the
+sockets under it, the clock around it, and whatever stands behind them.
+
+A world has two acts. In the first, clients submit their jobs while faults happen. Then the faults stop: the network
+heals, what is frozen wakes up, workers with bad habits retire and two honest ones begin. Time goes on until nothing
+more happens, and the judge looks at what is left. Some worlds end by stopping the broker instead.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from relet.core.job import Job
+from relet.core.limits import Limits
+from relet.core.machine import Machine
+from relet.server import Server
+from relet.store import Store
+from relet.testing import census
+from relet.testing.clock import MS, US, Clock, S
+from relet.testing.judge import LOST, WRONG, Judge, Violation
+from relet.testing.network import Endpoint, Network, Pull, Router, Wire
+from relet.testing.peers import HONEST, Client, Habits, Worker
+from relet.testing.stores import LateStore
+
+OPEN_MAX: Final = 1_000
+"""Open jobs of one world: the census must stay affordable."""
+TURN_NS: Final = 30 * US
+"""What a turn costs, beside `MESSAGE_NS` for each message: so messages gather, as in life."""
+HEARD_ANYTHING_NS: Final = 20 * US
+"""From a message's arrival to the turn that reads it."""
+QUIET_NS_MAX: Final = 900 * S
+"""How long the second act may last, simulated."""
+CENSUS_SHARE: Final = 40
+"""Jobs that may be counted again in each turn, on average."""
+
+MachineMaker = Callable[..., Machine]
+ServerMaker = Callable[..., Server]
+
+
+class Config(msgspec.Struct, kw_only=True):
+    """What makes one world differ from another. Rates are per simulated second."""
+
+    jobs: int = 300
+    tries: int | None = 3
+    timeout_ns: int | None = 500 * MS
+    limits: Limits = Limits()
+    delay_ns: int = 50 * US
+    spread_ns: int = 200 * US
+    req_clients: int = 4
+    dealer_clients: int = 2
+    window: int = 20
+    think_ns: int = 2 * MS
+    patience_ns: int | None = None
+    unread_max: int = 1_000
+    frames: int = 1
+    req_workers: int = 3
+    dealer_workers: int = 2
+    ahead: int = 5
+    proxied: bool = False
+    worker_unread_max: int = 1 << 30
+    habits: Habits = HONEST
+    faults: float = 0.0
+    """Events of the world at large: deaths, freezing, lost connections, garbage ..."""
+    freezes: bool = True
+    settles_ns: int | None = None
+    """None: no store. 0: settles at once. Else: how long its disk takes, at the longest."""
+    crashes: float = 0.0
+    stalls: bool = False
+    ends_by_stop: bool = False
+
+
+def draw(rng: random.Random) -> Config:
+    """A world as it may be."""
+    pick = rng.choice
+    timeout_ns = pick((None, 30 * MS, 200 * MS, 500 * MS, 2 * S, 30 * S))
+    bad = pick((0.0, 0.02, 0.1, 0.3))
+    work_ns = pick((200 * US, 2 * MS, 2 * MS, 20 * MS))
+    habits = Habits(
+        drops=bad * rng.random() if timeout_ns is not None else 0.0,
+        late=bad * rng.random(),
+        twice=bad * rng.random(),
+        dies_before=bad * rng.random() * 0.3,
+        dies_after=bad * rng.random() * 0.3,
+        garbles=bad * rng.random(),
+        work_ns=work_ns,
+        late_ns=pick((10 * MS, 200 * MS, timeout_ns or S, 2 * (timeout_ns or S))),
+    )
+    limits = Limits(
+        jobs_max=pick((1_000_000, 1_000_000, 30, 200)),
+        asks_per_worker_max=pick((1_000, 3)),
+        turn_messages_max=pick((2_000, 2_000, 7, 50)),
+        turn_steps_max=pick((2_000, 2_000, 5)),
+        kept_jobs_max=pick((10_000, 20)),
+        handovers_max=pick((None, None, 3)),
+        worker_grace_ns=pick((20 * MS, 0, 200 * MS)),
+        outbox_bytes_max=pick((64 * 1024**2, 64 * 1024**2, 64 * 1024**2, 5_000)),
+    )
+    store = rng.random()
+    return Config(
+        jobs=rng.randrange(100, 700),
+        tries=pick((None, 1, 2, 3, 3, 5)),
+        timeout_ns=timeout_ns,
+        limits=limits,
+        delay_ns=pick((5 * US, 50 * US, 500 * US, 5 * MS)),
+        spread_ns=pick((10 * US, 200 * US, 5 * MS, 50 * MS)),
+        req_clients=rng.randrange(1, 15),
+        dealer_clients=rng.randrange(0, 5),
+        window=pick((2, 10, 50, 150)),
+        think_ns=pick((0, 1 * MS, 10 * MS)),
+        patience_ns=pick((None, None, 100 * MS, 3 * S)),
+        unread_max=pick((1_000, 1_000, 5)),
+        frames=pick((1, 1, 1, 3)),
+        req_workers=rng.randrange(1, 8),
+        dealer_workers=rng.randrange(0, 4),
+        ahead=pick((1, 2, 10, 50)),
+        proxied=timeout_ns is not None and rng.random() < 0.2,
+        worker_unread_max=pick((1 << 30, 1 << 30, 1 << 30, 3)),
+        habits=HONEST if rng.random() < 0.15 else habits,
+        faults=pick((0.0, 2.0, 10.0, 50.0)),
+        freezes=rng.random() < 0.7,
+        settles_ns=None if store < 0.7 else pick((0, MS, 10 * MS, 300 * MS)),
+        crashes=pick((0.0, 0.0, 0.5)),
+        stalls=rng.random() < 0.2,
+        ends_by_stop=rng.random() < 0.1,
+    )
+
+
+class Outcome(msgspec.Struct):
+    """What a world came to."""
+
+    seed: str
+    jobs: int
+    turns: int
+    simulated_s: float
+    counts: dict[str, int]
+    digest: str = ""
+
+
+def tokens_of(rng: random.Random) -> Iterator[bytes]:
+    """Tokens as the broker draws them, from the seed."""
+    while True:
+        yield rng.getrandbits(128).to_bytes(16, "big")
+
+
+class _Reports:
+    """A machine that tells the judge what it ends badly, when it does; mixed into whatever machine is on trial."""
+
+    judge: Judge
+
+    def _ended_badly(self, job: Job) -> None:
+        self.judge.ended_badly(job)
+        super()._ended_badly(job)  # type: ignore[misc]  # the machine that this is mixed into
+
+
+class World:
+    """One world. `machine` and `server` make what is on trial; tests put broken ones there."""
+
+    def __init__(
+        self,
+        seed: str,
+        config: Config | None = None,
+        *,
+        machine: type[Machine] = Machine,
+        server: type[Server] = Server,
+        watch: bool = False,
+    ) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)  # noqa: S311 - a seeded fate is what a simulation wants
+        self.config = config = config or draw(self.rng)
+        self.clock = Clock()
+        self.network = Network(self.clock, self.rng, delay_ns=config.delay_ns, spread_ns=config.spread_ns)
+        self.judge = Judge(
+            tries=config.tries,
+            timeout_ns=config.timeout_ns,
+            limits=config.limits,
+            has_store=config.settles_ns is not None,
+        )
+        if watch:
+            self.judge.watch()
+        self.turns = 0
+        self.dropped = 0
+        self.loaded = 0
+        self._make_machine: MachineMaker = type("Reporting", (_Reports, machine), {"judge": self.judge})
+        self._make_server: ServerMaker = server
+        self._submitted = 0
+        self._census_credit = 0
+        self._turn_due = -1
+        self._turn_serial = 0
+        self._busy_until = 0
+        self._deaf_ns = 0
+        self._stall_ns = 0
+        self._quiet = False
+        self._down = False
+        self._settling = False
+        self._store: LateStore | None = None
+        if config.settles_ns is not None:
+            self._store = LateStore(self._appended)
+            self._store.on_settled = self.judge.settled
+        self._start_broker()
+        self.clients = [
+            Client(
+                self,
+                window=0 if index < config.req_clients else config.window,
+                think_ns=config.think_ns,
+                patience_ns=config.patience_ns if index < config.req_clients else None,
+                unread_max=config.unread_max,
+                frames=config.frames,
+            )
+            for index in range(config.req_clients + config.dealer_clients)
+        ]
+        self.workers = [Worker(self, config.habits) for _ in range(config.req_workers)]
+        paths = (b"", *(b"\0\0\0\1%c" % letter for letter in b"abc")) if config.proxied else (b"",)
+        self.workers += [
+            Worker(self, config.habits, ahead=config.ahead, paths=paths, unread_max=config.worker_unread_max)
+            for _ in range(config.dealer_workers)
+        ]
+
+    # --- What peers see (`peers.Surroundings`)
+
+    def next_job(self) -> bytes | None:
+        """The first frame of the next job; None when there are enough."""
+        if self._submitted >= self.config.jobs:
+            return None
+        self._submitted += 1
+        return b"job %d" % self._submitted
+
+    def count(self, fault: str) -> None:
+        """A fault has happened."""
+        self.judge.count(fault)
+
+    # --- The broker and its clock
+
+    def _start_broker(self) -> None:
+        config, judge = self.config, self.judge
+        self._down = False
+        self.machine = self._make_machine(
+            tokens_of(self.rng),
+            tries=config.tries,
+            timeout_ns=config.timeout_ns,
+            limits=config.limits,
+            keeps_records=self._store is not None,
+        )
+        store: Store | None = self._store
+        self.loaded = 0
+        if store is not None:
+            self.machine.load(store.load(), self.lease_now)
+            self.loaded = self.machine.open
+        judge.restarted(list(self.machine.jobs()), self.lease_now)
+        self._clients = Router(self.network, "clients", judge)
+        self._workers = Router(self.network, "workers", judge)
+        self._answers = Pull(self.network, judge)
+        self.server = self._make_server(self.machine, self._clients, self._workers, self._answers, judge.publish, store)
+        endpoints: dict[str, Endpoint] = {"clients": self._clients, "workers": self._workers, "answers": self._answers}
+        self.network.listen(endpoints)
+        self.network.wake = self._wake
+        self._schedule()
+
+    @property
+    def lease_now(self) -> int:
+        """Lease time: simulated time without what the broker could not hear."""
+        return self.clock.now - self._deaf_ns
+
+    def _wake(self, role: str) -> None:
+        if role != "clients" or not self.server.paused or self._clients.has_news:
+            self._turn_at(self.clock.now + HEARD_ANYTHING_NS)
+
+    def _turn_at(self, when: int) -> None:
+        when = max(when, self._busy_until)
+        if self._down or 0 <= self._turn_due <= when:
+            return
+        self._turn_due = when
+        self._turn_serial += 1
+        self.clock.at(when, self._turn, self._turn_serial)
+
+    def _schedule(self) -> None:
+        """As the poll would: at once if there is something to read or to do, else when the next deadline comes."""
+        server = self.server
+        clients = self._clients.has_news or (bool(self._clients.ready) and not server.paused)
+        if server.busy or clients or self._workers.readable or self._answers.readable:
+            self._turn_at(self.clock.now)
+            return
+        due = server.next_deadline()
+        if due is not None:
+            wait = max(0, due - self.lease_now)
+            self._turn_at(self.clock.now + -(-wait // MS) * MS)
+
+    def _turn(self, serial: int) -> None:
+        if serial != self._turn_serial or self._down:
+            return
+        if self.clock.now < self._busy_until:
+            self._turn_due = -1
+            self._turn_at(self._busy_until)
+            return
+        self._turn_due = -1
+        self._deaf_ns += self._stall_ns  # as the broker does when its poll returned late
+        self._stall_ns = 0
+        judge, machine = self.judge, self.machine
+        judge.now = now = self.lease_now
+        before = self.judge.counts.get("attempts", 0)
+        self.server.turn(now)
+        self.turns += 1
+        self._take_count()
+        handled = self.judge.counts.get("attempts", 0) - before
+        self._busy_until = self.clock.now + TURN_NS + handled * 4 * US
+        self._census_credit += CENSUS_SHARE
+        if self._census_credit > machine.open:
+            self._census_credit -= machine.open
+            census.check(machine, loaded=self.loaded)
+            census.check_matched(machine)
+        self._schedule()
+
+    def _take_counters(self) -> None:
+        """What this broker has counted goes into the summary; a crash ends its counting."""
+        counters = self.machine.counters
+        for name in ("answers_late", "attempts_expired", "attempts_lost", "replies_unroutable", "reply_dropped"):
+            self.judge.count(name, getattr(counters, name))
+
+    def _take_count(self) -> None:
+        counters = self.machine.counters
+        self.dropped = counters.reply_dropped
+        if self.machine.open > OPEN_MAX + self.config.limits.jobs_max // 10:
+            raise Violation(WRONG, f"{self.machine.open} jobs are open: the world is too large")
+
+    # --- The disk
+
+    def _appended(self, _turn: int) -> None:
+        settles_ns = self.config.settles_ns
+        if not settles_ns and self._store is not None:
+            self._store.settle()
+        elif settles_ns and not self._settling:
+            self._settling = True
+            self.clock.after(int(self.rng.random() * settles_ns), self._settles)
+
+    def _settles(self) -> None:
+        self._settling = False
+        store = self._store
+        if store is None:
+            return
+        store.settle(self.rng.randrange(1, 5) if self.rng.random() < 0.5 else 1 << 30)
+        if not self._down:
+            self._turn_at(self.clock.now)
+        if store.pending:
+            self._settling = True
+            self.clock.after(int(self.rng.random() * (self.config.settles_ns or 1)), self._settles)
+
+    # --- Faults
+
+    def _gremlin(self) -> None:
+        """Something happens to somebody, and the next time is drawn."""
+        if self._quiet:
+            return
+        rng = self.rng
+        self._mischief(rng.random())
+        self.clock.after(int(rng.expovariate(self.config.faults) * S) + 1, self._gremlin)
+
+    def _mischief(self, luck: float) -> None:
+        rng = self.rng
+        worker = rng.choice(self.workers)
+        client = rng.choice(self.clients)
+        actor = rng.choice((worker, worker, client))
+        if luck < 0.2:
+            self.count("worker_killed")
+            worker.killed()
+        elif luck < 0.4:
+            wires = [wire for wire in actor.wires() if wire.up]
+            if wires:
+                self.count("connection_lost")
+                rng.choice(wires).breaks(reset=rng.random() < 0.5)
+        elif luck < 0.55:
+            if self.config.freezes:
+                self._freeze(actor, rng.choice((5 * MS, 100 * MS, 2 * S, 10 * S)))
+        elif luck < 0.65:
+            self._cut(actor, rng.choice((10 * MS, 500 * MS, 8 * S)))
+        elif luck < 0.8:
+            self.count("client_slow")
+            client.stops_reading(rng.choice((5 * MS, 50 * MS, 500 * MS)))
+        elif luck < 0.9:
+            self.count("garbage")
+            client.sends_garbage()
+            worker.sends_garbage()
+        elif self.config.stalls:
+            self.count("broker_stalled")
+            stall = rng.choice((5 * MS, 100 * MS, 3 * S))
+            self._busy_until = max(self._busy_until, self.clock.now) + stall
+            self._stall_ns += stall
+
+    def _freeze(self, actor: Client | Worker, duration_ns: int) -> None:
+        self.count("frozen")
+        actor.freeze(duration_ns)
+        self._miss_heartbeats(actor, duration_ns)
+
+    def _cut(self, actor: Client | Worker, duration_ns: int) -> None:
+        self.count("cut_off")
+        for wire in actor.wires():
+            wire.cut_until = self.clock.now + duration_ns
+        self._miss_heartbeats(actor, duration_ns)
+
+    def _miss_heartbeats(self, actor: Client | Worker, duration_ns: int) -> None:
+        """The broker's heartbeats find a silent peer after 3 to 4 s."""
+        found_ns = int((3 + self.rng.random()) * S)
+        if duration_ns > found_ns:
+            for wire in actor.wires():
+                self.clock.after(found_ns, wire.fin)
+
+    def _crash(self) -> None:
+        if self._quiet or self._down:
+            return
+        self._down = True
+        self._take_counters()
+        self._turn_due = -1
+        self._stall_ns = 0
+        self.judge.crashed()
+        self.network.crash()
+        if self._store is not None:
+            self._store.crash(survives=self.rng.choice((0, 0, 1, 3)))
+        self.clock.after(self.rng.choice((20 * MS, 500 * MS)), self._start_broker)
+        self.clock.after(int(self.rng.expovariate(self.config.crashes) * S) + S, self._crash)
+
+    # --- The two acts
+
+    def play(self) -> Outcome:
+        """Runs the world to its end. Raises `Violation` or `census.InvariantBroken`, with the seed in a note."""
+        try:
+            self._first_act()
+            if self.config.ends_by_stop:
+                self._stop_the_broker()
+            else:
+                self._second_act()
+            self._verdict()
+        except Exception as error:
+            error.add_note(
+                f"world {self.seed}, {self.clock.now / S:.6f} simulated seconds, turn {self.turns}: {self.config}"
+            )
+            raise
+        counts = self.judge.counts
+        counts["messages_vanished"] = self.network.vanished
+        self._take_counters()
+        digest = self.judge.digest() if self.judge.trace is not None else ""
+        return Outcome(self.seed, self._submitted, self.turns, self.clock.now / S, counts, digest)
+
+    def _first_act(self) -> None:
+        config, clock = self.config, self.clock
+        if config.faults:
+            clock.after(int(self.rng.expovariate(config.faults) * S) + 1, self._gremlin)
+        if config.crashes:
+            clock.after(int(self.rng.expovariate(config.crashes) * S) + 1, self._crash)
+        until = 60 * S
+        while clock.now < until and self._submitted < config.jobs:
+            if not clock.step():
+                break
+
+    def _second_act(self) -> None:
+        self._quiet = True
+        clock = self.clock
+        for actor in (*self.workers, *self.clients):
+            for wire in actor.wires():
+                wire.cut_until = 0
+            actor.thaw()
+        for worker in self.workers:
+            worker.retires()
+        self.config.jobs = self._submitted  # nobody submits anything new
+        self.workers = [Worker(self, HONEST, ahead=20), Worker(self, HONEST)]
+        until = clock.now + QUIET_NS_MAX
+        while clock.now < until and clock.step():
+            pass
+        overdue = self.judge.overdue(10 * S)
+        if overdue is not None:
+            raise Violation(LOST, f"{overdue.key!r} runs at nobody and its attempt does not end")
+
+    def _stop_the_broker(self) -> None:
+        """Draining for a while, then the end."""
+        self._quiet = True
+        clock = self.clock
+        for client in self.clients:
+            client.thaw()
+        self.server.draining = self.judge.draining = True
+        until = clock.now + self.rng.choice((0, 200 * MS, 5 * S))
+        while self.machine.open and clock.now < until and clock.step():
+            pass
+        while self._down and clock.step():
+            pass
+        self.judge.stopped = True
+        self.judge.now = self.lease_now
+        for _ in range(100_000):
+            if self.server.stop(self.lease_now):
+                break
+            clock.step()
+        else:
+            raise Violation(WRONG, "the broker was stopped and does not end")
+        until = clock.now + 5 * S  # as long as the outboxes are given; here, until clients that sleep have woken up
+        while clock.now < until and clock.step():
+            self.judge.now = self.lease_now
+
+    def _verdict(self) -> None:
+        if self._down:
+            raise Violation(WRONG, "the broker did not come back")
+        census.check(self.machine, loaded=self.loaded)
+        if self.dropped and self.config.limits.outbox_bytes_max > 1_000_000:
+            raise Violation(LOST, f"{self.dropped} replies were dropped though no outbox was full")
+        self.judge.verdict(dropped=self.dropped, reads=_reads)
+        unheard = [
+            key
+            for client in self.clients
+            if client.wire is not None and client.wire.up and not client.wire.gone and client.wire.reading
+            for key in client.pending.values()
+        ]
+        # What a stopped broker has not read goes with its sockets, which the end of the world does not show.
+        if len(unheard) > self.dropped and not self.judge.stopped:
+            raise Violation(LOST, f"{len(unheard)} requests of living connections were never answered: {unheard[:3]}")
+
+
+def _reads(wire: Wire) -> bool:
+    owner: Any = wire.owner
+    return wire.reading and not owner.frozen
