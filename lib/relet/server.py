@@ -140,6 +140,7 @@ class Server:
     def stop(self, now: int) -> bool:
         """Ends open jobs, some at a time, and tells their clients; True when none is left, and no request unread."""
         left = self.machine.stop(now, self.limits.turn_steps_max) + self._refuse_new()
+        self._refuse()
         self._turn += 1
         self._keep_and_tell()
         self.machine.untold(self.outbox.retry())
