@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import socket as sockets
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,19 @@ import structlog
 import zmq
 
 WAIT_MS_MAX = 5_000
+
+
+def shut(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Close a bound socket, and return when its port is really free, which libzmq does behind our back."""
+    socket.close()
+    deadline = time.monotonic() + WAIT_MS_MAX / 1000
+    host, port = endpoint.removeprefix("tcp://").split(":")
+    while True:
+        assert time.monotonic() < deadline, "the port is still held"
+        try:
+            sockets.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            return
 
 
 class FakeBroker:
@@ -31,7 +46,7 @@ class FakeBroker:
 
     def close(self) -> None:
         """Go, with all connections."""
-        self.socket.close()
+        shut(self.socket, self.endpoint)
 
     def hear(self) -> list[bytes]:
         """The next message: [routing id, correlation, delimiter, body...]; fails when none comes."""

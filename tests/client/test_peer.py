@@ -7,14 +7,14 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from relet.client.peer import FAILURE, STALE_DEADLINES_MIN, ClientPeer, Request
+from relet.client.peer import FAILURE, STALE_DEADLINES_MIN, ClientPeer, Message, Request
 
 SECRET = b"0123456789"
 
 
 def request(body: bytes = b"job", timeout_ns: int | None = None) -> Request:
     """A request of one frame."""
-    return Request((body,), timeout_ns)
+    return Request(body, timeout_ns)
 
 
 def connected(*, resend: bool = True) -> ClientPeer[Request]:
@@ -24,7 +24,7 @@ def connected(*, resend: bool = True) -> ClientPeer[Request]:
     return peer
 
 
-def send_all(peer: ClientPeer[Any]) -> list[tuple[bytes, bytes, tuple[bytes, ...]]]:
+def send_all(peer: ClientPeer[Any]) -> list[Message]:
     """What goes out when the socket takes everything."""
     messages = peer.outgoing(1_000)
     peer.sent(len(messages))
@@ -36,7 +36,7 @@ def test_a_request_is_sent_once_behind_its_own_correlation_and_the_delimiter() -
     peer = connected()
     one, two = request(b"one"), request(b"two")
     peer.submit([one, two], now=0)
-    assert send_all(peer) == [(one.correlation, b"", (b"one",)), (two.correlation, b"", (b"two",))]
+    assert send_all(peer) == [(one.correlation, b"", b"one"), (two.correlation, b"", b"two")]
     assert send_all(peer) == []
     assert one.correlation.startswith(SECRET)
     assert one.correlation != two.correlation
@@ -57,7 +57,7 @@ def test_what_the_socket_did_not_take_is_offered_again() -> None:
     peer.submit([request(b"%d" % i) for i in range(5)], now=0)
     assert len(peer.outgoing(10)) == 5
     peer.sent(2)
-    assert [body for _, _, (body,) in peer.outgoing(10)] == [b"2", b"3", b"4"]
+    assert [body for _, _, body in peer.outgoing(10)] == [b"2", b"3", b"4"]
 
 
 def test_an_answer_ends_its_request_and_a_second_one_is_unknown() -> None:
@@ -113,7 +113,7 @@ def test_an_expired_request_is_not_sent_any_more() -> None:
     peer.submit([request(b"gone", timeout_ns=1), request(b"kept")], now=0)
     peer.expire(5)
     peer.became_connected()
-    assert [body for _, _, (body,) in send_all(peer)] == [b"kept"]
+    assert [body for _, _, body in send_all(peer)] == [b"kept"]
 
 
 def test_after_a_loss_open_requests_are_sent_again_in_order_under_the_same_correlation() -> None:
@@ -140,7 +140,7 @@ def test_without_resend_a_loss_ends_what_was_sent_and_keeps_what_was_not() -> No
     peer.sent(1)
     assert peer.lost() == [sent]
     peer.became_connected()
-    assert [body for _, _, (body,) in send_all(peer)] == [b"unsent"]
+    assert [body for _, _, body in send_all(peer)] == [b"unsent"]
 
 
 def test_an_abandoned_request_is_gone_and_only_once() -> None:

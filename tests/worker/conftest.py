@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket as sockets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,19 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0)
+
+
+def shut(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Close a bound socket, and return when its port is really free, which libzmq does behind our back."""
+    socket.close()
+    deadline = time.monotonic() + WAIT_MS_MAX / 1000
+    host, port = endpoint.removeprefix("tcp://").split(":")
+    while True:
+        assert time.monotonic() < deadline, "the port is still held"
+        try:
+            sockets.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            return
 
 
 class FakeBroker:
@@ -52,12 +66,12 @@ class FakeBroker:
 
     def close_answers(self) -> None:
         """Close the second endpoint alone."""
-        self._results.close()
+        shut(self._results, self.answers)
 
     def close(self) -> None:
         """Go, with all connections."""
-        self._asks.close()
-        self._results.close()
+        shut(self._asks, self.workers)
+        self.close_answers()
 
     def ask(self) -> bytes:
         """Who asks next; fails when nobody does."""

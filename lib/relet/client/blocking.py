@@ -5,15 +5,24 @@ from __future__ import annotations
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from functools import partial
 from types import EllipsisType, TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, overload
 
 import zmq
 
 from relet.client.engine import Engine
-from relet.client.peer import Counters
-from relet.client.waiting import AsTheyCome, Call, CancellableFuture, Channel, InOrder, Mapped, Submitted
+from relet.client.peer import Body, Counters
+from relet.client.waiting import (
+    AsTheyCome,
+    Call,
+    CancellableFuture,
+    Channel,
+    InOrder,
+    Mapped,
+    MultipartCall,
+    MultipartSubmitted,
+    Submitted,
+)
 from relet.transport.endpoints import parse_connect
 
 REQUESTS_OPEN_MAX: Final = 100_000
@@ -94,17 +103,16 @@ class Client:
             ClientClosed: the client was closed meanwhile.
             UnexpectedAnswer: the answer has not one frame.
         """
-        answer: bytes = self._call((_frame(data),), timeout, multipart=False)
+        answer: bytes = self._call(Call(_frame(data), self._in_nanoseconds(timeout)))
         return answer
 
     def call_multipart(self, frames: Sequence[bytes], *, timeout: Timeout = ...) -> list[bytes]:
         """The answer to one job whose body and answer are several frames; otherwise as `call`."""
-        answer: list[bytes] = self._call(_frames(frames), timeout, multipart=True)
+        answer: list[bytes] = self._call(MultipartCall(_frames(frames), self._in_nanoseconds(timeout)))
         return answer
 
-    def _call(self, body: tuple[bytes, ...], timeout: Timeout, *, multipart: bool) -> Any:
+    def _call(self, call: Call) -> Any:
         self._engine.must_not_wait()
-        call = Call(body, self._in_nanoseconds(timeout), multipart=multipart)
         self._engine.submit(call)
         try:
             call.lock.acquire()
@@ -119,16 +127,16 @@ class Client:
         A future that is cancelled frees its place; its job may still be done. Callbacks run in the library's thread:
         keep them short, and never wait in them.
         """
-        return self._submit((_frame(data),), timeout, multipart=False)
+        return self._submit(Submitted, _frame(data), timeout)
 
     def submit_multipart(self, frames: Sequence[bytes], *, timeout: Timeout = ...) -> Future[list[bytes]]:
         """As `submit`, for bodies and answers of several frames."""
-        return self._submit(_frames(frames), timeout, multipart=True)
+        return self._submit(MultipartSubmitted, _frames(frames), timeout)
 
-    def _submit(self, body: tuple[bytes, ...], timeout: Timeout, *, multipart: bool) -> Future[Any]:
+    def _submit(self, kind: type[Submitted], body: Body, timeout: Timeout) -> Future[Any]:
         future: CancellableFuture[Any] = CancellableFuture()
-        request = Submitted(body, self._in_nanoseconds(timeout), future, multipart=multipart)
-        future.abandon = partial(self._engine.abandon, [request])
+        request = kind(body, self._in_nanoseconds(timeout), future)
+        future.engine, future.request = self._engine, request
         self._engine.submit(request)
         return future
 

@@ -8,6 +8,7 @@ the callbacks of futures.
 from __future__ import annotations
 
 import collections
+import logging
 import os
 import threading
 import time
@@ -26,10 +27,10 @@ from relet.transport.link import (
     Alarm,
     Context,
     Link,
+    Log,
     News,
     Sleeper,
     earliest,
-    logger,
     look_after,
     was_terminated,
 )
@@ -67,7 +68,7 @@ class Engine:
         self._alarm = Alarm()
         self._endpoint = endpoint
         self._context = context
-        self._log = logger()
+        self._log = Log()
         self._refusals_logged = 0
         self._refusals_logged_at = 0
         self._thread = threading.Thread(target=self._run, name="relet-client", daemon=True)
@@ -159,13 +160,13 @@ class Engine:
                 self._turns(link)
             finally:
                 link.close()
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody must wait for ever
+        except BaseException as error:  # noqa: BLE001 - whatever it is, also what a callback raised: nobody must wait
             if was_terminated(error, context):
                 self._closed_because = "the context of the client was terminated"
             else:
                 why = error
                 self._closed_because = f"the client's thread failed: {error!r}"
-                self._log.exception(LIBRARY_FAILED, endpoint=self._endpoint.url)
+                self._log.say(logging.ERROR, LIBRARY_FAILED, exc_info=True, endpoint=self._endpoint.url)
         self.connected = False
         with self._lock:
             if self._closed_because is None:
@@ -194,7 +195,7 @@ class Engine:
                 peer.submit(_take_all(inbox), now)
             for requests in unwanted:
                 ended = peer.abandon(requests)
-                self._release(ended)
+                self._make_room(len(ended), sum(request.bytes for request in ended))
                 for request in ended:
                     request.dropped()
             due = peer.due
@@ -219,28 +220,28 @@ class Engine:
         if news is News.CONNECTED:
             peer.became_connected()
             self.connected = True
-            log.info(Event.BROKER_CONNECTED, endpoint=endpoint)
+            log.say(logging.INFO, Event.BROKER_CONNECTED, endpoint=endpoint)
         elif news is News.LOST:
             while messages := link.receive(TURN_MESSAGES_MAX):
                 self._answered(messages)
             self.connected = False
             link.rebuild(now)
-            log.warning(Event.BROKER_LOST, endpoint=endpoint, requests_open=len(peer))
+            log.say(logging.WARNING, Event.BROKER_LOST, endpoint=endpoint, requests_open=len(peer))
             self._deliver([(request, BrokerLost(f"the connection to {endpoint} was lost")) for request in peer.lost()])
         else:
-            log.warning(Event.BROKER_UNREACHABLE, endpoint=endpoint, requests_open=len(peer))
+            log.say(logging.WARNING, Event.BROKER_UNREACHABLE, endpoint=endpoint, requests_open=len(peer))
 
     def _answered(self, messages: list[tuple[bytes, ...]]) -> None:
         settled: list[tuple[Waiter, Outcome]] = []
         failed = 0
         for request, frames in self.peer.received(messages):
-            if frames == FAILURE:
+            if len(frames) == 1 and frames[0] and not request.multipart:  # nearly always
+                settled.append((request, frames[0]))
+            elif frames == FAILURE:
                 failed += 1
                 settled.append((request, JobFailed("the broker gave the job up")))
             elif request.multipart:
                 settled.append((request, list(frames)))
-            elif len(frames) == 1:
-                settled.append((request, frames[0]))
             else:
                 settled.append((request, UnexpectedAnswer(frames)))
         self.peer.counters.failed += failed
@@ -249,7 +250,10 @@ class Engine:
 
     def _deliver(self, settled: list[tuple[Waiter, Outcome]]) -> None:
         """Make room first, so that who wakes up by an outcome finds it; then tell."""
-        self._release([request for request, _ in settled])
+        freed = 0
+        for request, _ in settled:
+            freed += request.bytes
+        self._make_room(len(settled), freed)
         channels: set[Channel] = set()
         for request, outcome in settled:
             if type(request) is Mapped:
@@ -261,12 +265,9 @@ class Engine:
         for channel in channels:
             channel.flush()
 
-    def _release(self, ended: list[Waiter]) -> None:
-        freed = 0
-        for request in ended:
-            freed += request.bytes
+    def _make_room(self, ended: int, freed: int) -> None:
         with self._lock:
-            self._open -= len(ended)
+            self._open -= ended
             self._open_bytes -= freed
             if self._waiting_for_room:
                 self._room.notify_all()
@@ -275,7 +276,9 @@ class Engine:
         counters = self.peer.counters
         count = counters.answers_unknown + counters.frames_refused
         if count != self._refusals_logged and now - self._refusals_logged_at >= REFUSALS_LOGGED_EVERY_NS:
-            self._log.warning(Event.ANSWER_REFUSED, count=count - self._refusals_logged, endpoint=self._endpoint.url)
+            self._log.say(
+                logging.WARNING, Event.ANSWER_REFUSED, count=count - self._refusals_logged, endpoint=self._endpoint.url
+            )
             self._refusals_logged = count
             self._refusals_logged_at = now
 

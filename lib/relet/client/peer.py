@@ -22,7 +22,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from itertools import islice
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -36,27 +36,31 @@ FAILURE: Final = (b"",)
 """The 2010 dialect's way to say that the job was given up: an answer of one empty frame."""
 
 
+Body: TypeAlias = bytes | tuple[bytes, ...]
+"""Opaque frames: the frame itself where there is one, else a tuple of them."""
+
+
 class Request:
     """One job that a client wants done. Shells derive from it to add who waits for the outcome.
 
     Args:
-        body: the job's frames, at least one.
+        body: the job's frame, or a tuple of frames.
         timeout_ns: how long the caller waits, in nanoseconds from `submit`; None: for ever.
     """
 
     __slots__ = ("body", "bytes", "correlation", "timeout_ns")
 
-    def __init__(self, body: tuple[bytes, ...], timeout_ns: int | None = None) -> None:
-        self.body = body
+    def __init__(self, body: Body, timeout_ns: int | None = None) -> None:
+        self.body: Body = body
         self.timeout_ns = timeout_ns
         self.correlation = b""
-        self.bytes = len(body[0]) if len(body) == 1 else sum(map(len, body))
+        self.bytes = len(body) if isinstance(body, bytes) else sum(map(len, body))
 
 
 R = TypeVar("R", bound=Request)
 
-Message = tuple[bytes, bytes, tuple[bytes, ...]]
-"""Correlation, delimiter, body: the pump flattens the tuple."""
+Message: TypeAlias = tuple[bytes, bytes, Body]
+"""Correlation, delimiter, body: the pump flattens a tuple."""
 
 
 class Counters(msgspec.Struct):

@@ -10,11 +10,11 @@ from __future__ import annotations
 import collections
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-from relet.client.peer import Request
+from relet.client.peer import Body, Request
 
 Outcome: TypeAlias = "bytes | list[bytes] | Exception"
 
@@ -24,11 +24,10 @@ T = TypeVar("T")
 class Waiter(Request):
     """A request whose caller is told of its outcome. The three kinds differ in how."""
 
-    __slots__ = ("multipart",)
+    __slots__ = ()
 
-    def __init__(self, body: tuple[bytes, ...], timeout_ns: int | None, *, multipart: bool = False) -> None:
-        super().__init__(body, timeout_ns)
-        self.multipart = multipart
+    multipart = False
+    """Whether the caller takes an answer of any number of frames."""
 
     def settle(self, outcome: Outcome) -> None:
         """Tell the caller. Called once at most, by the library's thread."""
@@ -43,8 +42,8 @@ class Call(Waiter):
 
     __slots__ = ("lock", "outcome")
 
-    def __init__(self, body: tuple[bytes, ...], timeout_ns: int | None, *, multipart: bool) -> None:
-        super().__init__(body, timeout_ns, multipart=multipart)
+    def __init__(self, body: Body, timeout_ns: int | None) -> None:
+        super().__init__(body, timeout_ns)
         self.lock = threading.Lock()
         self.lock.acquire()
         self.outcome: Outcome = b""
@@ -65,21 +64,33 @@ class Call(Waiter):
         return outcome
 
 
+class MultipartCall(Call):
+    """The same, for several frames."""
+
+    __slots__ = ()
+    multipart = True
+
+
+class Abandons(Protocol):
+    """What a cancelled future needs of the engine."""
+
+    def abandon(self, requests: Sequence[Waiter]) -> None:
+        """Nobody wants the outcomes of these any more."""
+
+
 class Submitted(Waiter):
     """A future stands for the outcome."""
 
     __slots__ = ("_future",)
 
-    def __init__(
-        self, body: tuple[bytes, ...], timeout_ns: int | None, future: CancellableFuture[Any], *, multipart: bool
-    ) -> None:
-        super().__init__(body, timeout_ns, multipart=multipart)
+    def __init__(self, body: Body, timeout_ns: int | None, future: CancellableFuture[Any]) -> None:
+        super().__init__(body, timeout_ns)
         self._future = future
 
     def settle(self, outcome: Outcome) -> None:
         """Settle the future, unless it was cancelled."""
         future = self._future
-        future.abandon = None
+        future.request = None  # ends the cycle too
         if future.set_running_or_notify_cancel():
             if isinstance(outcome, Exception):
                 future.set_exception(outcome)
@@ -88,21 +99,30 @@ class Submitted(Waiter):
 
     def dropped(self) -> None:
         """The future was cancelled."""
+        self._future.request = None
         self._future.set_running_or_notify_cancel()  # for who waits for a set of futures
+
+
+class MultipartSubmitted(Submitted):
+    """The same, for several frames."""
+
+    __slots__ = ()
+    multipart = True
 
 
 class CancellableFuture(Future[T]):
     """A future that gives up its request when it is cancelled; the job itself cannot be called back in this dialect."""
 
-    abandon: Callable[[], None] | None = None
-    """Gives up the request; None where it has ended."""
+    engine: Abandons | None = None
+    request: Submitted | None = None
+    """What to give up; None where it has ended."""
 
     def cancel(self) -> bool:
         """As in the base class."""
         cancelled = super().cancel()
-        abandon, self.abandon = self.abandon, None
-        if cancelled and abandon is not None:
-            abandon()
+        engine, request = self.engine, self.request
+        if cancelled and engine is not None and request is not None:
+            engine.abandon([request])
         return cancelled
 
 
@@ -112,7 +132,11 @@ class Mapped(Waiter):
     __slots__ = ("channel", "index")
 
     def __init__(self, data: bytes, timeout_ns: int | None, channel: Channel, index: int) -> None:
-        super().__init__((data,), timeout_ns)
+        # Not through the base class: a call costs as much as all the assignments together.
+        self.body = data
+        self.timeout_ns = timeout_ns
+        self.correlation = b""
+        self.bytes = len(data)
         self.channel = channel
         self.index = index
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import logging
 import os
 import socket as sockets
 import struct
@@ -387,14 +388,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def logger() -> Any:
+class Log:
     """The log of the libraries: as structlog was configured; where it was not, to stderr and from warnings on.
 
-    A library must not write to the stdout of somebody's program, which is what structlog does by default.
+    A library must not write to the stdout of somebody's program, which is what structlog does by default, and a log
+    that cannot be written, to a stderr that was closed for example, must not end its thread.
     """
-    if structlog.is_configured():
-        return structlog.get_logger("relet")
-    return structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
-        wrapper_class=structlog.make_filtering_bound_logger(30),  # warnings
-    )
+
+    def __init__(self) -> None:
+        self._log: Any = (
+            structlog.get_logger("relet")
+            if structlog.is_configured()
+            else structlog.wrap_logger(
+                structlog.PrintLogger(sys.stderr),
+                wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            )
+        )
+
+    def say(self, level: int, event: str, **fields: Any) -> None:
+        """One line; `level` is that of `logging`."""
+        with contextlib.suppress(Exception):
+            self._log.log(level, event, **fields)

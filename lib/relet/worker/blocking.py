@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -25,10 +26,10 @@ from relet.transport.link import (
     Alarm,
     Context,
     Link,
+    Log,
     News,
     Sleeper,
     earliest,
-    logger,
     look_after,
     was_terminated,
 )
@@ -69,7 +70,7 @@ class _Engine:
         self._answers_unreachable = False
         self._refusals_logged = 0
         self._refusals_logged_at = 0
-        self._log = logger()
+        self._log = Log()
         self._thread = threading.Thread(target=self._run, name="relet-worker", daemon=True)
         look_after(self)
         self._thread.start()
@@ -105,7 +106,7 @@ class _Engine:
         except Exception as error:  # noqa: BLE001 - told to who called `run`
             if not was_terminated(error, context):
                 self.error = error
-                self._log.exception(LIBRARY_FAILED, endpoint=self._endpoints[0].url)
+                self._log.say(logging.ERROR, LIBRARY_FAILED, exc_info=True, endpoint=self._endpoints[0].url)
         self.peer.stopped()
         self._jobs.put(None)
         if self._context is None:
@@ -184,14 +185,14 @@ class _Engine:
         peer, log, endpoint = self.peer, self._log, asking.endpoint.url
         if news is News.CONNECTED:
             peer.became_connected()
-            log.info(Event.BROKER_CONNECTED, endpoint=endpoint)
+            log.say(logging.INFO, Event.BROKER_CONNECTED, endpoint=endpoint)
             self._tell_answers_unreachable()
         elif news is News.LOST:
             peer.lost()
             asking.rebuild(now)
-            log.warning(Event.BROKER_LOST, endpoint=endpoint)
+            log.say(logging.WARNING, Event.BROKER_LOST, endpoint=endpoint)
         else:
-            log.warning(Event.BROKER_UNREACHABLE, endpoint=endpoint)
+            log.say(logging.WARNING, Event.BROKER_UNREACHABLE, endpoint=endpoint)
 
     def _hear_answering(self, news: News) -> None:
         """The second connection is told of only where the first one stands: else it is the same news twice."""
@@ -203,14 +204,16 @@ class _Engine:
 
     def _tell_answers_unreachable(self) -> None:
         if self._answers_unreachable and self.peer.connected:
-            self._log.warning(Event.BROKER_UNREACHABLE, endpoint=self._endpoints[1].url)
+            self._log.say(logging.WARNING, Event.BROKER_UNREACHABLE, endpoint=self._endpoints[1].url)
 
     def _log_refusals(self, now: int) -> None:
         counters = self.peer.counters
         count = counters.jobs_refused + counters.frames_refused
         if count != self._refusals_logged and now - self._refusals_logged_at >= LOG_EVERY_NS:
             endpoint = self._endpoints[0].url
-            self._log.warning(Event.REQUEST_REFUSED, count=count - self._refusals_logged, endpoint=endpoint)
+            self._log.say(
+                logging.WARNING, Event.REQUEST_REFUSED, count=count - self._refusals_logged, endpoint=endpoint
+            )
             self._refusals_logged = count
             self._refusals_logged_at = now
 
@@ -297,10 +300,10 @@ class Worker:
         """
         if self._running:
             raise RuntimeError("this worker is running already; make one for each thread")
-        self._running = True
         self._jobs = queue.SimpleQueue()  # what an earlier run left is stale
         if self._stopping:
-            self._jobs.put(None)  # by a `stop` that still saw the older queue
+            return
+        self._running = True
         engine = _Engine(self._peer, *self._endpoints, self._context, self._jobs)
         try:
             self._work(engine)
@@ -340,12 +343,14 @@ class Worker:
         except NoAnswer:
             return _UNANSWERED
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its own affair
-            logger().exception(Event.HANDLER_FAILED, error=repr(error))
+            Log().say(logging.ERROR, Event.HANDLER_FAILED, exc_info=True, error=repr(error))
             return _FAILED
 
 
 def _frames(answer: Any) -> tuple[bytes, ...]:
     """The frames of an answer as bytes, checked here where the handler can still be blamed."""
+    if type(answer) is tuple and len(answer) == 1 and type(answer[0]) is bytes:  # nearly always
+        return answer
     if isinstance(answer, bytes | bytearray | memoryview | str):
         raise TypeError("process_multipart returns a sequence of frames, not one frame")
     frames = []
