@@ -7,6 +7,7 @@ happens, Ctrl-C included, nothing that was started here outlives it: each proces
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import re
@@ -36,6 +37,7 @@ THREADS = 4
 JOBS = 100
 WINDOW = 6
 SLOW = "10ms"
+DRAIN = "500ms"
 READY_SECONDS_MAX = 15.0
 END_SECONDS_MAX = 5.0
 LINE_SECONDS = 1.0
@@ -118,24 +120,25 @@ def main(arguments: Sequence[str]) -> int:
     """Run the demonstration; the exit code."""
     parser = Parser(
         PROGRAM,
-        usage="[--jobs N]",
+        usage="[--jobs N] [--seed N]",
         description=DESCRIPTION,
         examples=EXAMPLES,
         exits={Exit.OK: "every job had an honest end", Exit.JOB_FAILED: "one had not", Exit.INTERRUPTED: "Ctrl-C"},
     )
     parser.add_argument("--jobs", type=count, default=JOBS, metavar="N", help=f"jobs of each client thread [{JOBS}]")
+    parser.add_argument("--seed", type=int, metavar="N", help="the workers drop the same in every run [drawn]")
     values = parser.parse(arguments)
     signal.signal(signal.SIGTERM, _as_interrupt)
     signal.signal(signal.SIGHUP, _as_interrupt)
     try:
         with contextlib.ExitStack() as started:
-            return demonstrate(values.jobs, started)
+            return demonstrate(values, started)
     except KeyboardInterrupt:
         say(f"{PROGRAM}: ended before it began")
         return Exit.INTERRUPTED
 
 
-def demonstrate(jobs: int, started: contextlib.ExitStack) -> int:
+def demonstrate(values: argparse.Namespace, started: contextlib.ExitStack) -> int:
     """The whole play; every process that it starts is ended by `started`."""
     endpoints = Endpoints()
 
@@ -150,23 +153,26 @@ def demonstrate(jobs: int, started: contextlib.ExitStack) -> int:
         if (name == "broker" and not NEXT_COMMAND.search(line)) or "on purpose" in line or "tally" in line:
             # Through sys.stdout, whatever that is now: the live line moves out of the way.
             with contextlib.suppress(OSError, ValueError):
-                print(f"{name:<8} | {line}", flush=True)
+                sys.stdout.write(f"{name:<8} | {line}\n")
+                sys.stdout.flush()
 
     broker = start(
-        "broker", "broker", "--log-format", "console", "-t", f"{TRIES}", "-T", f"{TIMEOUT_SECONDS}", "0", "0", "0"
+        "broker",
+        "broker",
+        *("-t", f"{TRIES}", "-T", f"{TIMEOUT_SECONDS}", "--drain", DRAIN, "--log-format", "console", "0", "0", "0"),
     )
     broker.follow(tell)
     bound = endpoints.wait()
     for number in range(1, WORKERS + 1):
-        worker = start(
-            f"worker {number}", "testworker", bound["workers"], bound["answers"], f"{DROP_RATE}", "--slow", SLOW
-        )
+        seed = [] if values.seed is None else ["--seed", f"{values.seed + number}"]
+        places = (bound["workers"], bound["answers"])
+        worker = start(f"worker {number}", "testworker", *places, f"{DROP_RATE}", "--slow", SLOW, *seed)
         worker.follow(tell)
-    values = testclient.build_parser().parse(
-        ["-n", f"{THREADS}", "--jobs", f"{jobs}", "--window", f"{WINDOW}", "--wait", "10s", bound["clients"]]
+    client = testclient.build_parser().parse(
+        ["-n", f"{THREADS}", "--jobs", f"{values.jobs}", "--window", f"{WINDOW}", "--wait", "10s", bound["clients"]]
     )
-    configure(values, repeats=False)
-    run = testclient.Run(values)
+    configure(client, repeats=False)
+    run = testclient.Run(client)
     signal.signal(signal.SIGINT, run.interrupt)
     signal.signal(signal.SIGTERM, run.interrupt)
     with run, testclient.live_line(run) if sys.stdout.isatty() else plain_lines(run) as show:

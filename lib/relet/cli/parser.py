@@ -101,7 +101,8 @@ def fail(code: Exit, message: str, *, program: str) -> NoReturn:
 def say(text: str) -> None:
     """A line for people, on stderr; nobody has to read it."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(text + "\n")  # in one piece, whatever else is written meanwhile
+        sys.stderr.flush()
 
 
 def endpoint(role: str, text: str, parse: Callable[..., Any], *, program: str) -> Any:

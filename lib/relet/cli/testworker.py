@@ -218,7 +218,8 @@ class Crew:
 def tell(text: str) -> None:
     """A line on stdout; when nobody reads it any more, work goes on."""
     try:
-        print(text, flush=True)
+        sys.stdout.write(text + "\n")  # in one piece: print() would write the line's end apart, and threads mix
+        sys.stdout.flush()
     except (OSError, ValueError):
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
 
