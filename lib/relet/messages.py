@@ -108,7 +108,7 @@ def body_frames(body: Body) -> tuple[Frame, ...]:
 # twice changes nothing. Numbers are acceptance numbers: 1, 2, 3 ... in the order in which jobs were accepted.
 
 
-class AttemptEnded(msgspec.Struct, frozen=True, array_like=True):
+class AttemptEnded(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A line of the ledger: an attempt that did not lead to the outcome, and why."""
 
     attempt: int
