@@ -1,8 +1,8 @@
 """Makes the project's virtual environment (.venv) and puts it right when it is half made.
 
 `make` calls this each time, with whatever `python3` the machine has. When all is well it looks, says nothing and is
-gone in a moment. There is one stamp file, .venv/.ready: it holds a digest of the files that decide what is installed,
-so a change of any of them installs again. While an installation is under way .venv/.installing stands there; whoever
+gone in a moment. There is one stamp file, .venv/.ready: it holds a digest of what decides what is installed, so a
+change of it - of these files, or a compiler that was not there before - installs again. While an installation is under way .venv/.installing stands there; whoever
 finds it after taking the lock knows that an earlier run was interrupted, and begins from nothing.
 
 Usage: python3 tools/environment.py [--quick]     --quick: only look, exit 1 when set-up has to run
@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,11 +52,14 @@ def runs(python: "str | Path", code: str) -> bool:
 
 
 def digest(root: Path) -> str:
-    """What the stamp holds: a digest of the files that decide what is installed."""
+    """What the stamp holds: a digest of what decides what is installed."""
     found = hashlib.sha256()
     for name in DECISIVE_FILES:
         path = root / name
         found.update(name.encode() + b"\0" + (path.read_bytes() if path.exists() else b"absent") + b"\0")
+    compiler = shutil.which(os.environ.get("CC", "cc").split()[0])
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    found.update("{} {}".format(compiler, headers).encode())
     return found.hexdigest()
 
 

@@ -76,6 +76,19 @@ def test_a_change_of_what_decides_installs_again(
     assert pip.calls == ["create", "install", "install"]
 
 
+def test_a_compiler_that_was_not_there_before_installs_again(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was told to install one and to type `make setup` again gets the compiled pump by that."""
+    environment = tool.Environment(tmp_path)
+    pip = Installed(monkeypatch, tool, environment)
+    monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
+    environment.prepare()
+    monkeypatch.setenv("CC", sys.executable)
+    environment.prepare()
+    assert pip.calls == ["create", "install", "install"]
+
+
 def test_an_interrupted_installation_leaves_no_stamp(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
