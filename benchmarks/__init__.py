@@ -2,8 +2,8 @@
 
 Absolute figures say more about a machine than about a program; on a shared one they move by half from hour to hour.
 So everything is measured against something that runs beside it: the proxy, which forwards and decides nothing; the
-same broker with a thousand jobs open instead of a million. The two take turns, in rounds of fresh processes, and what
-counts is the median of the ratios of all turns.
+same broker with a thousand jobs open instead of a million. The two stand ready together and take turns in short flows;
+each round has fresh processes, and what counts is the median over the rounds.
 
 The cost that matters is the broker's CPU per job (user and system, all threads): rate and latency follow from it.
 

@@ -70,7 +70,7 @@ def median(samples: Iterable[Sample], target: str, key: str) -> float:
 
 
 def ratio(samples: Sequence[Sample], target: str, beside: str, key: str) -> float:
-    """The median of target / beside over all turns, both taken from the same one."""
+    """The median over the rounds of target / beside, both taken from the same round."""
     pairs = zip(values(samples, target, key), values(samples, beside, key), strict=True)
     return statistics.median(mine / theirs for mine, theirs in pairs)
 

@@ -4,12 +4,16 @@
 latency that counts. `Waiting` and `Running` compare the broker with itself: the same flow, with a thousand jobs open
 and with a million. What is open when the flow begins is open when it ends, so both see a steady state.
 
+What is compared stands ready together and takes turns in short flows (a process whose turn it is not sleeps). A
+round's figure is the mean of its turns: what is rare but dear, like laying out a table anew, is part of a job's cost.
+
 Start-up jobs, which are not counted, come first: memory is touched, connections are made, Python has specialised its
 byte code.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -24,10 +28,11 @@ HOLD_WINDOW = 1000
 """Jobs under way while a million are taken: as many asks are unspent at any time."""
 FLOW_WINDOW = 200
 """Jobs under way in the flow past others."""
-
-
 TURNS = 5
-"""In one round proxy and broker take so many turns: what disturbs the machine for a second disturbs both."""
+"""In one round those that are compared take so many turns: what disturbs the machine for a second disturbs all."""
+
+
+PERCENTILES = frozenset({"p50_ms", "p99_ms", "max_ms"})
 
 
 class NotTakenError(RuntimeError):
@@ -41,7 +46,6 @@ def flow(target: targets.Target, peers: Load, jobs: int, window: int) -> Sample:
     used, load_used = target.usage() - before, procfs.usage(peers.pid) - load_before
     latency = report["latency_ms"]
     return {
-        "target": target.name,
         "jobs": jobs,
         "cpu_us": used.cpu_ns / 1000 / jobs,
         "user_us": used.user_s * 1e6 / jobs,
@@ -55,6 +59,37 @@ def flow(target: targets.Target, peers: Load, jobs: int, window: int) -> Sample:
         "p99_ms": latency["p99"],
         "max_ms": latency["max"],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A target that stands ready for its turns, with the load that is connected to it."""
+
+    label: str
+    target: targets.Target
+    peers: Load
+    turn_jobs: int
+
+
+def take_turns(standing: Sequence[Standing], window: int) -> list[Sample]:
+    """A start-up flow for each, then TURNS flows in turns. One sample for each: the mean, of percentiles the median."""
+    for each in standing:
+        each.peers.flow(each.turn_jobs, window)
+    turns: dict[str, list[Sample]] = {each.label: [] for each in standing}
+    for _ in range(TURNS):
+        for each in standing:
+            turns[each.label].append(flow(each.target, each.peers, each.turn_jobs, window))
+    return [{"target": label, **together(samples), "turns": samples} for label, samples in turns.items()]
+
+
+def together(turns: Sequence[Sample]) -> Sample:
+    """The turns of one round as one sample. All have as many jobs, so the mean of a cost per job is that of all jobs."""
+    def average(key: str) -> float:
+        of_turns = [float(turn[key]) for turn in turns]
+        return statistics.median(of_turns) if key in PERCENTILES else statistics.fmean(of_turns)
+
+    jobs = sum(turn["jobs"] for turn in turns)
+    return {"jobs": jobs, **{key: average(key) for key in turns[0] if key != "jobs"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +108,19 @@ class Pipelined:
     rounds_max: int = 100
 
     def measure(self, setting: Setting) -> Iterator[Sample]:
-        """The proxy, the broker, the broker with the plain pump, in turns; all stand ready from the beginning."""
+        """The proxy, the broker, the broker with the plain pump."""
         jobs = setting.scaled(self.jobs, self.jobs // 3) // TURNS
         with contextlib.ExitStack() as stack:
-            ready: list[tuple[targets.Target, Load, int]] = []
 
-            def stand_by(starting: AbstractContextManager[targets.Target], jobs: int) -> None:
+            def stand_by(starting: AbstractContextManager[targets.Target], turn_jobs: int) -> Standing:
                 target = stack.enter_context(starting)
                 peers = load(target, body_bytes=self.body_bytes, connections=self.connections)
-                ready.append((target, stack.enter_context(peers), jobs))
+                return Standing(target.name, target, stack.enter_context(peers), turn_jobs)
 
-            stand_by(targets.proxy(), jobs)
-            stand_by(targets.broker(setting.broker), jobs)
+            standing = [stand_by(targets.proxy(), jobs), stand_by(targets.broker(setting.broker), jobs)]
             if self.python_bar is not None:
-                stand_by(targets.broker(setting.broker, pump="python"), jobs // 3)
-            for _, peers, turn_jobs in ready:
-                peers.flow(turn_jobs, self.window)  # start-up
-            for _ in range(TURNS):
-                for target, peers, turn_jobs in ready:
-                    yield flow(target, peers, turn_jobs, self.window)
+                standing.append(stand_by(targets.broker(setting.broker, pump="python"), jobs // 3))
+            yield from take_turns(standing, self.window)
 
     def figures(self, samples: Sequence[Sample]) -> list[Figure]:
         """CPU, rate and latency beside the proxy's."""
@@ -175,24 +204,18 @@ class Waiting:
 
     name: str = "waiting"
     counts: Sequence[int] = (1_000, 100_000, 1_000_000)
-    jobs: int = 200_000
+    jobs: int = 250_000
     body_bytes: int = 32
     bar: float = 1.3
     rounds_max: int = 5
 
     def measure(self, setting: Setting) -> Iterator[Sample]:
-        """The fewest first."""
-        for count in self.counts:
-            waiting = setting.scaled(count, max(self.counts[0], count // 10))
-            with targets.broker(setting.broker) as target, load(target, body_bytes=self.body_bytes) as peers:
-                peers.flow(2000, FLOW_WINDOW)
-                before = procfs.wait_until_quiet(target.pid)
-                peers.fill(waiting)
-                memory = _memory(target, before, waiting, self.body_bytes)
-                jobs = setting.scaled(self.jobs, self.jobs // 4)
-                peers.flow(jobs // 5, FLOW_WINDOW)  # start-up
-                sample = flow(target, peers, jobs, FLOW_WINDOW)
-                yield {**sample, **memory, "target": f"{waiting:,}"}
+        """A broker for each count, the fewest first."""
+        with contextlib.ExitStack() as stack:
+            ready = [_with_others(stack, self, setting, count, Load.fill) for count in self.counts]
+            samples = take_turns([standing for standing, _ in ready], FLOW_WINDOW)
+            for sample, (_, memory) in zip(samples, ready, strict=True):
+                yield {**sample, **memory}
 
     def figures(self, samples: Sequence[Sample]) -> list[Figure]:
         """CPU per job against the fewest; memory."""
@@ -206,33 +229,26 @@ class Running:
     name: str = "running"
     counts: Sequence[int] = (1_000, 1_000_000)
     jobs: int = 400_000
-    """A table of a million entries is laid out anew every few hundred thousand changes: that belongs to their cost."""
     body_bytes: int = 32
     bar: float = 2.0
     rounds_max: int = 5
 
     def measure(self, setting: Setting) -> Iterator[Sample]:
-        """The fewest first; at the end all that run are answered, in random order."""
-        for count in self.counts:
-            running = setting.scaled(count, max(self.counts[0], count // 10))
-            with targets.broker(setting.broker) as target, load(target, body_bytes=self.body_bytes) as peers:
-                peers.flow(2000, FLOW_WINDOW)
-                before = procfs.wait_until_quiet(target.pid)
-                peers.hold(running, HOLD_WINDOW)
-                memory = _memory(target, before, running, self.body_bytes)
-                jobs = setting.scaled(self.jobs, self.jobs // 4)
-                peers.flow(jobs // 5, FLOW_WINDOW)  # start-up
-                sample = flow(target, peers, jobs, FLOW_WINDOW)
-                ending = target.usage()
-                peers.drain(FLOW_WINDOW)
-                memory["answer_us"] = (target.usage().cpu_ns - ending.cpu_ns) / 1000 / running
-                yield {**sample, **memory, "target": f"{running:,}"}
+        """A broker for each count, the fewest first; at the end all that run are answered, in random order."""
+        with contextlib.ExitStack() as stack:
+            ready = [_with_others(stack, self, setting, count, _hold) for count in self.counts]
+            samples = take_turns([standing for standing, _ in ready], FLOW_WINDOW)
+            for sample, (standing, memory) in zip(samples, ready, strict=True):
+                before = standing.target.usage()
+                answered = standing.peers.drain(FLOW_WINDOW)["answered"]
+                answer_us = (standing.target.usage() - before).cpu_ns / 1000 / answered
+                yield {**sample, **memory, "answer_us": answer_us}
 
     def figures(self, samples: Sequence[Sample]) -> list[Figure]:
         """CPU per job against the fewest; memory; the answers alone."""
-        made = _growth(self.name, "running", samples, self.bar)
         fewest, *_, most = _in_order(samples)
-        made.append(
+        return [
+            *_growth(self.name, "running", samples, self.bar),
             Figure(
                 scenario=self.name,
                 name=f"{most} running: CPU to answer each, random order",
@@ -240,9 +256,30 @@ class Running:
                 unit="us",
                 beside=figures.median(samples, fewest, "answer_us"),
                 ratio=figures.ratio(samples, most, fewest, "answer_us"),
-            )
-        )
-        return made
+            ),
+        ]
+
+
+def _hold(peers: Load, jobs: int) -> object:
+    return peers.hold(jobs, HOLD_WINDOW)
+
+
+def _with_others(
+    stack: contextlib.ExitStack,
+    scenario: Waiting | Running,
+    setting: Setting,
+    count: int,
+    open_others: Callable[[Load, int], object],
+) -> tuple[Standing, Sample]:
+    """A broker with so many jobs open, and what it took to take them."""
+    others = setting.scaled(count, max(scenario.counts[0], count // 10))
+    target = stack.enter_context(targets.broker(setting.broker))
+    peers = stack.enter_context(load(target, body_bytes=scenario.body_bytes))
+    peers.flow(2000, FLOW_WINDOW)
+    before = procfs.wait_until_quiet(target.pid)
+    open_others(peers, others)
+    memory = _memory(target, before, others, scenario.body_bytes)
+    return Standing(f"{others:,}", target, peers, setting.scaled(scenario.jobs, scenario.jobs // 4) // TURNS), memory
 
 
 PIPELINED: tuple[Pipelined, ...] = (

@@ -1,7 +1,7 @@
 """What a scenario is: it measures once a round, and makes figures of all rounds at the end.
 
-A scenario measures its targets one after the other within a round (A B C), and the rounds go over all scenarios
-(A B C, A B C, ...), so that whatever disturbs the machine for a while disturbs all of them alike.
+Within a round what is compared takes turns (A B C, A B C, ...), and the rounds go over all scenarios, so that whatever
+disturbs the machine for a while disturbs all of them alike.
 """
 
 from collections.abc import Iterator, Sequence

@@ -197,6 +197,12 @@ def test_a_round_that_was_not_finished_gives_no_samples(capsys: pytest.CaptureFi
     assert "half: TargetError: gone" in capsys.readouterr().err
 
 
+def test_a_round_is_the_mean_of_its_turns_and_the_median_of_their_percentiles() -> None:
+    """A dear turn counts in full for the CPU; a slow one does not move the usual latency."""
+    turns = [{"jobs": 10, "cpu_us": cpu, "p50_ms": p50} for cpu, p50 in ((1.0, 1.0), (1.0, 2.0), (7.0, 90.0))]
+    assert flows.together(turns) == {"jobs": 30, "cpu_us": 3.0, "p50_ms": 2.0}
+
+
 def test_a_figure_comes_of_interleaved_rounds() -> None:
     """A scenario with two targets gives its figures from samples of both."""
     scenario = flows.Pipelined("name", "title", 10, 32, 10, cpu_bar=3.0)
