@@ -2,8 +2,9 @@
 
 `make` calls this each time, with whatever `python3` the machine has. When all is well it looks, says nothing and is
 gone in a moment. There is one stamp file, .venv/.ready: it holds a digest of what decides what is installed, so a
-change of it - of these files, or a compiler that was not there before - installs again. While an installation is under way .venv/.installing stands there; whoever
-finds it after taking the lock knows that an earlier run was interrupted, and begins from nothing.
+change of it - of these files, or a compiler that was not there before - installs again. While an installation is under
+way .venv/.installing stands there; whoever finds it after taking the lock knows that an earlier run was interrupted,
+and begins from nothing.
 
 Usage: python3 tools/environment.py [--quick]     --quick: only look, exit 1 when set-up has to run
 """
