@@ -83,7 +83,8 @@ def take_turns(standing: Sequence[Standing], window: int) -> list[Sample]:
 
 
 def together(turns: Sequence[Sample]) -> Sample:
-    """The turns of one round as one sample. All have as many jobs, so the mean of a cost per job is that of all jobs."""
+    """The turns of one round as one sample. All have as many jobs: the mean of a cost per job is that of all jobs."""
+
     def average(key: str) -> float:
         of_turns = [float(turn[key]) for turn in turns]
         return statistics.median(of_turns) if key in PERCENTILES else statistics.fmean(of_turns)

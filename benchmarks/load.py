@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -60,11 +61,13 @@ def build() -> Path:
 class Load:
     """A running load generator. Commands return what it reports; see load.c for what they do.
 
-    All raise LoadError when it gave up and WrongAnswersError when an answer was not what it had to be.
+    All raise LoadError when it gave up, WrongAnswersError when an answer was not what it had to be, and
+    targets.TargetError when the target ended meanwhile.
     """
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], target: targets.Target) -> None:
         self._process = process
+        self._target = target
 
     @property
     def pid(self) -> int:
@@ -98,6 +101,14 @@ class Load:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
+        target_ended = os.pidfd_open(self._target.pid)
+        try:
+            replied = self._process.stdout.fileno()
+            ended_first = replied not in select.select([replied, target_ended], [], [])[0]
+        finally:
+            os.close(target_ended)
+        if ended_first:
+            raise targets.TargetError(f"{self._target.name} ended at `{line}`: {self._target.last_words()}")
         reply = self._process.stdout.readline()
         if not reply:
             raise LoadError(self._process.stderr.read().strip() or f"the load generator ended at `{line}`")
@@ -117,4 +128,4 @@ def load(target: targets.Target, *, body_bytes: int = 32, connections: int = 4) 
     command = [str(build()), str(libzmq()), kind, *endpoints, str(connections), str(body_bytes)]
     pipe = subprocess.PIPE
     with targets.running(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        yield Load(process)
+        yield Load(process, target)

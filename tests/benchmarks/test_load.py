@@ -27,6 +27,11 @@ class Double(targets.Target):
     def __init__(self, endpoints: list[str]) -> None:
         self.endpoints = endpoints
 
+    @property
+    def pid(self) -> int:
+        """The test's own process."""
+        return os.getpid()
+
 
 @contextmanager
 def broker(alter: Callable[[Frames], Frames | None]) -> Iterator[Double]:
@@ -147,6 +152,17 @@ def test_jobs_flow_past_others_that_wait() -> None:
     with broker(lambda frames: frames) as target, load.load(target) as peers:
         peers.fill(100)
         assert peers.flow(300, 10)["answered"] == 300
+
+
+def test_a_target_that_ends_meanwhile_is_said_at_once() -> None:
+    """Its name and what it was doing, not the load generator's patience running out."""
+    with targets.proxy() as target, load.load(target) as peers:
+        peers.flow(10, 1)
+        killer = threading.Timer(0.1, target.process.kill)  # while a flow is under way that would take minutes
+        killer.start()
+        with pytest.raises(targets.TargetError, match=r"^proxy ended at `flow 10000000 1`: ready"):
+            peers.flow(10_000_000, 1)
+        killer.join()
 
 
 def test_a_word_it_does_not_know_ends_the_load_with_a_reason() -> None:
