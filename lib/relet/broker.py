@@ -33,7 +33,7 @@ from relet.server import Server
 from relet.store import Store
 from relet.transport import pump as pumps
 from relet.transport.endpoints import check_distinct, parse_bind
-from relet.transport.port import PullPort, RouterPort
+from relet.transport.port import PullPort, RouterPort, tells_descriptors
 
 STALL_NS: Final = 50_000_000
 """The poll may return this late, and a turn take this long, before the broker counts as deaf: ordinary scheduling."""
@@ -113,11 +113,15 @@ class Broker:
             "answers": parse_bind(answers),
         }
         check_distinct(endpoints)
+        self.open_to_others = [role for role, endpoint in endpoints.items() if endpoint.is_public]
+        """The roles that other machines can reach: anyone who does may submit and work."""
         self.tries = tries
         self.timeout = timeout
         self.limits = limits = limits or Limits()
         self.drain = drain
         self.pump, implementation = pumps.implementation(pump)
+        self.hears_deaths = tells_descriptors()
+        """Whether the loss of a worker's connection is known; else only its timeout tells."""
         self._log = log or structlog.get_logger("relet")
         self._publisher = Publisher(self._log, time.monotonic_ns)
         self._own_context = context is None
@@ -196,8 +200,15 @@ class Broker:
     def run(self) -> int:
         """Serves until `stop`; returns how many jobs the stop ended, whose clients were told of failure."""
         self._say(
-            Event.BROKER_READY, **self.endpoints, tries=self.tries, timeout_s=self.timeout, pump=self.pump
+            Event.BROKER_READY,
+            **self.endpoints,
+            tries=self.tries,
+            timeout_s=self.timeout,
+            pump=self.pump,
+            open_to_others=self.open_to_others,
         )
+        if not self.hears_deaths:
+            self._say(Event.BROKER_DEAF_TO_DEATHS)
         try:
             while not self._stops:
                 self._turn(None)

@@ -14,7 +14,8 @@ class Event(StrEnum):
 
     # The broker's life (info).
     BROKER_READY = "broker_ready"
-    """It is bound and serves. clients, workers, answers, tries, timeout_s, pump"""
+    """It is bound and serves. clients, workers, answers, tries, timeout_s, pump, open_to_others (roles that other machines
+    can reach: anyone who does may submit and work)"""
     BROKER_DRAINING = "broker_draining"
     """It takes no new jobs and finishes those it has. jobs_open, drain_s"""
     BROKER_STOPPED = "broker_stopped"

@@ -155,7 +155,7 @@ def test_the_banner(start: Start) -> None:
 def test_the_banner_is_quoted_for_every_shell() -> None:
     """zsh and bash expand * and []: what the banner says to type is quoted where it has to be."""
     endpoints = {"clients": "tcp://[::1]:1", "workers": "tcp://[::]:2", "answers": "ipc:///tmp/a b*"}
-    text = banner(endpoints, tries=None, timeout=None, pump="cython", public=["workers"])
+    text = banner(endpoints, tries=None, timeout=None, pump="cython", public=["workers"], hears_deaths=True)
     assert "'tcp://[::1]:2' 'ipc:///tmp/a b*' 0.1" in text
     assert "testclient.py 'tcp://[::1]:1'" in text
     assert "no limit" in text
@@ -280,3 +280,12 @@ def test_the_plain_pump_on_demand(start: Start, connect: Connect) -> None:
     assert broker.err.find(r"^  pump +python\b")
     _client, worker = submitted(broker, connect)
     assert worker.recv_multipart()[1] == b"job"
+
+
+def test_the_banner_says_when_deaths_are_not_heard() -> None:
+    """Where libzmq does not tell whose connection has gone, the banner says what that means."""
+    endpoints = dict.fromkeys(("clients", "workers", "answers"), "tcp://127.0.0.1:4161")
+    silent = banner(endpoints, tries=3, timeout=2.0, pump="cython", public=(), hears_deaths=True)
+    warned = banner(endpoints, tries=3, timeout=2.0, pump="cython", public=(), hears_deaths=False)
+    assert "wait for their timeout" in warned
+    assert "warning" not in silent

@@ -12,6 +12,7 @@ since the drain before, the event speaks of an older connection that never said 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import struct
@@ -32,6 +33,9 @@ FAILURES: Final = zmq.EVENT_ACCEPT_FAILED | HANDSHAKE_FAILED
 _EVENT: Final = struct.Struct("=HI")  # zmq_socket_monitor(3): 16 bits of event, 32 bits of value
 _DRAIN_MAX: Final = 10_000
 """Monitor events read in one turn: a flood of connections must not hold the loop (about 2 us each)."""
+
+_PROBE_MS: Final = 2_000
+"""How long the probe of `tells_descriptors` may take, on a machine that is very busy."""
 
 HEARTBEAT_INTERVAL_MS: Final = 1_000
 HEARTBEAT_TIMEOUT_MS: Final = 3_000
@@ -93,6 +97,27 @@ def open_socket(
 def bound_endpoint(socket: zmq.Socket[bytes]) -> str:
     """Where the socket is really bound: port 0 has become the one that the system chose."""
     return socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+
+@functools.cache
+def tells_descriptors() -> bool:
+    """Whether messages carry the descriptor of their connection here (`ZMQ_SRCFD`, marked deprecated in `zmq.h`)."""
+    with zmq.Context() as context:
+        router, dealer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+        router.linger = dealer.linger = 0
+        try:
+            port = router.bind_to_random_port("tcp://127.0.0.1")
+            dealer.connect(f"tcp://127.0.0.1:{port}")
+            dealer.send(b"")
+            if not router.poll(_PROBE_MS):
+                return False
+            frame: zmq.Frame = router.recv_multipart(copy=False)[0]
+            return int(frame.get("__fd")) > 0
+        except (zmq.ZMQError, ValueError):
+            return False
+        finally:
+            router.close()
+            dealer.close()
 
 
 class Monitor:
