@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import zmq
 
 import relet
 from relet import BrokerLost, Client, ClientClosed, JobFailed, UnexpectedAnswer
@@ -573,3 +574,47 @@ def test_map_of_nothing_is_nothing(broker: FakeBroker) -> None:
     """No job, no answer, no wait."""
     with Client(broker.endpoint) as client:
         assert list(client.map([])) == []
+
+
+def test_everything_in_one_process_over_inproc() -> None:
+    """Broker, worker and client that share a context need no network."""
+    with (
+        zmq.Context() as context,
+        relet.Broker("inproc://clients", "inproc://workers", "inproc://answers", context=context),
+    ):
+        worker = relet.Worker("inproc://workers", "inproc://answers", bytes.upper, context=context)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        with Client("inproc://clients", context=context, timeout=WAIT_SECONDS) as client:
+            assert list(client.map([b"a", b"b", b"c"])) == [b"A", b"B", b"C"]
+        worker.stop()
+        thread.join(WAIT_SECONDS)
+        assert not thread.is_alive()
+
+
+def test_map_survives_restarts_of_a_real_broker() -> None:
+    """Clients send again, workers ask again: every job is answered though the broker came and went three times."""
+    loopback = "tcp://127.0.0.1:0"
+    broker = relet.Broker(loopback, loopback, loopback)
+    broker.start()
+    endpoints = dict(broker.endpoints)
+    worker = relet.Worker(endpoints["workers"], endpoints["answers"], lambda data: data, ahead=10)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    answers = []
+    with Client(endpoints["clients"], timeout=30) as client:
+        for answer in client.map((b"%d" % i for i in range(4_000)), window=50, return_exceptions=True):
+            answers.append(answer)
+            if len(answers) % 1_000 == 0 and len(answers) < 4_000:
+                broker.close()
+                broker = relet.Broker(endpoints["clients"], endpoints["workers"], endpoints["answers"])
+                broker.start()
+        assert client.counters.losses == 3
+    worker.stop()
+    thread.join(WAIT_SECONDS)
+    broker.close()
+    told = [
+        i for i, answer in enumerate(answers) if isinstance(answer, JobFailed)
+    ]  # by the broker, when it was stopped
+    assert all(answers[i] == b"%d" % i for i in range(4_000) if i not in told)
+    assert len(told) <= 3 * 50

@@ -60,7 +60,7 @@ class Engine:
         self._open = 0
         self._open_bytes = 0
         self._waiting_for_room = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may close the client in the midst of `submit`
         self._room = threading.Condition(self._lock)
         self._inbox: collections.deque[Waiter] = collections.deque()
         self._unwanted: collections.deque[list[Waiter]] = collections.deque()
@@ -143,7 +143,7 @@ class Engine:
 
     def after_fork(self) -> None:
         """This is the child of a fork: every call but `close` shall say so."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
         self._alarm.asleep = False
         self.connected = False

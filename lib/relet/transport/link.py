@@ -110,7 +110,10 @@ class Alarm:
 
     def __del__(self) -> None:
         # Not closed before: a descriptor that is closed while somebody rings may already belong to somebody else.
-        if self._ends is None and hasattr(self, "_descriptor"):
+        if self._ends is not None:
+            for end in self._ends:
+                end.close()
+        elif hasattr(self, "_descriptor"):
             os.close(self._descriptor)
 
 
@@ -120,8 +123,11 @@ class News(Enum):
     CONNECTED = "connected"
     """The handshake succeeded: what is sent now goes to a live peer."""
     LOST = "lost"
-    """It was connected and is not any more. Read what has arrived, then call `Link.rebuild`; or leave it to libzmq to
-    reconnect, and what it still has to send to whoever is there then."""
+    """It was connected and is not any more.
+
+    A DEALER has to be rebuilt: read what has arrived, then call `Link.rebuild`. A PUSH is left to libzmq, which
+    reconnects and sends what it still has to whoever is there then.
+    """
     UNREACHABLE = "unreachable"
     """Nobody has answered for `UNREACHABLE_AFTER_NS`; told once, until it has been connected again."""
 
@@ -199,6 +205,8 @@ class Link:
                 self.connected = False
                 self.due = now + UNREACHABLE_AFTER_NS
                 news.append(News.LOST)
+                if self._kind == zmq.DEALER:
+                    break  # it will be rebuilt: if libzmq was faster than we and is connected again, that is no news
         if self.due is not None and now >= self.due and not self.connected and self.socket is not None:
             if self.endpoint.scheme == "inproc":
                 news.append(self._became_connected(now))
@@ -253,7 +261,7 @@ class Link:
         if pause_ns is None:
             short = now - self._connected_at < SHORT_LIFE_NS
             self._flaps = self._flaps + 1 if short else 0
-            pause_ns = min(FLAP_PAUSE_NS << min(self._flaps - 1, 8), FLAP_PAUSE_NS_MAX) if self._flaps > 1 else 0
+            pause_ns = min(FLAP_PAUSE_NS << min(self._flaps - 2, 8), FLAP_PAUSE_NS_MAX) if self._flaps > 1 else 0
             self._told_unreachable = True  # its loss was told; that nobody answers is no news
         self._open_after(pause_ns, now)
 
@@ -316,7 +324,7 @@ class Sleeper:
     def __init__(self, alarm: Alarm) -> None:
         self._alarm = alarm
         self._poller = zmq.Poller()
-        self._watched: list[tuple[Any, int]] = []
+        self._watched: list[tuple[Any, int]] | None = None
 
     def sleep(self, until: int | None, now: int, watched: list[tuple[Any, int]], idle: Callable[[], bool]) -> None:
         """Sleep until something happens, or until the time `until` (None: without a limit).
