@@ -1,7 +1,7 @@
 """The broker that people run: sockets, poll, time and signals around the loop.
 
 It runs in this thread (`run`), in a thread of its own (`with Broker(...)`), or a turn at a time (`turn`). `stop` may be
-called from any thread and from a signal handler: it counts, and wakes the poll through a socket pair.
+called from any thread and from a signal handler: it counts, and rings the alarm that the poll listens to.
 
 **Lease time** is monotonic time minus the time in which the broker could not hear: a process that was stopped, or a
 turn that took too long, must not cost jobs their leases. A poll that returns later than it was told to, or a turn that
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import struct
 import threading
 import time
@@ -32,7 +31,8 @@ from relet.log import Log, Publisher
 from relet.server import Server
 from relet.store import Store
 from relet.transport import pump as pumps
-from relet.transport.endpoints import check_distinct, parse_bind
+from relet.transport.endpoints import Endpoint, check_distinct, parse_bind
+from relet.transport.link import Alarm
 from relet.transport.port import PullPort, RouterPort, tells_descriptors
 
 STALL_NS: Final = 50_000_000
@@ -69,7 +69,8 @@ class LeaseClock:
         """The broker was late or busy for so long; True when that was a stall, and has been taken out of lease time."""
         if duration_ns <= STALL_NS:
             return False
-        self.deaf_ns += duration_ns - STALL_NS  # some time must pass, or an overloaded broker would never expire anything
+        # Some time must pass, or an overloaded broker would never expire anything.
+        self.deaf_ns += duration_ns - STALL_NS
         return True
 
 
@@ -77,9 +78,9 @@ class Broker:
     """A job broker on three endpoints.
 
     `clients`, `workers` and `answers` are endpoints to bind (`tcp://127.0.0.1:4161`, `4161`, `ipc://...`, and
-    `inproc://...` with a `context` shared with the peers). `tries` is the limit on counted attempts, `timeout` the seconds
-    of one attempt; None: no limit, as in 2010. `drain` is how many seconds `stop` gives to open jobs. `pump` is "auto",
-    "cython" or "python". With `trace`, each step of a job is logged at debug.
+    `inproc://...` with a `context` shared with the peers). `tries` is the limit on counted attempts, `timeout` the
+    seconds of one attempt; None: no limit, as in 2010. `drain` is how many seconds `stop` gives to open jobs. `pump`
+    is "auto", "cython" or "python". With `trace`, each step of a job is logged at debug.
 
     Raises `EndpointError` for an endpoint that cannot be, `BindError` for one that cannot be had, `ValueError` for a
     number that makes no sense, `PumpUnavailable` where "cython" was asked for and does not run.
@@ -124,21 +125,11 @@ class Broker:
         """Whether the loss of a worker's connection is known; else only its timeout tells."""
         self._log = log or structlog.get_logger("relet")
         self._publisher = Publisher(self._log, time.monotonic_ns)
-        self._own_context = context is None
         self._context = context or zmq.Context()
         self._closing = contextlib.ExitStack()
-        if self._own_context:
+        if context is None:
             self._closing.callback(self._context.term)
-        try:
-            self._clients = RouterPort(self._context, "clients", endpoints["clients"], implementation, limits)
-            self._closing.callback(self._clients.close)
-            self._workers = RouterPort(self._context, "workers", endpoints["workers"], implementation, limits)
-            self._closing.callback(self._workers.close)
-            self._answers = PullPort(self._context, endpoints["answers"], implementation, limits)
-            self._closing.callback(self._answers.close)
-        except BaseException:
-            self._closing.close()
-            raise
+        self._bind(endpoints, implementation)
         self.endpoints: Mapping[str, str] = MappingProxyType(
             {
                 "clients": self._clients.endpoint,
@@ -159,24 +150,36 @@ class Broker:
         if store is not None:
             self._machine.load(store.load(), self._clock.now())
         self._server = Server(self._machine, self._clients, self._workers, self._answers, self._publisher, store)
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._closing.callback(self._wake_read.close)
-        self._closing.callback(self._wake_write.close)
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
-        self._poller = zmq.Poller()
-        for readable in (self._answers.socket, self._workers.socket, self._clients.socket):
-            self._poller.register(readable, zmq.POLLIN)
-        for port in (self._answers, self._workers, self._clients):
-            self._poller.register(port.monitor.socket, zmq.POLLIN)
-        self._poller.register(self._wake_read, zmq.POLLIN)
-        if store is not None and store.fileno() >= 0:
-            self._poller.register(store.fileno(), zmq.POLLIN)
+        self._alarm = Alarm()
+        self._poller = self._make_poller()
         self._polls_clients = True
         self._stops = self._stops_heard = 0
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._closed = False
+
+    def _bind(self, endpoints: Mapping[str, Endpoint], pump: Any) -> None:
+        limits = self.limits
+        try:
+            self._clients = RouterPort(self._context, "clients", endpoints["clients"], pump, limits)
+            self._closing.callback(self._clients.close)
+            self._workers = RouterPort(self._context, "workers", endpoints["workers"], pump, limits)
+            self._closing.callback(self._workers.close)
+            self._answers = PullPort(self._context, endpoints["answers"], pump, limits)
+            self._closing.callback(self._answers.close)
+        except BaseException:
+            self._closing.close()
+            raise
+
+    def _make_poller(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        for port in (self._answers, self._workers, self._clients):
+            poller.register(port.socket, zmq.POLLIN)
+            poller.register(port.monitor.socket, zmq.POLLIN)
+        poller.register(self._alarm.fileno(), zmq.POLLIN)
+        if self._store is not None and self._store.fileno() >= 0:
+            poller.register(self._store.fileno(), zmq.POLLIN)
+        return poller
 
     # --- Looking in
 
@@ -232,15 +235,14 @@ class Broker:
     def _run_in_thread(self) -> None:
         try:
             self.run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by `close`
             self._error = error
             self._log.log(logging.CRITICAL, Event.BROKER_FAILED.value, exc_info=error)
 
     def stop(self) -> None:
         """First call: no new jobs, open ones have `drain` seconds. Second call: stops now. From anywhere."""
         self._stops += 1
-        with contextlib.suppress(OSError):  # full: the loop wakes anyway; closed: it has ended
-            self._wake_write.send(b"\0")
+        self._alarm.ring()
 
     def close(self) -> None:
         """Stops now and waits until the broker has ended; its clients are told of failure.
@@ -275,14 +277,18 @@ class Broker:
             self._poller.modify(self._clients.socket, zmq.POLLIN if self._polls_clients else 0)
         wait_ms = self._wait_ms(wait_s)
         began = time.monotonic_ns()
+        self._alarm.asleep = True
+        if self._stops != self._stops_heard:  # it was rung while awake
+            self._stops_heard = self._stops
+            wait_ms = 0
         self._poller.poll(wait_ms)
+        self._alarm.asleep = False
         woke = time.monotonic_ns()
         if wait_ms >= 0:
             self._stalled(woke - began - wait_ms * 1_000_000)
         if self._stops != self._stops_heard:
             self._stops_heard = self._stops
-            with contextlib.suppress(BlockingIOError):
-                self._wake_read.recv(64)
+            self._alarm.heard()
         server.turn(clock.now())
         self._stalled(time.monotonic_ns() - woke)
         self._watch()

@@ -1,4 +1,5 @@
-"""The names of everything that relet logs: constant, in the past tense, one enum. They are an interface for who reads logs.
+"""The names of everything that relet logs: constant, in the past tense, one enum. They are an interface for who reads
+logs.
 
 The broker's own life and its workers are told at info, jobs that end badly and refusals too, but at a bounded rate with
 a count of what was held back. Each step of a job is told at debug. A busy and healthy broker writes nothing at info.
@@ -14,8 +15,8 @@ class Event(StrEnum):
 
     # The broker's life (info).
     BROKER_READY = "broker_ready"
-    """It is bound and serves. clients, workers, answers, tries, timeout_s, pump, open_to_others (roles that other machines
-    can reach: anyone who does may submit and work)"""
+    """It is bound and serves. clients, workers, answers, tries, timeout_s, pump, open_to_others (roles that other
+    machines can reach: anyone who does may submit and work)"""
     BROKER_DRAINING = "broker_draining"
     """It takes no new jobs and finishes those it has. jobs_open, drain_s"""
     BROKER_STOPPED = "broker_stopped"
@@ -25,7 +26,8 @@ class Event(StrEnum):
     BROKER_STALLED = "broker_stalled"
     """It could not hear for a while; leases were prolonged by as much (warning). stalled_s"""
     BROKER_DEAF_TO_DEATHS = "broker_deaf_to_deaths"
-    """This libzmq does not tell the descriptor of a connection: dead workers are found by the timeout alone (warning)."""
+    """This libzmq does not tell the descriptor of a connection: dead workers are found by the timeout alone
+    (warning)."""
     INTAKE_PAUSED = "intake_paused"
     """A limit and its reserve are full: clients are not read until there is room (warning). jobs_open, bytes_open"""
     INTAKE_RESUMED = "intake_resumed"

@@ -1,9 +1,9 @@
 """The loop: it turns the crank of the machine and carries out what it decides.
 
-One turn: drain the sockets, answers first; apply who has gone, before what was received; let the machine decide; give its
-records to the store; tell what belongs to turns that are safe; hand jobs to asks. Everything that could block or fail
-here is an input to the machine instead: a hand-over that cannot be sent gives its job back, an outcome that nobody can be
-told is kept.
+One turn: drain the sockets, answers first; apply who has gone, before what was received; let the machine decide; give
+its records to the store; tell what belongs to turns that are safe; hand jobs to asks. Everything that could block or
+fail here is an input to the machine instead: a hand-over that cannot be sent gives its job back, an outcome that nobody
+can be told is kept.
 
 `Server` knows no clock and no poll: `Broker` gives it the time, and so does the simulation, with other ports.
 """

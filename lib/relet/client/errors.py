@@ -7,7 +7,7 @@ class ClientError(Exception):
     """All of the client's own errors."""
 
 
-class JobFailed(ClientError):  # noqa: N818 - named for what happened
+class JobFailed(ClientError):
     """The broker has given the job up: its tries are spent, or it can never be done.
 
     In the 2010 dialect this is one empty frame and carries no reason. A worker that answers with one empty frame looks
@@ -15,15 +15,15 @@ class JobFailed(ClientError):  # noqa: N818 - named for what happened
     """
 
 
-class BrokerLost(ClientError):  # noqa: N818 - as above
+class BrokerLost(ClientError):
     """The connection went while the job was under way, and `resend` is off. Whether the job was done is not known."""
 
 
-class ClientClosed(ClientError):  # noqa: N818 - as above
+class ClientClosed(ClientError):
     """The client was closed, or belongs to the process that this one was forked from."""
 
 
-class UnexpectedAnswer(ClientError):  # noqa: N818 - as above
+class UnexpectedAnswer(ClientError):
     """`call`, `submit` and `map` expect an answer of one frame, and this job's has another number of frames.
 
     `frames` holds the answer; `call_multipart` and `submit_multipart` take any.

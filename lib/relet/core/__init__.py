@@ -1,1 +1,3 @@
-"""The room that decides: jobs, queue, leases, roster, and the machine that owns them. It does no I/O and knows no clock."""
+"""The room that decides: jobs, queue, leases, roster, and the machine that owns them. It does no I/O and knows no
+clock.
+"""

@@ -1,8 +1,8 @@
 """A job and its states. Everything that moves a job from one state to another is in this file.
 
-`TABLE` is the whole truth: a row for each (state, what happened) that may be, with the state that follows. A missing row
-*is* the error: it is raised by name and means a fault of ours, never a peer's. The functions below are named for what
-happened; each applies its row and keeps the job's own bookkeeping, and nothing else.
+`TABLE` is the whole truth: a row for each (state, what happened) that may be, with the state that follows. A missing
+row *is* the error: it is raised by name and means a fault of ours, never a peer's. The functions below are named for
+what happened; each applies its row and keeps the job's own bookkeeping, and nothing else.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ class State(IntEnum):
     """Where a job stands. Numbers are stored, so they never change."""
 
     AVAILABLE = 2
-    """It waits for an ask, at its place by age. A dispatch moves it on; so do a late answer and the end of the broker."""
+    """It waits for an ask, at its place by age. A dispatch moves it on; so do a late answer and the end of the
+    broker."""
     RUNNING = 4
-    """A worker has it under a lease. Its answer, the end of the lease, the loss of the worker or of the hand-over, or the
-    end of the broker moves it on."""
+    """A worker has it under a lease. Its answer, the end of the lease, the loss of the worker or of the hand-over, or
+    the end of the broker moves it on."""
     COMPLETED = 5
     """Final: a worker answered, and the client is owed that answer."""
     DISCARDED = 6

@@ -1,4 +1,6 @@
-"""Final jobs that are kept as evidence: dead letters, and outcomes that reached nobody. Bounded, the oldest go first."""
+"""Final jobs that are kept as evidence: dead letters, and outcomes that reached nobody. Bounded, the oldest go
+first.
+"""
 
 from __future__ import annotations
 

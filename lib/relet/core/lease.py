@@ -1,12 +1,12 @@
 """Leases: which running jobs end when.
 
-All leases of one length stand in one lane, in the order of their dispatch, which is the order of their deadlines. A lease
-that ends early is deleted exactly, so a lane holds what is running and nothing stale; a heap with lazy deletion would
-keep rate x timeout entries.
+All leases of one length stand in one lane, in the order of their dispatch, which is the order of their deadlines. A
+lease that ends early is deleted exactly, so a lane holds what is running and nothing stale; a heap with lazy deletion
+would keep rate x timeout entries.
 
-A lane is a plain dict. To find its oldest entry it walks over those deleted before, about a nanosecond each, so one look
-is one walk, however many leases it ends. An `OrderedDict` finds it at once and costs every job a quarter more, and half
-more beside a million running ones, for its linked list.
+A lane is a plain dict. To find its oldest entry it walks over those deleted before, about a nanosecond each, so one
+look is one walk, however many leases it ends. An `OrderedDict` finds it at once and costs every job a quarter more,
+and half more beside a million running ones, for its linked list.
 """
 
 from __future__ import annotations

@@ -17,11 +17,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds of one broker. Units last: `_max` alone counts things, `_bytes_max` bytes, `_ns` nanoseconds."""
 
     jobs_max: int = 1_000_000
-    """Open jobs. Above it lies a reserve of a tenth; when that is full too, clients are not read until there is room."""
+    """Open jobs. Above it lies a reserve of a tenth; when that is full too, clients are not read until there is
+    room."""
     jobs_bytes_max: int = 4 * GIB
-    """Bytes of the bodies of all open jobs together, because bodies are kept in memory; the same reserve, the same push-back."""
+    """Bytes of the bodies of all open jobs together, because bodies are kept in memory; the same reserve, the same
+    push-back."""
     body_bytes_max: int = 64 * MIB
-    """Bytes of one message, its return path included: a larger request can never be accepted and is answered at once."""
+    """Bytes of one message, its return path included: a larger request can never be accepted and is answered at
+    once."""
     path_bytes_max: int = 8 * KIB
     """Bytes of a return path beyond the first hop, because every open job keeps its own: 32 hops of the longest ids."""
     frames_max: int = 1_000
@@ -31,9 +34,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     asks_max: int = 1_000_000
     """Unspent asks of all workers together."""
     peers_max: int = 65_536
-    """Connections that may speak on one endpoint, and return paths of workers behind proxies; each costs about 1 KiB."""
+    """Connections that may speak on one endpoint, and return paths of workers behind proxies; each costs about 1
+    KiB."""
     outbox_bytes_max: int = 64 * MIB
-    """Bytes of replies that wait for one client that does not read; further ones to it are dropped, logged and counted."""
+    """Bytes of replies that wait for one client that does not read; further ones to it are dropped, logged and
+    counted."""
     outboxes_bytes_max: int = 512 * MIB
     """Bytes of replies that wait for all such clients together."""
     turn_messages_max: int = 2_000
@@ -43,7 +48,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     frame_copy_bytes_max: int = 16 * KIB
     """Frames below this are copied, larger ones stay in libzmq's memory, whose smallest piece is about 8 KiB."""
     handovers_max: int | None = None
-    """Hand-overs of one job that may fail to leave; None stands for ten times the tries, 100 where tries are unlimited."""
+    """Hand-overs of one job that may fail to leave; None stands for ten times the tries, 100 where tries are
+    unlimited."""
     kept_jobs_max: int = 10_000
     """Dead letters and outcomes that reached nobody, kept for inspection; the oldest go first."""
     kept_bytes_max: int = 64 * MIB
@@ -51,7 +57,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ledger_entries_max: int = 100
     """Failed attempts remembered of one job; the oldest go first."""
     worker_grace_ns: int = 20_000_000
-    """How long the leases of a lost worker outlive its connection: its last answer may be under way on the other one."""
+    """How long the leases of a lost worker outlive its connection: its last answer may be under way on the other
+    one."""
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:

@@ -1,12 +1,12 @@
 """The machine: it owns every job and decides what becomes of it.
 
-It reads no clock, socket, file or random number. Messages and timers go in with `now`; an iterator of unguessable tokens
-is passed in. What it decides comes out as plain lists that the shell carries out in this order: records to keep, then
-jobs that finished and jobs that were dispatched to send, then notices to publish.
+It reads no clock, socket, file or random number. Messages and timers go in with `now`; an iterator of unguessable
+tokens is passed in. What it decides comes out as plain lists that the shell carries out in this order: records to
+keep, then jobs that finished and jobs that were dispatched to send, then notices to publish.
 
 The path of one job: `submit` makes it and puts it in the queue; `match` hands it to the worker whose turn it is;
-`complete` ends it, or `expire` (its time was up, its worker was lost) lets it again or discards it. One batch of messages
-is one call, because a call and an object per message would cost more than the decisions.
+`complete` ends it, or `expire` (its time was up, its worker was lost) lets it again or discards it. One batch of
+messages is one call, because a call and an object per message would cost more than the decisions.
 
 With a store there is one more step: a job that was accepted may be dispatched only after `settled` has said that its
 acceptance is safe. Without one, no records are built at all.
@@ -234,7 +234,9 @@ class Machine:
     # --- The doors: what the shell found out
 
     def undelivered(self, jobs: Iterable[Job], now: int) -> None:
-        """These hand-overs of the last `match` provably never left; their workers cannot be reached until they ask again."""
+        """These hand-overs of the last `match` provably never left; their workers cannot be reached until they ask
+        again.
+        """
         for job in jobs:
             holder = job.holder
             if job.state != RUNNING or holder is None:
@@ -345,7 +347,7 @@ class Machine:
             elif self._accepted:
                 job = self._accepted.pop()
             else:
-                turn, jobs = self._unsafe[0]
+                _, jobs = self._unsafe[0]
                 job = jobs.pop()
                 if not jobs:
                     self._unsafe.popleft()
@@ -399,8 +401,8 @@ class Machine:
                     final.pop(number, None)
         for number in sorted(jobs):
             self._loaded(jobs[number], now)
-        for number in final:
-            self.kept.keep(final[number])
+        for job in final.values():
+            self.kept.keep(job)
 
     def _loaded(self, job: Job, now: int) -> None:
         self.open += 1

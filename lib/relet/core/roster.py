@@ -1,8 +1,9 @@
 """Workers: who has asked, and what each of them holds.
 
-A worker is a return path on a connection. Its credit is the number of its unspent asks; workers with credit stand in one
-line and take turns, one job each, so that a worker that asked for a hundred jobs does not get them before another that
-asked for one. A worker that is lost leaves its credit behind at once, and its place in the line when that comes up.
+A worker is a return path on a connection. Its credit is the number of its unspent asks; workers with credit stand in
+one line and take turns, one job each, so that a worker that asked for a hundred jobs does not get them before another
+that asked for one. A worker that is lost leaves its credit behind at once, and its place in the line when that comes
+up.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class Roster:
             yield from paths.values()
 
     def ask(self, batch: list[Ask]) -> tuple[list[Worker], int]:
-        """Each message is one ask. Returns the workers that asked for the first time, and how many asks were refused."""
+        """Each message is one ask. Returns the workers that asked for the first time, and how many asks were
+        refused.
+        """
         arrived: list[Worker] = []
         refused = 0
         swept = False
@@ -107,7 +110,9 @@ class Roster:
         return arrived, refused
 
     def _sweep(self) -> bool:
-        """Forgets workers that neither ask nor hold anything: return paths behind a proxy, which nobody says are gone."""
+        """Forgets workers that neither ask nor hold anything: return paths behind a proxy, which nobody says are
+        gone.
+        """
         before = self.count
         for peer, paths in list(self.routes.items()):
             for path, worker in list(paths.items()):

@@ -1,1 +1,3 @@
-"""The room that carries: endpoints, sockets and their options, the frame pump, monitors, outboxes. It decides nothing."""
+"""The room that carries: endpoints, sockets and their options, the frame pump, monitors, outboxes. It decides
+nothing.
+"""

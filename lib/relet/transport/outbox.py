@@ -1,7 +1,8 @@
 """Outcomes on their way to clients. No client is ever waited for.
 
-What a client cannot take now waits in its outbox, in order, and is tried again soon; everybody else is served meanwhile.
-An outbox has a bound, and all of them together have one; a reply above it is dropped, and the loop counts it.
+What a client cannot take now waits in its outbox, in order, and is tried again soon; everybody else is served
+meanwhile. An outbox has a bound, and all of them together have one; a reply above it is dropped, and the loop counts
+it.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ class Outbox:
         return sent if sent.unroutable or sent.dropped else None
 
     def refuse(self, messages: list[Message]) -> int:
-        """Sends what speaks of no job, or lets it wait; returns how many were dropped. Those whose peers are gone are not."""
+        """Sends what speaks of no job, or lets it wait; returns how many were dropped. Those whose peers are gone are
+        not.
+        """
         dropped = 0
         behind = [message for message in messages if message[0] in self._boxes]
         if behind:

@@ -143,7 +143,9 @@ class RouterPump:
         return peer
 
     def _make_room(self) -> bool:
-        """Lets the peer go that was heard first, if no monitor would ever tell that it has gone; it can still be sent to."""
+        """Lets the peer go that was heard first, if no monitor would ever tell that it has gone; it can still be sent
+        to.
+        """
         routing_id, peer = next(iter(self.peers.items()))
         if peer.descriptor != NO_DESCRIPTOR:
             return False
@@ -151,7 +153,9 @@ class RouterPump:
         return True
 
     def forget(self, peer: Peer) -> None:
-        """The connection of `peer` is gone. It loses its routing id, so that nothing can be sent to whoever gets that next."""
+        """The connection of `peer` is gone. It loses its routing id, so that nothing can be sent to whoever gets that
+        next.
+        """
         if self.peers.get(peer.routing_id) is peer:
             del self.peers[peer.routing_id]
         if self.descriptors.get(peer.descriptor) is peer:

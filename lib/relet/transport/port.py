@@ -1,13 +1,14 @@
 """A bound socket of the broker, with everything the loop asks of it.
 
-`RouterPort` is a ROUTER, its frame pump, its peers and the monitor that tells which of them have gone; `PullPort` is the
-PULL on which answers arrive. Nothing here blocks and nothing here decides.
+`RouterPort` is a ROUTER, its frame pump, its peers and the monitor that tells which of them have gone; `PullPort` is
+the PULL on which answers arrive. Nothing here blocks and nothing here decides.
 
 **Deaths have names.** Every message carries the descriptor of its connection, and the monitor's DISCONNECTED event
 carries the same number. libzmq writes that event before it closes the descriptor, and accepts the next connection
 after. So events and messages can be matched exactly, with one catch: a descriptor is given out again at once. Where the
-same drain of the monitor shows DISCONNECTED and then ACCEPTED for one descriptor, and the peer behind it was first heard
-since the drain before, the event speaks of an older connection that never said a word (a port scan, a health check).
+same drain of the monitor shows DISCONNECTED and then ACCEPTED for one descriptor, and the peer behind it was first
+heard since the drain before, the event speaks of an older connection that never said a word (a port scan, a health
+check).
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def open_socket(
     if kind == zmq.ROUTER:
         socket.router_mandatory = True
         if role == "workers":
-            socket.sndhwm = 0  # asks bound what is sent to a worker; a mark would only lose hand-overs that were asked for
+            socket.sndhwm = 0  # asks bound what is sent to a worker; a mark would only lose what was asked for
     try:
         socket.bind(endpoint.url)
     except zmq.ZMQError as error:

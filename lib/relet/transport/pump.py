@@ -1,8 +1,8 @@
 """Chooses the frame pump: the C one where it was built and proves itself here, else the plain one.
 
-The C pump calls the libzmq that pyzmq has loaded. Its functions are resolved through the handle of pyzmq's own extension
-module, so that there is never a second libzmq in the process. Whenever a name does not resolve, a version differs or a
-round trip over inproc fails, the plain pump runs and `WHY_PLAIN` says why.
+The C pump calls the libzmq that pyzmq has loaded. Its functions are resolved through the handle of pyzmq's own
+extension module, so that there is never a second libzmq in the process. Whenever a name does not resolve, a version
+differs or a round trip over inproc fails, the plain pump runs and `WHY_PLAIN` says why.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def implementation(name: str = AUTO) -> tuple[str, Any]:
 
     Raises `PumpUnavailable` where `name` is "cython" and that pump does not run here.
     """
-    global WHY_PLAIN
+    global WHY_PLAIN  # noqa: PLW0603 - found out once, when the first pump is asked for
     if name not in (CYTHON, PYTHON, AUTO):
         msg = f"there is no pump {name!r}: take {CYTHON!r}, {PYTHON!r} or {AUTO!r}"
         raise ValueError(msg)

@@ -40,7 +40,7 @@ Message = tuple[bytes, tuple[bytes, ...]]
 """Id, answer: the pump flattens the tuple."""
 
 
-class NoAnswer(Exception):  # noqa: N818 - it is no error
+class NoAnswer(Exception):
     """Raised by a handler: this job shall stay unanswered. The broker lets it again when its time is up."""
 
 
