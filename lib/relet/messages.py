@@ -16,6 +16,11 @@ NO_DESCRIPTOR = -1
 """A connection without a file descriptor that we know of: `inproc`, or a libzmq that does not tell."""
 
 
+GONE_MAX = 10_000
+"""Routing ids of connections that have gone, remembered because their last messages may still lie unread. Those that
+libzmq draws do not come back."""
+
+
 class LargeFrame(Protocol):
     """A frame that stays where libzmq received it: it can be read and sent again, and was never copied."""
 

@@ -15,7 +15,7 @@ import errno as _errno
 
 import zmq
 
-from relet.messages import NO_DESCRIPTOR, TOO_LARGE, TOO_MANY_PEERS, UNDELIMITED, Peer, Refused
+from relet.messages import GONE_MAX, NO_DESCRIPTOR, TOO_LARGE, TOO_MANY_PEERS, UNDELIMITED, Peer, Refused
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -304,6 +304,7 @@ cdef class RouterPump(_Pump):
 
     cdef readonly dict peers
     cdef readonly dict descriptors
+    cdef readonly dict gone
     cdef readonly list arrived
     cdef readonly list replaced
     cdef readonly list refused
@@ -323,6 +324,7 @@ cdef class RouterPump(_Pump):
         self.path_bytes_max = path_bytes_max
         self.peers = {}
         self.descriptors = {}
+        self.gone = {}
         self.arrived = []
         self.replaced = []
         self.refused = []
@@ -336,6 +338,8 @@ cdef class RouterPump(_Pump):
         # chose may come back on another connection, so there the descriptor is asked for each time.
         if found != NULL and PyBytes_GET_SIZE(routing_id) > 0 and PyBytes_AS_STRING(routing_id)[0] == 0:
             return <object>found
+        if routing_id in self.gone:
+            return Peer(b"")  # the last words of a connection that is known to have gone
         descriptor = msg_get(message, ZMQ_SRCFD)
         if found != NULL:
             if (<object>found).descriptor == descriptor:
@@ -373,6 +377,10 @@ cdef class RouterPump(_Pump):
             del self.peers[peer.routing_id]
         if self.descriptors.get(peer.descriptor) is peer:
             del self.descriptors[peer.descriptor]
+        if peer.routing_id[:1] == b"\0":
+            self.gone[peer.routing_id] = None
+            if len(self.gone) > GONE_MAX:
+                del self.gone[next(iter(self.gone))]
         peer.routing_id = b""
 
     def receive(self, Py_ssize_t messages_max, Py_ssize_t bytes_max=(1 << 62)):

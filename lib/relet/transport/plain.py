@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from relet.messages import (
+    GONE_MAX,
     NO_DESCRIPTOR,
     TOO_LARGE,
     TOO_MANY_PEERS,
@@ -113,6 +114,7 @@ class RouterPump:
         self.path_bytes_max = path_bytes_max
         self.peers: dict[bytes, Peer] = {}
         self.descriptors: dict[int, Peer] = {}
+        self.gone: dict[bytes, None] = {}
         self.arrived: list[Peer] = []
         self.replaced: list[Peer] = []
         self.refused: list[Refused] = []
@@ -120,6 +122,8 @@ class RouterPump:
 
     def _peer_of(self, routing_id: bytes, frame: zmq.Frame) -> Peer | None:
         """The peer behind a routing id; a new one where the connection is new. None when there are too many."""
+        if routing_id in self.gone:
+            return Peer(b"")  # the last words of a connection that is known to have gone
         descriptor = _descriptor_of(frame)
         found = self.peers.get(routing_id)
         if found is not None:
@@ -160,6 +164,10 @@ class RouterPump:
             del self.peers[peer.routing_id]
         if self.descriptors.get(peer.descriptor) is peer:
             del self.descriptors[peer.descriptor]
+        if peer.routing_id[:1] == b"\0":
+            self.gone[peer.routing_id] = None
+            if len(self.gone) > GONE_MAX:
+                del self.gone[next(iter(self.gone))]
         peer.routing_id = b""
 
     def receive(self, messages_max: int, bytes_max: int = _NO_BOUND) -> list[tuple[Peer, Path, Body]]:
