@@ -8,6 +8,7 @@ JOBS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help setup demo test lint types check bench simulate clean
 
 help: ## list the targets

@@ -96,9 +96,10 @@ def main(arguments: Sequence[str]) -> int:
     checked_endpoints(values)
     configure(values)
     broker = opened_broker(values)
-    stopping = Stopping(broker, values.drain)
+    for_people = values.log_format != "json"  # where JSON was asked for, stderr carries nothing else
+    stopping = Stopping(broker, values.drain, speaks=for_people)
     stopping.install()
-    if values.log_format != "json":
+    if for_people:
         say(
             banner(
                 broker.endpoints,
@@ -111,12 +112,11 @@ def main(arguments: Sequence[str]) -> int:
         )
     mind_the_collector()
     told = broker.run()
-    if told:
+    if for_people and told:
         say(f"{PROGRAM}: stopped; {told} owed {'answer was' if told == 1 else 'answers were'} given as failures")
-        return Exit.OWED
-    if stopping.signals:
+    elif for_people:
         say(f"{PROGRAM}: stopped; nobody was owed an answer")
-    return Exit.OK
+    return Exit.OWED if told else Exit.OK
 
 
 def mind_the_collector() -> None:
@@ -172,10 +172,11 @@ def opened_broker(values: argparse.Namespace) -> Broker:
 class Stopping:
     """What SIGINT and SIGTERM do: the first drains, every further one stops at once."""
 
-    def __init__(self, broker: Broker, drain_seconds: float) -> None:
+    def __init__(self, broker: Broker, drain_seconds: float, *, speaks: bool) -> None:
         self.signals = 0
         self._broker = broker
         self._drain_seconds = drain_seconds
+        self._speaks = speaks
 
     def install(self) -> None:
         """Take the two signals over."""
@@ -195,8 +196,9 @@ class Stopping:
             line = "stopping: no job is open"
         else:
             line = f"stopping now: {open_jobs} open {'job is' if open_jobs == 1 else 'jobs are'} told of failure"
-        with contextlib.suppress(OSError):
-            os.write(2, f"{PROGRAM}: {line}\n".encode())
+        if self._speaks:
+            with contextlib.suppress(OSError):
+                os.write(2, f"{PROGRAM}: {line}\n".encode())
         self._broker.stop()
 
 
