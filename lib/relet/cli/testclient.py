@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import signal
 import sys
 import threading
@@ -306,6 +305,8 @@ def tell_summary(run: Run, *, table: bool) -> None:
 
             report.print_table(Console(), found, total)
         else:
+            import json
+
             print(json.dumps(found), flush=True)
     except OSError:
         say(f"{PROGRAM}: nobody reads the summary")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import signal
 import sys
 import threading
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "testworker.py"
 LATE_RATE = 0.1
-SEED_BITS = 32
+SEED_BYTES = 4
 LAST_ANSWERS_SECONDS_MAX = 3.0
 """How long a stopped worker may take to send its last answer and close its sockets."""
 DESCRIPTION = """\
@@ -87,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     check_endpoints(values)
     configure(values, repeats=False)
     if values.seed is None:
-        values.seed = random.SystemRandom().getrandbits(SEED_BITS)
+        values.seed = int.from_bytes(os.urandom(SEED_BYTES))
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(line_buffering=True)
@@ -124,6 +123,8 @@ class Hand:
     """
 
     def __init__(self, index: int, values: argparse.Namespace, stopped: threading.Event) -> None:
+        import random
+
         from relet import NoAnswer
 
         self.tally = Tally()
