@@ -38,6 +38,9 @@ from relet.transport.port import PullPort, RouterPort, tells_descriptors
 STALL_NS: Final = 50_000_000
 """The poll may return this late, and a turn take this long, before the broker counts as deaf: ordinary scheduling."""
 
+STALL_SAID_NS: Final = 1_000_000_000
+"""A stall of this length is worth a line."""
+
 FLUSH_NS: Final = 1_000_000_000
 """At the stop, replies may wait this long for clients that do not read."""
 
@@ -309,7 +312,7 @@ class Broker:
         return -1 if wait_ns < 0 else -(-wait_ns // 1_000_000)
 
     def _stalled(self, duration_ns: int) -> None:
-        if self._clock.deaf(duration_ns):
+        if self._clock.deaf(duration_ns) and duration_ns >= STALL_SAID_NS:
             self._publisher((Event.BROKER_STALLED, {"stalled_s": round(duration_ns / 1e9, 3)}))
 
     def _watch(self) -> None:

@@ -40,7 +40,11 @@ _PROBE_MS: Final = 2_000
 
 HEARTBEAT_INTERVAL_MS: Final = 1_000
 HEARTBEAT_TIMEOUT_MS: Final = 3_000
-"""A peer that is frozen or cut off is disconnected after interval + timeout at most; no TTL is sent to it."""
+"""A worker that is frozen or cut off is disconnected after interval + timeout at most; no TTL is sent to it.
+
+Not so a client: one that is slow to read stops reading its connection when its own high-water mark is reached, and the
+heartbeat with it, so that it would be cut off with all that waits for it. TCP's keepalive finds those that are gone.
+"""
 HANDSHAKE_INTERVAL_MS: Final = 2_000
 """Connections that say nothing are closed, before they starve the listener."""
 BACKLOG: Final = 4_096
@@ -75,8 +79,9 @@ def open_socket(
     socket = context.socket(kind)
     socket.linger = LINGER_MS
     socket.maxmsgsize = frame_bytes_max
-    socket.heartbeat_ivl = HEARTBEAT_INTERVAL_MS
-    socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+    if role != "clients":
+        socket.heartbeat_ivl = HEARTBEAT_INTERVAL_MS
+        socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
     socket.handshake_ivl = HANDSHAKE_INTERVAL_MS
     socket.backlog = BACKLOG
     socket.tcp_keepalive = 1
