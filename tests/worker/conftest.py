@@ -35,7 +35,9 @@ def shut(socket: zmq.Socket[bytes], endpoint: str) -> None:
     while True:
         assert time.monotonic() < deadline, "the port is still held"
         try:
-            sockets.create_connection((host, int(port)), timeout=1).close()
+            sockets.create_connection((host, int(port)), timeout=0.1).close()
+        except TimeoutError:  # it was taken down just between
+            continue
         except OSError:
             return
 
