@@ -192,11 +192,11 @@ class Server:
         if refused:
             answerable = [(it.peer, it.path) for it in refused if it.path is not None]
             self._reply_dropped(self.outbox.refuse(d2010.refusals(answerable)))
-            for reason in {it.reason for it in refused}:
+            for reason in dict.fromkeys(it.reason for it in refused):
                 self._refused_requests(sum(it.reason == reason for it in refused), reason)
         refused = self._workers.take_refused()
         if refused:
-            for reason in {it.reason for it in refused}:
+            for reason in dict.fromkeys(it.reason for it in refused):
                 self.machine.asks_refused(sum(it.reason == reason for it in refused), reason)
 
     def _refused_requests(self, count: int, reason: str) -> None:

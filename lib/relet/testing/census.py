@@ -17,7 +17,7 @@ from relet.core.roster import Worker
 from relet.messages import body_bytes, body_frames, held_bytes
 
 
-class InvariantBroken(AssertionError):  # noqa: N818 - it says what happened
+class InvariantBroken(AssertionError):
     """Something that must always be true is not: a fault of ours, and the text says which."""
 
 

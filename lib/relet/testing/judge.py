@@ -45,7 +45,7 @@ FALSE_FAILURE: Final = "false_failure"
 WRONG: Final = "wrong"
 
 
-class Violation(AssertionError):  # noqa: N818 - it says what happened
+class Violation(AssertionError):
     """The broker did what it must not do. `kind` is `LOST`, `FALSE_FAILURE` or `WRONG`."""
 
     def __init__(self, kind: str, text: str) -> None:
@@ -108,6 +108,8 @@ class Judge:
         self.stopped = False
         self.by_key: dict[bytes, Claim] = {}
         self.counts: dict[str, int] = {}
+        self.seen = 0
+        """How much has happened."""
         self.trace: Any = None
         """A hash that takes in everything, or None."""
         self._tries = tries
@@ -135,6 +137,7 @@ class Judge:
         return str(self.trace.hexdigest())
 
     def _saw(self, *what: object) -> None:
+        self.seen += 1
         if self.trace is not None:
             self.trace.update(repr((self.now, what)).encode())
 

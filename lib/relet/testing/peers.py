@@ -201,7 +201,7 @@ class Client(Actor):
 
 
 class Worker(Actor):
-    """A worker: REQ with one job at a time, or DEALER that asks for some ahead; behind a proxy, on several return paths."""
+    """A worker: REQ with one job at a time, or DEALER that asks ahead; behind a proxy, on several return paths."""
 
     def __init__(
         self,

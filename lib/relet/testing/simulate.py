@@ -27,6 +27,8 @@ WORLDS_AT_ONCE: Final = 8
 """Worlds given to a process at a time."""
 PROGRESS_S: Final = 5.0
 FAILURES_SHOWN: Final = 5
+FAILURES_MAX: Final = 20
+"""After so many worlds that failed there is enough to look at."""
 
 NO_FAULTS: Final = (
     "attempts",
@@ -153,13 +155,13 @@ def simulate(seed: str, jobs: int, *, processes: int, progress: bool = False) ->
     said = time.monotonic()
     batches = _batches(seed)
     if processes == 1:
-        while summary.jobs < jobs and len(summary.failures) < 100:
+        while summary.jobs < jobs and len(summary.failures) < FAILURES_MAX:
             for result in _play_some(next(batches)):
                 summary.add(*result)
         return summary
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         under_way = [pool.apply_async(_play_some, (next(batches),)) for _ in range(processes * 2)]
-        while summary.jobs < jobs and len(summary.failures) < 100:
+        while summary.jobs < jobs and len(summary.failures) < FAILURES_MAX:
             for result in under_way.pop(0).get():
                 summary.add(*result)
             under_way.append(pool.apply_async(_play_some, (next(batches),)))

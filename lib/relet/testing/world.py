@@ -33,9 +33,13 @@ from relet.testing.stores import LateStore
 OPEN_MAX: Final = 1_000
 """Open jobs of one world: the census must stay affordable."""
 TURN_NS: Final = 30 * US
-"""What a turn costs, beside `MESSAGE_NS` for each message: so messages gather, as in life."""
-HEARD_ANYTHING_NS: Final = 20 * US
+"""What a turn costs: so messages gather, as in life ..."""
+MESSAGE_NS: Final = US
+"""... and what each thing that happens in it costs."""
+HEARD_NS: Final = 20 * US
 """From a message's arrival to the turn that reads it."""
+IDLE_TURNS_MAX: Final = 3_000
+"""Turns in a row in which nothing was read, sent or decided: more than any steps of expiry need."""
 QUIET_NS_MAX: Final = 900 * S
 """How long the second act may last, simulated."""
 CENSUS_SHARE: Final = 40
@@ -94,7 +98,7 @@ def draw(rng: random.Random) -> Config:
         late_ns=pick((10 * MS, 200 * MS, timeout_ns or S, 2 * (timeout_ns or S))),
     )
     limits = Limits(
-        jobs_max=pick((1_000_000, 1_000_000, 30, 200)),
+        jobs_max=pick((1_000_000, 1_000_000, 200, 30, 2)),
         asks_per_worker_max=pick((1_000, 3)),
         turn_messages_max=pick((2_000, 2_000, 7, 50)),
         turn_steps_max=pick((2_000, 2_000, 5)),
@@ -194,6 +198,7 @@ class World:
         self._census_credit = 0
         self._turn_due = -1
         self._turn_serial = 0
+        self._idle_turns = 0
         self._busy_until = 0
         self._deaf_ns = 0
         self._stall_ns = 0
@@ -270,7 +275,7 @@ class World:
 
     def _wake(self, role: str) -> None:
         if role != "clients" or not self.server.paused or self._clients.has_news:
-            self._turn_at(self.clock.now + HEARD_ANYTHING_NS)
+            self._turn_at(self.clock.now + HEARD_NS)
 
     def _turn_at(self, when: int) -> None:
         when = max(when, self._busy_until)
@@ -304,12 +309,15 @@ class World:
         self._stall_ns = 0
         judge, machine = self.judge, self.machine
         judge.now = now = self.lease_now
-        before = self.judge.counts.get("attempts", 0)
+        before = judge.seen
         self.server.turn(now)
         self.turns += 1
         self._take_count()
-        handled = self.judge.counts.get("attempts", 0) - before
-        self._busy_until = self.clock.now + TURN_NS + handled * 4 * US
+        happened = judge.seen - before
+        self._busy_until = self.clock.now + TURN_NS + happened * MESSAGE_NS
+        self._idle_turns = 0 if happened else self._idle_turns + 1
+        if self._idle_turns > IDLE_TURNS_MAX:
+            raise Violation(WRONG, f"the broker spins: nothing has happened in {self._idle_turns} turns")
         self._census_credit += CENSUS_SHARE
         if self._census_credit > machine.open:
             self._census_credit -= machine.open
@@ -386,7 +394,7 @@ class World:
             self.count("garbage")
             client.sends_garbage()
             worker.sends_garbage()
-        elif self.config.stalls:
+        elif self.config.stalls and not self._down:
             self.count("broker_stalled")
             stall = rng.choice((5 * MS, 100 * MS, 3 * S))
             self._busy_until = max(self._busy_until, self.clock.now) + stall

@@ -1,0 +1,125 @@
+"""The simulation itself: it passes with the real broker, repeats itself, and says when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from relet.core.job import Job
+from relet.core.machine import Machine
+from relet.testing import Clock, Config, World
+from relet.testing import simulate as program
+from relet.testing.clock import MS, S
+from relet.testing.peers import Habits
+
+
+def test_no_job_is_lost_and_no_failure_is_false_in_ten_thousand() -> None:
+    """Promises 1 to 7, judged from outside, in many small worlds with faults of every kind."""
+    summary = program.simulate("tests", 10_000, processes=1)
+    assert not summary.failures, summary.text()
+    assert summary.jobs >= 10_000
+    for fault in (
+        "worker_killed",
+        "connection_lost",
+        "frozen",
+        "cut_off",
+        "broker_crashes",
+        "handovers_failed",
+        "client_slow",
+    ):
+        assert summary.counts[fault], f"no {fault} happened: this run shows nothing about it"
+    for outcome in ("told_answer", "told_failure", "answers_late", "attempts_expired", "attempts_lost", "refused"):
+        assert summary.counts[outcome], f"nothing came to {outcome}: this run shows nothing about it"
+
+
+@pytest.mark.parametrize("seed", ["trace/1", "trace/5", "trace/8"])
+def test_same_seed_same_trace(seed: str) -> None:
+    """A world that is played twice goes the same way, message for message."""
+    one, other = (World(seed, watch=True).play() for _ in range(2))
+    assert one == other
+    assert one.digest != World("another seed", watch=True).play().digest
+
+
+def test_the_trace_does_not_hang_on_the_process() -> None:
+    """The order of sets and the seed of hashes are other ones in each process; the trace is the same."""
+    script = (
+        "from relet.testing import World; print([World(f'trace/{i}', watch=True).play().digest for i in range(12)])"
+    )
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert printed[0] == printed[1]
+
+
+class _Forgetful(Machine):
+    def _ended_badly(self, job: Job) -> None:
+        super()._ended_badly(job)
+        self.finished.pop()
+
+
+def test_the_program_exits_with_1_and_says_how_to_repeat(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A violation in any world is an exit code of 1, and the command that plays that world again."""
+    real = World
+
+    def broken(seed: str, **more: Any) -> World:
+        return real(seed, machine=_Forgetful, **more)
+
+    monkeypatch.setattr(program, "World", broken)
+    assert program.main(["--seed", "broken", "--jobs", "2000", "--processes", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "again: python -m relet.testing.simulate --world broken/" in printed
+    seed = printed.split("--world ")[1].split()[0]
+    assert program.main(["--world", seed]) == 1
+    monkeypatch.undo()
+    assert program.main(["--world", seed]) == 0
+    assert program.main(["--seed", "tests", "--jobs", "300", "--processes", "1"]) == 0
+
+
+def test_a_world_without_faults_has_no_failures() -> None:
+    """Honest peers on a calm network: every job is answered at its first attempt, unless its worker retires."""
+    outcome = World("calm", Config(jobs=500)).play()
+    assert outcome.counts["told_answer"] == 500
+    retired = outcome.counts["attempts_lost"]  # the first act ends, its workers go, and others take over
+    assert outcome.counts["attempts"] - retired == 500
+    assert "told_failure" not in outcome.counts
+
+
+def test_a_world_of_liars_ends_in_failures() -> None:
+    """Where every worker drops every job, every job fails after its last try, and not one is lost."""
+    config = Config(jobs=100, tries=2, timeout_ns=20 * MS, habits=Habits(drops=1.0))
+    outcome = World("liars", config).play()
+    assert outcome.counts["told_failure"] + outcome.counts.get("told_answer", 0) == 100
+    assert outcome.counts["told_failure"] > 70  # the last ones meet the honest workers of the second act
+
+
+def test_crashes_with_a_slow_disk_lose_nothing_that_was_safe() -> None:
+    """The broker crashes again and again while its disk is behind; what was safe goes on in the next one."""
+    config = Config(jobs=300, settles_ns=20 * MS, crashes=3.0, timeout_ns=200 * MS, tries=5)
+    outcome = World("crashes", config).play()
+    assert outcome.counts["broker_crashes"] >= 1
+
+
+def test_the_clock_keeps_appointments_in_order() -> None:
+    """Earlier before later, and those of one moment in the order in which they were made."""
+    clock, kept = Clock(), []
+    clock.at(2 * S, kept.append, "late")
+    clock.at(1 * S, kept.append, "first")
+    clock.at(1 * S, kept.append, "second")
+    while clock.step():
+        pass
+    assert kept == ["first", "second", "late"]
+    assert clock.now == 2 * S
