@@ -292,6 +292,8 @@ class Broker:
         if self._stops != self._stops_heard:
             self._stops_heard = self._stops
             self._alarm.heard()
+        if self._stops:  # already in this turn: what is read now may have been sent after the stop
+            server.draining = True
         server.turn(clock.now())
         self._stalled(time.monotonic_ns() - woke)
         self._watch()

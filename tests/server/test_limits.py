@@ -86,7 +86,7 @@ def test_tcp_pushes_back_while_intake_is_paused(site: Site) -> None:
 
 
 def test_requests_that_can_never_be_accepted_are_answered(site: Site) -> None:
-    """Promise 7: too large by bytes, frames or path: answered with the empty frame where the path was seen, and logged."""
+    """Promise 7: too large by bytes, frames or path: answered where the path was seen, counted and logged."""
     site.open(limits=Limits(body_bytes_max=1_000, frames_max=50, path_bytes_max=100))
     client, dealer = site.client(), site.client(zmq.DEALER)
     client.send(b"x" * 1_001)
@@ -267,7 +267,7 @@ def test_a_backlog_of_a_dead_client_cuts_nobody_off(site: Site) -> None:
 
 def test_a_backlog_of_a_dead_worker_cuts_nobody_off(site: Site) -> None:
     """A worker dies with unread asks; the next one gets its descriptor, is read in between, and gets its job."""
-    site.open(tries=1, limits=Limits(turn_messages_max=2))
+    site.open(tries=2, limits=Limits(turn_messages_max=2))  # one attempt may be lost with the dying connection
     client, answers = site.client(), site.answers()
     for round_ in range(20):
         dead = site.worker(zmq.DEALER)

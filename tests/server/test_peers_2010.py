@@ -44,7 +44,7 @@ def test_clients_and_workers_of_every_kind(any_site: Site, client_kind: int, wor
 
 
 def test_frames_before_the_delimiter_come_back(any_site: Site) -> None:
-    """A DEALER's own frames before the delimiter are part of the return path: each answer carries those of its request."""
+    """A DEALER's own frames before the delimiter come back with the answer to that request."""
     site = any_site
     site.open()
     client = site.client(zmq.DEALER)
@@ -133,7 +133,7 @@ def test_workers_behind_a_proxy_come_and_go_for_ever(site: Site) -> None:
 
 @pytest.mark.parametrize("role", ["clients", "workers"])
 def test_inproc_peers_come_and_go_for_ever(any_site: Site, role: str) -> None:
-    """Connections come and go far beyond `peers_max`, also where no monitor tells of it, and new ones are always heard."""
+    """Connections come and go far beyond `peers_max`, also where no monitor tells of it: new ones are heard."""
     site = any_site
     site.open(limits=Limits(peers_max=10))
     fixed_client, fixed_worker, answers = site.client(), site.worker(), site.answers()
