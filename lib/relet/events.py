@@ -71,12 +71,15 @@ class Event(StrEnum):
     JOB_FINISHED = "job_finished"
     """The one canonical line of a job. job, outcome, reason, attempts, wait_s, run_s, bytes"""
 
-    # The libraries.
+    # The libraries. They say `answer_refused` and `request_refused` with a count, too, of what a broker sent and they could
+    # not take.
     BROKER_UNREACHABLE = "broker_unreachable"
     """Nobody answers at the endpoint yet; trying on (warning). endpoint"""
     BROKER_CONNECTED = "broker_connected"
     """endpoint"""
     BROKER_LOST = "broker_lost"
     """The connection went; trying to get it back (warning). endpoint"""
+    LIBRARY_FAILED = "library_failed"
+    """A fault of ours: the library's own thread has ended (error, with the traceback). endpoint"""
     HANDLER_FAILED = "handler_failed"
     """The worker's handler raised; the job is not answered (error, with the traceback). error"""

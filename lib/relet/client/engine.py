@@ -23,7 +23,6 @@ from relet.client.waiting import Channel, Mapped, Outcome, Waiter
 from relet.events import Event
 from relet.transport.endpoints import Endpoint
 from relet.transport.link import (
-    LIBRARY_FAILED,
     Alarm,
     Context,
     Link,
@@ -166,7 +165,7 @@ class Engine:
             else:
                 why = error
                 self._closed_because = f"the client's thread failed: {error!r}"
-                self._log.say(logging.ERROR, LIBRARY_FAILED, exc_info=True, endpoint=self._endpoint.url)
+                self._log.say(logging.ERROR, Event.LIBRARY_FAILED, exc_info=True, endpoint=self._endpoint.url)
         self.connected = False
         with self._lock:
             if self._closed_because is None:

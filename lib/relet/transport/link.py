@@ -54,9 +54,6 @@ it."""
 NEVER_COPY_LESS: Final = 1 << 62
 """`frame_copy_bytes_max`: users get `bytes`, so every frame is copied once, here."""
 
-LIBRARY_FAILED: Final = "library_failed"
-"""Logged, with the traceback, where the library's own thread came to an end that it should not have."""
-
 _EVENTS: Final = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 _EVENT: Final = struct.Struct("=HI")  # zmq_socket_monitor(3): 16 bits of event, 32 bits of value
 _serial = itertools.count()

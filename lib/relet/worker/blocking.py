@@ -22,7 +22,6 @@ import zmq
 from relet.events import Event
 from relet.transport.endpoints import Endpoint, check_distinct, parse_connect
 from relet.transport.link import (
-    LIBRARY_FAILED,
     Alarm,
     Context,
     Link,
@@ -106,7 +105,7 @@ class _Engine:
         except Exception as error:  # noqa: BLE001 - told to who called `run`
             if not was_terminated(error, context):
                 self.error = error
-                self._log.say(logging.ERROR, LIBRARY_FAILED, exc_info=True, endpoint=self._endpoints[0].url)
+                self._log.say(logging.ERROR, Event.LIBRARY_FAILED, exc_info=True, endpoint=self._endpoints[0].url)
         self.peer.stopped()
         self._jobs.put(None)
         if self._context is None:
