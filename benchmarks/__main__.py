@@ -142,13 +142,15 @@ def run(chosen: argparse.Namespace) -> int:
 def _measure(
     scenario: Scenario, setting: Setting, number: int, samples: list[Sample], failures: dict[str, str]
 ) -> None:
-    begun = time.monotonic()
+    begun, disturbance = time.monotonic(), procfs.Disturbance()
     try:
         measured = list(scenario.measure(setting))  # all targets of a round, or none of them
-        samples.extend({"scenario": scenario.name, "round": number, **sample} for sample in measured)
+        about = {"scenario": scenario.name, "round": number, "disturbed": round(disturbance.share(), 3)}
+        samples.extend({**about, **sample} for sample in measured)
     except (RuntimeError, OSError, zmq.ZMQError) as error:
         failures[scenario.name] = f"{type(error).__name__}: {error}"
-    outcome = failures.get(scenario.name) or f"{time.monotonic() - begun:.1f} s"
+    others = f", others {disturbance.share():.0%}" if disturbance.share() > DISTURBED_MAX else ""
+    outcome = failures.get(scenario.name) or f"{time.monotonic() - begun:.1f} s{others}"
     print(f"round {number}: {scenario.name}: {outcome}", file=sys.stderr)
 
 
