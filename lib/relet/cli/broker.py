@@ -130,8 +130,8 @@ def mind_the_collector() -> None:
 
 
 def checked_endpoints(values: argparse.Namespace) -> None:
-    """Looks at the three endpoints; ends the program where one cannot be meant or lies in somebody's way."""
-    from relet.transport.endpoints import EndpointError, check_distinct, ipc_obstacle, parse_bind
+    """Looks at the three endpoints; ends the program where one cannot be meant."""
+    from relet.transport.endpoints import EndpointError, check_distinct, parse_bind
 
     endpoints: dict[str, Endpoint] = {
         role: endpoint(role, getattr(values, role), parse_bind, program=PROGRAM) for role in ROLES
@@ -140,10 +140,6 @@ def checked_endpoints(values: argparse.Namespace) -> None:
         check_distinct(endpoints)
     except EndpointError as error:
         fail(Exit.USAGE, str(error), program=PROGRAM)
-    for role in ROLES:
-        obstacle = ipc_obstacle(endpoints[role])
-        if obstacle:
-            fail(Exit.UNREACHABLE, f"{role.upper()}: {obstacle}", program=PROGRAM)
 
 
 def opened_broker(values: argparse.Namespace) -> Broker:

@@ -23,7 +23,7 @@ import zmq
 
 from relet.core.limits import Limits
 from relet.messages import Peer, Refused
-from relet.transport.endpoints import Endpoint
+from relet.transport.endpoints import Endpoint, ipc_obstacle
 
 _serial = itertools.count()
 
@@ -76,6 +76,9 @@ def open_socket(
     context: zmq.Context[zmq.Socket[bytes]], kind: int, role: str, endpoint: Endpoint, frame_bytes_max: int
 ) -> zmq.Socket[bytes]:
     """A socket of the broker, all options set, then bound. Raises `BindError`."""
+    obstacle = ipc_obstacle(endpoint)
+    if obstacle:
+        raise BindError(f"cannot bind {role}: {obstacle}")
     socket = context.socket(kind)
     socket.linger = LINGER_MS
     socket.maxmsgsize = frame_bytes_max
@@ -96,7 +99,7 @@ def open_socket(
         socket.bind(endpoint.url)
     except zmq.ZMQError as error:
         socket.close(linger=0)
-        raise BindError(error.errno, _why_not_bound(role, endpoint, error)) from None
+        raise BindError(_why_not_bound(role, endpoint, error)) from None
     return socket
 
 
