@@ -47,7 +47,7 @@ def test_each_cell_moves_or_is_an_error_by_name(state: State, happened: Happened
 
 
 def test_a_final_state_is_final() -> None:
-    """Nothing leads out of COMPLETED, DISCARDED or CANCELLED; every other state has a way to an end."""
+    """Nothing leads out of COMPLETED, DISCARDED or CANCELLED; all others have a way to an end."""
     assert not {row.state for row in TABLE} & FINAL
     open_states = set(State) - {State(number) for number in FINAL}
     assert {row.state for row in TABLE} == open_states
@@ -56,7 +56,7 @@ def test_a_final_state_is_final() -> None:
 
 
 def test_the_table_has_each_row_once() -> None:
-    """No (state, event) stands twice, so a later row cannot overrule an earlier one; each row says what else happens."""
+    """No (state, event) stands twice, so no row overrules another; each row says what else happens."""
     assert len(ROWS) == len(TABLE)
     assert all(row.also for row in TABLE)
 
