@@ -288,7 +288,10 @@ class Broker:
         self._alarm.asleep = False
         woke = time.monotonic_ns()
         if wait_ms >= 0:
-            self._stalled(woke - began - wait_ms * 1_000_000)
+            late = woke - began - wait_ms * 1_000_000
+            # A poll that is late says nothing of when the broker went deaf: none of the wait counts, so that nothing
+            # expires in the turn that has not yet heard what came meanwhile.
+            self._stalled(late if late <= STALL_NS else woke - began)
         if self._stops != self._stops_heard:
             self._stops_heard = self._stops
             self._alarm.heard()
