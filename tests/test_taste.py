@@ -181,8 +181,8 @@ def undocumented(text: str, class_name: str) -> list[str]:
             said = str(value.value) if isinstance(value, ast.Constant) else ""
             if len(said) < len("a job"):
                 complaints.append(
-                    f"{class_name}.{target.id} is not documented where it is declared: put a string below it that says what"
-                    " it means, with units and fields."
+                    f"{class_name}.{target.id} is not documented where it is declared: put a string below it that"
+                    " says what it means, with units and fields."
                 )
     return complaints
 

@@ -1,0 +1,337 @@
+"""The parts of the machine on their own, and those of the loop that need no socket."""
+
+from __future__ import annotations
+
+import errno
+import random
+from typing import Any
+
+import hypothesis.strategies as st
+import msgspec
+import pytest
+from hypothesis import given
+
+from relet import broker
+from relet.broker import LeaseClock
+from relet.core.job import AVAILABLE, COMPLETED, DISCARDED, RUNNING, Job
+from relet.core.kept import Kept
+from relet.core.lease import NEVER, Lane
+from relet.core.limits import LimitError, Limits
+from relet.core.queue import Queue
+from relet.core.roster import Roster
+from relet.dialects import d2010
+from relet.events import Event
+from relet.log import LINES_MAX, WINDOW_NS, Publisher
+from relet.messages import Peer
+from relet.transport.outbox import Outbox
+
+
+def _job(number: int, *, state: int = AVAILABLE, body: bytes = b"", peer: Peer | None = None) -> Job:
+    return Job(number, peer, b"", body, 0, state=state)
+
+
+# --- Queue
+
+
+@given(st.lists(st.sampled_from(["fresh", "back", "take", "left"]), max_size=200), st.randoms(use_true_random=False))
+def test_a_queue_gives_the_oldest_and_counts_exactly(steps: list[str], rng: random.Random) -> None:
+    """Whatever comes, comes back, is taken or ends while it waits: the oldest is next, and the length is right."""
+    queue, waiting, taken, number = Queue(), {}, [], 0
+    for step in steps:
+        if step == "fresh":
+            number += 1
+            job = waiting[number] = _job(number)
+            queue.fresh.append(job)
+        elif step == "back" and taken:
+            job = taken.pop(rng.randrange(len(taken)))
+            waiting[job.number] = job
+            queue.came_back(job)
+            job.attempts = 1
+        elif step == "take":
+            job = queue.take()
+            assert (job.number if job else None) == min(waiting, default=None)
+            if job:
+                taken.append(waiting.pop(job.number))
+        elif step == "left" and (back := [job for job in waiting.values() if job.attempts]):
+            job = rng.choice(back)
+            del waiting[job.number]
+            job.state = COMPLETED
+            queue.left()
+        assert len(queue) == len(waiting)
+        assert {job.number for job in queue} == waiting.keys()
+
+
+def test_a_queue_forgets_what_has_left_it() -> None:
+    """Late answers to thousands of waiting jobs do not leave thousands of entries, and the count stays exact."""
+    queue = Queue()
+    jobs = [_job(number) for number in range(1_000)]
+    for job in jobs:
+        queue.came_back(job)
+    for job in jobs[:990]:
+        job.state = COMPLETED
+        queue.left()
+    assert len(queue) == 10
+    assert len(queue._came_back) < 200
+    assert [queue.take() for _ in range(11)] == [*jobs[990:], None]
+    assert len(queue) == 0
+
+
+# --- Lane
+
+
+def test_a_lane_ends_leases_in_the_order_of_their_beginning() -> None:
+    """Never early, oldest first, so many at a time, and `due` says when to look again."""
+    lane = Lane(100)
+    jobs = [_job(number, state=RUNNING) for number in range(6)]
+    for began, job in enumerate(jobs):
+        job.began_ns = began * 10
+        lane.begin([job], job.began_ns)
+    assert lane.due == 100
+    assert lane.take_expired(99, 10) == []
+    assert lane.due == 100
+    assert lane.take_expired(120, 2) == jobs[:2]
+    assert lane.due == 120
+    assert lane.take_expired(120, 2) == jobs[2:3]
+    assert lane.due == 130
+    del lane.running[3]
+    assert lane.take_expired(1_000, 10) == jobs[4:]
+    assert lane.due == NEVER
+    lane.begin(jobs[:1], 1_000)
+    assert lane.due == 1_100
+
+
+# --- Roster
+
+
+def _roster(**bounds: int) -> Roster:
+    return Roster(**{"asks_max": 1_000, "asks_per_worker_max": 100, "workers_max": 100, **bounds})
+
+
+def test_a_voided_worker_that_asks_again_keeps_its_place_and_stands_in_line_once() -> None:
+    """Credit that was void is given anew; the line never holds anybody twice."""
+    roster = _roster()
+    one, other = Peer(b"1"), Peer(b"2")
+    roster.ask([(one, b"", b""), (other, b"", b"")])
+    (worker,) = roster.routes[one].values()
+    roster.void(worker)
+    assert roster.asks == 1
+    roster.ask([(one, b"", b"")] * 2)
+    assert roster.asks == 3
+    assert [it.peer for it in roster.line] == [one, other]
+
+
+def test_the_line_does_not_fill_with_the_dead() -> None:
+    """Workers that come, ask and die leave nothing behind, though nobody ever gets a job."""
+    roster = _roster(workers_max=10_000, asks_max=10_000)
+    for number in range(5_000):
+        peer = Peer(b"%d" % number)
+        roster.ask([(peer, b"", b"")])
+        roster.lost(peer)
+    assert len(roster.line) < 200
+    assert (roster.asks, roster.count) == (0, 0)
+
+
+def test_an_ask_of_somebody_who_has_gone_is_not_taken() -> None:
+    """It was read after its connection had gone: there is nobody to send to."""
+    roster = _roster()
+    assert roster.ask([(Peer(b""), b"", b"")]) == ([], 0)
+    assert roster.count == 0
+
+
+def test_return_paths_that_want_nothing_make_room_for_others() -> None:
+    """Workers behind a proxy never say goodbye: when the roster is full the idle ones are forgotten."""
+    roster = _roster(workers_max=3)
+    proxy = Peer(b"p", socket_type="DEALER")
+    roster.ask([(proxy, b"%d" % number, b"") for number in range(3)])
+    first, second, third = roster.routes[proxy].values()
+    roster.void(first)
+    roster.void(second)
+    second.jobs.add(_job(1))
+    assert roster.ask([(proxy, b"new", b""), (proxy, b"newer", b"")])[1] == 1
+    assert set(roster.routes[proxy]) == {second.path, third.path, b"new"}
+
+
+# --- Kept, Limits
+
+
+def test_kept_forgets_the_oldest_first_and_counts_bytes() -> None:
+    """Both bounds hold after every step; what goes is returned."""
+    kept = Kept(jobs_max=3, bytes_max=10)
+    assert kept.keep(_job(1, state=DISCARDED, body=b"1234")) == []
+    assert kept.keep(_job(2, state=DISCARDED, body=b"1234")) == []
+    assert [job.number for job in kept.keep(_job(3, state=DISCARDED, body=b"1234"))] == [1]
+    assert kept.bytes == 8
+    assert [job.number for job in kept.keep(_job(4, state=DISCARDED, body=b"x" * 11))] == [2, 3, 4]
+    assert (len(kept), kept.bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("field", Limits.__struct_fields__)
+def test_a_limit_that_cannot_be_is_refused_by_name(field: str) -> None:
+    """Zero, negative, fractional or missing: the text names the limit and says what it may be."""
+    for value in (-1, 1.5, "many", True, None if field != "handovers_max" else -2):
+        with pytest.raises(LimitError, match=f"{field} is .*must be a whole number, at least"):
+            Limits(**{field: value})
+    Limits(**{field: 1})
+
+
+def test_a_limit_is_one_frozen_value() -> None:
+    """Nobody changes a bound while it holds, and a misspelt one is an error."""
+    with pytest.raises(AttributeError):
+        Limits().jobs_max = 5  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Limits(jobs_maximum=5)  # type: ignore[call-arg]
+    assert msgspec.structs.replace(Limits(), jobs_max=5).jobs_max == 5
+    assert [Limits().handovers_of(tries) for tries in (None, 1, 3)] == [100, 10, 30]
+    assert Limits(handovers_max=7).handovers_of(3) == 7
+
+
+# --- Outbox
+
+
+class Clients:
+    """Clients that read as far as the test lets them."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Peer, bytes]] = []
+        self.codes: dict[Peer, int] = {}
+
+    def send(self, messages: list[tuple[Any, ...]]) -> list[tuple[int, int]]:
+        """As the pump."""
+        failures = []
+        for index, (peer, _, _, body) in enumerate(messages):
+            if peer in self.codes:
+                failures.append((index, self.codes[peer]))
+            else:
+                self.sent.append((peer, body))
+        return failures
+
+
+def _answered(number: int, peer: Peer, answer: bytes = b"") -> Job:
+    job = _job(number, state=COMPLETED, peer=peer)
+    job.answer = answer or b"%d" % number
+    return job
+
+
+def _outbox(clients: Clients, bytes_max: int = 10_000, bytes_total_max: int = 100_000) -> Outbox:
+    return Outbox(clients.send, d2010.replies, bytes_max=bytes_max, bytes_total_max=bytes_total_max)
+
+
+def test_an_outbox_keeps_the_order_of_one_client_and_holds_up_nobody_else() -> None:
+    """What a slow client cannot take waits, and what comes later waits behind it; everybody else is served at once."""
+    clients, slow, quick = Clients(), Peer(b"slow"), Peer(b"quick")
+    outbox = _outbox(clients)
+    clients.codes[slow] = errno.EAGAIN
+    assert outbox.tell([_answered(1, slow), _answered(2, quick)]) is None
+    del clients.codes[slow]
+    assert outbox.tell([_answered(3, slow), _answered(4, quick)]) is None
+    assert clients.sent == [(quick, b"2"), (quick, b"4")]
+    assert len(outbox) == 2
+    assert outbox.retry() == []
+    assert clients.sent[2:] == [(slow, b"1"), (slow, b"3")]
+    assert not outbox
+    assert outbox.bytes == 0
+
+
+def test_a_full_outbox_takes_no_more_and_says_what_it_dropped() -> None:
+    """Per client and for all together; what was taken before is not lost for it."""
+    clients, slow, other = Clients(), Peer(b"slow"), Peer(b"other")
+    outbox = _outbox(clients, bytes_max=1_000, bytes_total_max=1_500)
+    clients.codes = {slow: errno.EAGAIN, other: errno.EAGAIN}
+    jobs = [_answered(number, slow, b"x" * 100) for number in range(5)]
+    sent = outbox.tell(jobs)
+    assert sent is not None
+    assert (sent.dropped, sent.unroutable) == (jobs[2:], [])
+    others = [_answered(number, other, b"x" * 100) for number in range(3)]
+    sent = outbox.tell(others)
+    assert sent is not None
+    assert sent.dropped == others[2:]
+    clients.codes.clear()
+    outbox.retry()
+    assert len(clients.sent) == 4
+
+
+def test_an_outbox_gives_back_what_nobody_can_be_told() -> None:
+    """A client that is gone, at once or while its replies wait, or that the monitor reports."""
+    clients, gone, slow = Clients(), Peer(b"gone"), Peer(b"slow")
+    outbox = _outbox(clients)
+    clients.codes = {gone: errno.EHOSTUNREACH, slow: errno.EAGAIN}
+    jobs = [_answered(1, gone), _answered(2, slow), _answered(3, slow)]
+    sent = outbox.tell(jobs)
+    assert sent is not None
+    assert sent.unroutable == jobs[:1]
+    clients.codes[slow] = errno.EHOSTUNREACH
+    assert outbox.retry() == jobs[1:]
+    assert (len(outbox), outbox.bytes, bool(outbox)) == (0, 0, False)
+    clients.codes[slow] = errno.EAGAIN
+    outbox.tell([_answered(4, slow)])
+    assert [job.number for job in outbox.drop(slow)] == [4]
+    assert outbox.drop(slow) == []
+
+
+# --- Publisher
+
+
+class Log:
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def log(self, level: int, event: str, /, **fields: Any) -> None:
+        """As structlog."""
+        self.lines.append((event, fields))
+
+
+def test_a_flood_of_one_event_becomes_a_few_lines_and_a_count() -> None:
+    """What is held back is counted; the count goes with the next line, or is said when its window is over."""
+    log, now = Log(), [0]
+    publisher = Publisher(log, lambda: now[0])
+    for _ in range(LINES_MAX + 100):
+        publisher((Event.ANSWER_REFUSED, {"count": 1}))
+    publisher((Event.WORKER_LOST, {}))
+    assert len(log.lines) == LINES_MAX + 1, "other events are not held back for it"
+    assert publisher.due() == WINDOW_NS
+    publisher.flush()
+    assert len(log.lines) == LINES_MAX + 1
+    now[0] = WINDOW_NS
+    publisher.flush()
+    assert log.lines[-1] == ("answer_refused", {"held_back": 100})
+    assert publisher.due() is None
+
+
+def test_the_next_line_of_an_event_says_what_was_held_back() -> None:
+    """A new window begins with the count of the last one."""
+    log, now = Log(), [0]
+    publisher = Publisher(log, lambda: now[0])
+    for _ in range(LINES_MAX + 3):
+        publisher((Event.JOB_DISCARDED, {"job": 1}))
+    now[0] = WINDOW_NS
+    publisher((Event.JOB_DISCARDED, {"job": 2}))
+    assert log.lines[-1] == ("job_discarded", {"job": 2, "held_back": 3})
+
+
+def test_steps_and_the_brokers_own_life_are_never_held_back() -> None:
+    """Debug lines are asked for, and the broker begins and ends once."""
+    log = Log()
+    publisher = Publisher(log, lambda: 0)
+    for _ in range(1_000):
+        publisher((Event.JOB_FINISHED, {}))
+    assert len(log.lines) == 1_000
+
+
+# --- Lease time
+
+
+def test_lease_time_leaves_out_what_the_broker_could_not_hear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stall is taken out of it, but for the part that ordinary scheduling takes; a short delay is not a stall."""
+    real = [1_000]
+    monkeypatch.setattr(broker.time, "monotonic_ns", lambda: real[0])
+    clock = LeaseClock()
+    assert clock.now() == 1_000
+    real[0] += broker.STALL_NS
+    assert clock.deaf(broker.STALL_NS) is False
+    assert clock.now() == 1_000 + broker.STALL_NS
+    before = clock.now()
+    real[0] += 60 * 10**9
+    assert clock.deaf(60 * 10**9) is True
+    assert before <= clock.now() <= before + broker.STALL_NS
