@@ -154,6 +154,7 @@ class Broker:
             self._machine.load(store.load(), self._clock.now())
         self._server = Server(self._machine, self._clients, self._workers, self._answers, self._publisher, store)
         self._alarm = Alarm()
+        self._monitors = {port.monitor.fileno(): port.monitor for port in (self._answers, self._workers, self._clients)}
         self._poller = self._make_poller()
         self._polls_clients = True
         self._stops = self._stops_heard = 0
@@ -176,9 +177,11 @@ class Broker:
 
     def _make_poller(self) -> zmq.Poller:
         poller = zmq.Poller()
-        for port in (self._answers, self._workers, self._clients):
-            poller.register(port.socket, zmq.POLLIN)
-            poller.register(port.monitor.socket, zmq.POLLIN)
+        poller.register(self._workers.socket, zmq.POLLIN)
+        poller.register(self._clients.socket, zmq.POLLIN)
+        poller.register(self._answers.fileno(), zmq.POLLIN)
+        for descriptor in self._monitors:
+            poller.register(descriptor, zmq.POLLIN)
         poller.register(self._alarm.fileno(), zmq.POLLIN)
         if self._store is not None and self._store.fileno() >= 0:
             poller.register(self._store.fileno(), zmq.POLLIN)
@@ -284,7 +287,9 @@ class Broker:
         if self._stops != self._stops_heard:  # it was rung while awake
             self._stops_heard = self._stops
             wait_ms = 0
-        self._poller.poll(wait_ms)
+        for ready, _ in self._poller.poll(wait_ms):
+            if ready in self._monitors:
+                self._monitors[ready].ready = True
         self._alarm.asleep = False
         woke = time.monotonic_ns()
         if wait_ms >= 0:

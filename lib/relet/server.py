@@ -271,8 +271,9 @@ class Server:
                 return
             gone = [job.holder.peer for i, code in failures if code == errno.EHOSTUNREACH and (job := jobs[i]).holder]
             machine.undelivered([jobs[i] for i, _ in failures], now)
-            for peer in (*workers.take_lost(), *gone):
+            for peer in gone:
                 workers.forget(peer)
+            for peer in (*gone, *workers.take_lost()):
                 machine.lost(peer, now)
             machine.match(now)
 
