@@ -394,7 +394,7 @@ class World:
             self.count("garbage")
             client.sends_garbage()
             worker.sends_garbage()
-        elif self.config.stalls and not self._down:
+        elif self.config.stalls and not self._down and not self._stall_ns:
             self.count("broker_stalled")
             stall = rng.choice((5 * MS, 100 * MS, 3 * S))
             self._busy_until = max(self._busy_until, self.clock.now) + stall
@@ -412,7 +412,9 @@ class World:
         self._miss_heartbeats(actor, duration_ns)
 
     def _miss_heartbeats(self, actor: Client | Worker, duration_ns: int) -> None:
-        """The broker's heartbeats find a silent peer after 3 to 4 s."""
+        """Heartbeats find a silent worker after 3 to 4 s; clients have none, and keep their connections."""
+        if isinstance(actor, Client):
+            return
         found_ns = int((3 + self.rng.random()) * S)
         if duration_ns > found_ns:
             for wire in actor.wires():
@@ -489,11 +491,11 @@ class World:
         clock = self.clock
         for client in self.clients:
             client.thaw()
+        while self._down and clock.step():
+            pass
         self.server.draining = self.judge.draining = True
         until = clock.now + self.rng.choice((0, 200 * MS, 5 * S))
         while self.machine.open and clock.now < until and clock.step():
-            pass
-        while self._down and clock.step():
             pass
         self.judge.stopped = True
         self.judge.now = self.lease_now
@@ -503,7 +505,7 @@ class World:
             clock.step()
         else:
             raise Violation(WRONG, "the broker was stopped and does not end")
-        until = clock.now + 5 * S  # as long as the outboxes are given; here, until clients that sleep have woken up
+        until = clock.now + 30 * S  # as long as the outboxes are given; here, until who slept or was cut off is back
         while clock.now < until and clock.step():
             self.judge.now = self.lease_now
 
