@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 import pytest
@@ -296,3 +297,19 @@ def test_a_failure_of_a_slow_client_holds_no_body(site: Site) -> None:
     held = list(site.broker._machine.jobs())
     site.until(lambda: site.broker.counters.jobs_discarded == 10)
     assert sum(job.body != b"" for job in held) == 1
+
+
+def test_a_worker_of_old_zmtp_that_dies_keeps_no_job(site: Site) -> None:
+    """A peer of libzmq 2 (ZMTP 1.0) names no descriptor; when it dies with a job, the job still goes to another."""
+    site.open()
+    port = int(site.broker.endpoints["workers"].rpartition(":")[2])
+    client, worker, answers = site.client(), site.worker(), site.answers()
+    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as old:
+        old.sendall(b"\1\0" + b"\1\1" + b"\1\0")  # anonymous; an ask of two empty frames (rfc.zeromq.org/spec/13)
+        site.until(lambda: site.broker.counters.workers_arrived or site.broker.counters.asks_refused)
+        client.send(b"job")
+        site.until(lambda: site.broker.counters.jobs_accepted)
+        site.silent()
+    worker.send(b"ask")
+    answers.send_multipart(site.hear(worker))
+    assert site.hear(client) == [b"job"]
