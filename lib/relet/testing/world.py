@@ -42,7 +42,7 @@ IDLE_TURNS_MAX: Final = 3_000
 """Turns in a row in which nothing was read, sent or decided: more than any steps of expiry need."""
 QUIET_NS_MAX: Final = 900 * S
 """How long the second act may last, simulated."""
-CENSUS_SHARE: Final = 40
+CENSUS_SHARE: Final = 120
 """Jobs that may be counted again in each turn, on average."""
 
 MachineMaker = Callable[..., Machine]
