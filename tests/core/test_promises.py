@@ -18,7 +18,7 @@ S = 1_000 * MS
 # --- 1. Pull
 
 
-def test_a_job_goes_only_to_a_worker_that_has_asked(play: Any) -> None:
+def test_promise_1_pull_a_job_goes_only_to_a_worker_that_has_asked(play: Any) -> None:
     """Promise 1: one ask, one job; a busy worker gets nothing."""
     it = play()
     it.submit(b"a", b"b")
@@ -31,7 +31,7 @@ def test_a_job_goes_only_to_a_worker_that_has_asked(play: Any) -> None:
     assert it.given == [("w", b"a"), ("w", b"b")]
 
 
-def test_an_ask_waits_for_a_job(play: Any) -> None:
+def test_promise_1_pull_an_ask_waits_for_a_job(play: Any) -> None:
     """Promise 1: an ask that finds no job is kept, and served as soon as there is one."""
     it = play()
     it.ask("w")
@@ -40,7 +40,7 @@ def test_an_ask_waits_for_a_job(play: Any) -> None:
     assert it.given == [("w", b"a")]
 
 
-def test_a_new_ask_on_a_req_connection_replaces_the_older_one(play: Any) -> None:
+def test_promise_1_pull_a_new_ask_on_a_req_connection_replaces_the_older_one(play: Any) -> None:
     """Promise 1: a REQ peer can wait for one job only, however often it asks."""
     it = play()
     it.ask("w", times=5)
@@ -48,7 +48,7 @@ def test_a_new_ask_on_a_req_connection_replaces_the_older_one(play: Any) -> None
     assert it.given == [("w", b"a")]
 
 
-def test_asks_of_a_dealer_add_up_to_the_bound(play: Any) -> None:
+def test_promise_1_pull_asks_of_a_dealer_add_up_to_the_bound(play: Any) -> None:
     """Promise 1 and 7: a DEALER may ask ahead, up to `asks_per_worker_max`; more are refused and counted."""
     it = play(limits=Limits(asks_per_worker_max=3))
     it.ask("w", times=5, socket_type="DEALER")
@@ -57,7 +57,7 @@ def test_asks_of_a_dealer_add_up_to_the_bound(play: Any) -> None:
     assert it.counters.asks_refused == 2
 
 
-def test_asks_of_all_workers_have_a_bound(play: Any) -> None:
+def test_promise_7_bounded_everything_asks_of_all_workers_have_a_bound(play: Any) -> None:
     """Promise 7: `asks_max` holds for all workers together."""
     it = play(limits=Limits(asks_max=2))
     for name in ("w1", "w2", "w3"):
@@ -67,7 +67,7 @@ def test_asks_of_all_workers_have_a_bound(play: Any) -> None:
     assert [name for name, _ in it.given] == ["w1", "w2"]
 
 
-def test_workers_take_turns(play: Any) -> None:
+def test_promise_1_pull_workers_take_turns(play: Any) -> None:
     """Promise 1: who asked for many jobs does not get them before another that asked for one."""
     it = play()
     it.ask("many", times=3, socket_type="DEALER")
@@ -77,7 +77,7 @@ def test_workers_take_turns(play: Any) -> None:
     assert [name for name, _ in it.given] == ["many", "one", "other", "many", "other", "many"]
 
 
-def test_each_return_path_behind_a_proxy_is_a_worker(play: Any) -> None:
+def test_promise_1_pull_each_return_path_behind_a_proxy_is_a_worker(play: Any) -> None:
     """Promise 1: workers behind one connection have each their own credit."""
     it = play()
     it.ask("proxy", path=b"\0\0\0\1a", socket_type="DEALER")
@@ -100,7 +100,7 @@ def test_jobs_are_dispatched_oldest_first(play: Any) -> None:
 # --- 2. Kept
 
 
-def test_a_job_has_one_outcome_and_it_is_told_once(play: Any) -> None:
+def test_promise_2_kept_a_job_has_one_outcome_and_it_is_told_once(play: Any) -> None:
     """Promise 2: the first valid answer is the outcome; a second one changes nothing and tells nobody."""
     it = play()
     it.submit(b"a")
@@ -112,7 +112,7 @@ def test_a_job_has_one_outcome_and_it_is_told_once(play: Any) -> None:
     assert it.counters.answers_refused == 1
 
 
-def test_an_outcome_that_reached_nobody_is_kept(play: Any) -> None:
+def test_promise_2_kept_an_outcome_that_reached_nobody_is_kept(play: Any) -> None:
     """Promise 2: the client is gone; the job ended all the same, and its answer can be looked at."""
     it = play()
     it.submit(b"a")
@@ -124,7 +124,7 @@ def test_an_outcome_that_reached_nobody_is_kept(play: Any) -> None:
     assert it.counters.replies_unroutable == 1
 
 
-def test_a_job_whose_client_is_gone_runs_and_ends(play: Any) -> None:
+def test_promise_2_kept_a_job_whose_client_is_gone_runs_and_ends(play: Any) -> None:
     """Promise 2: nobody withdraws a job by going away."""
     it = play(tries=2, timeout_ns=1 * S)
     it.submit(b"a")
@@ -139,7 +139,7 @@ def test_a_job_whose_client_is_gone_runs_and_ends(play: Any) -> None:
 
 
 @pytest.mark.parametrize("tries", [1, 2, 3, 7])
-def test_the_client_is_told_after_n_counted_attempts(play: Any, tries: int) -> None:
+def test_promise_3_bounded_the_client_is_told_after_n_counted_attempts(play: Any, tries: int) -> None:
     """Promises 3 and 4: N attempts, each its full time, then the failure; not one more and not one less."""
     it = play(tries=tries, timeout_ns=2 * S)
     it.ask("w", times=20, socket_type="DEALER")
@@ -154,7 +154,7 @@ def test_the_client_is_told_after_n_counted_attempts(play: Any, tries: int) -> N
     assert len(it.told) == 1
 
 
-def test_a_failed_job_is_kept_with_its_ledger(play: Any) -> None:
+def test_promise_4_told_a_failed_job_is_kept_with_its_ledger(play: Any) -> None:
     """Promise 4: the dead letter says when each attempt began and ended, and why."""
     it = play(tries=2, timeout_ns=1 * S, limits=Limits(worker_grace_ns=20 * MS))
     it.submit(b"a")
@@ -171,7 +171,7 @@ def test_a_failed_job_is_kept_with_its_ledger(play: Any) -> None:
     assert letter.ledger[1].ended_ns - letter.ledger[1].began_ns == 320 * MS
 
 
-def test_the_ledger_keeps_its_last_entries(play: Any) -> None:
+def test_promise_7_bounded_everything_the_ledger_keeps_its_last_entries(play: Any) -> None:
     """Promise 7: where tries are unlimited the ledger is not."""
     it = play(timeout_ns=1 * S, limits=Limits(ledger_entries_max=3))
     it.submit(b"a")
@@ -207,7 +207,7 @@ def test_without_a_timeout_a_job_runs_as_long_as_it_takes(play: Any) -> None:
 # --- 3. Hand-overs that never left
 
 
-def test_a_hand_over_that_never_left_costs_no_attempt(play: Any) -> None:
+def test_promise_3_bounded_a_hand_over_that_never_left_costs_no_attempt(play: Any) -> None:
     """Promise 3: a dead worker's ask costs the job neither an attempt nor time, and its old place is kept."""
     it = play(tries=1, timeout_ns=10 * S)
     it.unreachable = {"dead"}
@@ -220,7 +220,7 @@ def test_a_hand_over_that_never_left_costs_no_attempt(play: Any) -> None:
     assert it.told == [("client", b"done")]
 
 
-def test_a_worker_that_cannot_be_reached_must_ask_again(play: Any) -> None:
+def test_promise_3_bounded_a_worker_that_cannot_be_reached_must_ask_again(play: Any) -> None:
     """Promise 3: all that it asked for before is void; what it asks for now counts."""
     it = play()
     it.unreachable = {"w"}
@@ -235,7 +235,7 @@ def test_a_worker_that_cannot_be_reached_must_ask_again(play: Any) -> None:
     assert it.given == [("w", b"a")]
 
 
-def test_lost_hand_overs_have_a_bound_of_their_own(play: Any) -> None:
+def test_promise_3_bounded_lost_hand_overs_have_a_bound_of_their_own(play: Any) -> None:
     """Promise 3: a job that can be handed to nobody is not tried for ever; the failure names the reason."""
     it = play(limits=Limits(handovers_max=3))
     it.unreachable = {"dead"}
@@ -251,7 +251,7 @@ def test_lost_hand_overs_have_a_bound_of_their_own(play: Any) -> None:
 # --- 5. Again, and soon
 
 
-def test_a_lost_attempt_is_let_again_when_its_time_is_up_and_never_early(play: Any) -> None:
+def test_promise_5_again_a_lost_attempt_is_let_again_when_its_time_is_up_and_never_early(play: Any) -> None:
     """Promise 5: to the nanosecond of lease time."""
     it = play(tries=3, timeout_ns=2 * S)
     it.submit(b"a")
@@ -263,7 +263,7 @@ def test_a_lost_attempt_is_let_again_when_its_time_is_up_and_never_early(play: A
     assert it.given == [("w1", b"a"), ("w2", b"a")]
 
 
-def test_a_lost_workers_leases_end_after_the_grace(play: Any) -> None:
+def test_promise_5_again_a_lost_workers_leases_end_after_the_grace(play: Any) -> None:
     """Promise 5: its last answer may be under way, so the job is let again only when the grace is over."""
     it = play(tries=3, timeout_ns=3600 * S, limits=Limits(worker_grace_ns=20 * MS))
     it.submit(b"a", b"b")
@@ -278,7 +278,7 @@ def test_a_lost_workers_leases_end_after_the_grace(play: Any) -> None:
     assert it.counters.attempts_lost == 2
 
 
-def test_the_last_answer_of_a_lost_worker_counts_within_the_grace(play: Any) -> None:
+def test_promise_5_again_the_last_answer_of_a_lost_worker_counts_within_the_grace(play: Any) -> None:
     """Promise 5 and 6: the answer that was under way when its worker died ends the job at its first attempt."""
     it = play(tries=1, limits=Limits(worker_grace_ns=20 * MS))
     it.submit(b"a")
@@ -291,7 +291,7 @@ def test_the_last_answer_of_a_lost_worker_counts_within_the_grace(play: Any) -> 
     assert it.counters.attempts_lost == 0
 
 
-def test_a_lost_workers_asks_are_void_at_once(play: Any) -> None:
+def test_promise_5_again_a_lost_workers_asks_are_void_at_once(play: Any) -> None:
     """Promise 5: no job goes to a worker that is known to be gone."""
     it = play()
     it.ask("w", times=3, socket_type="DEALER")
@@ -302,7 +302,7 @@ def test_a_lost_workers_asks_are_void_at_once(play: Any) -> None:
     assert it.given == [("w", b"a")], "who comes back is somebody else"
 
 
-def test_a_job_that_comes_back_takes_its_old_place(play: Any) -> None:
+def test_promise_5_again_a_job_that_comes_back_takes_its_old_place(play: Any) -> None:
     """Promise 5: age counts, not the moment of coming back."""
     it = play(timeout_ns=1 * S)
     it.submit(b"a", b"b")
@@ -318,7 +318,7 @@ def test_a_job_that_comes_back_takes_its_old_place(play: Any) -> None:
 # --- 6. At least once
 
 
-def test_a_late_answer_counts_while_the_job_waits(play: Any) -> None:
+def test_promise_6_at_least_once_a_late_answer_counts_while_the_job_waits(play: Any) -> None:
     """Promise 6: an answer after the attempt ended, before the next one, is the outcome (2010 threw it away)."""
     it = play(tries=3, timeout_ns=1 * S)
     it.submit(b"a")
@@ -331,7 +331,7 @@ def test_a_late_answer_counts_while_the_job_waits(play: Any) -> None:
     assert it.given == [("w", b"a")], "it is not run again"
 
 
-def test_a_late_answer_counts_while_the_job_runs_elsewhere(play: Any) -> None:
+def test_promise_6_at_least_once_a_late_answer_counts_while_the_job_runs_elsewhere(play: Any) -> None:
     """Promise 6: the id is the same for every attempt, so whoever answers first wins; the other is refused."""
     it = play(tries=3, timeout_ns=1 * S)
     it.submit(b"a")
@@ -346,7 +346,7 @@ def test_a_late_answer_counts_while_the_job_runs_elsewhere(play: Any) -> None:
     assert it.counters.answers_refused == 1
 
 
-def test_an_answer_after_the_failure_changes_nothing(play: Any) -> None:
+def test_promise_6_at_least_once_an_answer_after_the_failure_changes_nothing(play: Any) -> None:
     """Promise 6: what has been told stays so."""
     it = play(tries=1, timeout_ns=1 * S)
     it.submit(b"a")
@@ -357,7 +357,7 @@ def test_an_answer_after_the_failure_changes_nothing(play: Any) -> None:
     assert it.counters.answers_refused == 1
 
 
-def test_an_answer_with_an_id_of_nobody_is_refused(play: Any) -> None:
+def test_promise_6_at_least_once_an_answer_with_an_id_of_nobody_is_refused(play: Any) -> None:
     """Promise 6 and 7: guessing does not help, and it is counted and told."""
     it = play()
     it.submit(b"a")
@@ -368,7 +368,7 @@ def test_an_answer_with_an_id_of_nobody_is_refused(play: Any) -> None:
     assert (Event.ANSWER_REFUSED, {"count": 3}) in it.machine.notices
 
 
-def test_of_two_answers_in_one_batch_the_first_wins(play: Any) -> None:
+def test_promise_6_at_least_once_of_two_answers_in_one_batch_the_first_wins(play: Any) -> None:
     """Promise 6: order counts within a batch, too."""
     it = play()
     it.submit(b"a")
@@ -390,7 +390,7 @@ def test_an_empty_answer_is_an_answer(play: Any) -> None:
 # --- 7. Bounded everything
 
 
-def test_room_counts_jobs_and_bytes_with_a_reserve_of_a_tenth(play: Any) -> None:
+def test_promise_7_bounded_everything_room_counts_jobs_and_bytes_with_a_reserve_of_a_tenth(play: Any) -> None:
     """Promise 7: above the limit lies a reserve; when it is full the shell reads no clients."""
     it = play(limits=Limits(jobs_max=10, jobs_bytes_max=1_000))
     assert it.machine.room() == (11, 1_100)
@@ -404,7 +404,7 @@ def test_room_counts_jobs_and_bytes_with_a_reserve_of_a_tenth(play: Any) -> None
     assert it.machine.room()[0] == 1
 
 
-def test_kept_jobs_are_bounded_by_number(play: Any) -> None:
+def test_promise_7_bounded_everything_kept_jobs_are_bounded_by_number(play: Any) -> None:
     """Promise 7: the oldest evidence goes first."""
     it = play(tries=1, timeout_ns=1 * S, limits=Limits(kept_jobs_max=2))
     it.submit(b"a", b"b", b"c")
@@ -413,7 +413,7 @@ def test_kept_jobs_are_bounded_by_number(play: Any) -> None:
     assert [job.body for job in it.machine.kept] == [b"b", b"c"]
 
 
-def test_kept_jobs_are_bounded_by_bytes(play: Any) -> None:
+def test_promise_7_bounded_everything_kept_jobs_are_bounded_by_bytes(play: Any) -> None:
     """Promise 7: one dead letter that is too large for the bound is not kept, and nothing else suffers for long."""
     it = play(tries=1, timeout_ns=1 * S, limits=Limits(kept_bytes_max=10))
     it.submit(b"123456", b"1234", b"12345678901")
@@ -426,7 +426,7 @@ def test_kept_jobs_are_bounded_by_bytes(play: Any) -> None:
     assert it.counters.jobs_discarded == 3
 
 
-def test_workers_have_a_bound(play: Any) -> None:
+def test_promise_7_bounded_everything_workers_have_a_bound(play: Any) -> None:
     """Promise 7: above `peers_max` a new worker's ask is refused; who is there is served."""
     it = play(limits=Limits(peers_max=2))
     for name in ("w1", "w2", "w3"):
@@ -438,7 +438,7 @@ def test_workers_have_a_bound(play: Any) -> None:
     assert [name for name, _ in it.given] == ["w2", "w3"]
 
 
-def test_many_that_expire_at_one_instant_are_let_again_in_steps(play: Any) -> None:
+def test_promise_7_bounded_everything_many_that_expire_at_one_instant_are_let_again_in_steps(play: Any) -> None:
     """Promise 7: one turn does so much and no more; the deadline stays due until all is done."""
     it = play(timeout_ns=1 * S, limits=Limits(turn_steps_max=10))
     it.submit(*[b"%d" % number for number in range(25)])
@@ -454,7 +454,7 @@ def test_many_that_expire_at_one_instant_are_let_again_in_steps(play: Any) -> No
     assert len(machine.queue) == 25
 
 
-def test_many_that_a_lost_worker_held_are_let_again_in_steps(play: Any) -> None:
+def test_promise_7_bounded_everything_many_that_a_lost_worker_held_are_let_again_in_steps(play: Any) -> None:
     """Promise 7: the same for the death of a worker that held much, and oldest first."""
     it = play(tries=1, limits=Limits(turn_steps_max=10, worker_grace_ns=0))
     it.submit(*[b"%d" % number for number in range(25)])
@@ -496,7 +496,7 @@ def test_a_stopped_job_says_why(play: Any) -> None:
 # --- With a store
 
 
-def test_what_is_not_safe_is_not_dispatched(play: Any) -> None:
+def test_promise_2_kept_what_is_not_safe_is_not_dispatched(play: Any) -> None:
     """Promise 2: with a store, a job waits until its acceptance is safe, whoever has asked."""
     it = play(keeps_records=True)
     it.ask("w", times=3, socket_type="DEALER")
