@@ -250,6 +250,8 @@ class RouterPort(_Port):
         if pump.replaced:
             lost.extend(pump.replaced)
             pump.replaced.clear()
+        if pump.arrived:  # they connected after the poll, perhaps: what their descriptors were before must be known now
+            self.monitor.ready = True
         events = self.monitor.drain()
         if events:
             fresh = set(pump.arrived)
