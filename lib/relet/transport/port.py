@@ -16,7 +16,9 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import resource
 import struct
+import sys
 from typing import Any, Final
 
 import zmq
@@ -30,13 +32,17 @@ _serial = itertools.count()
 HANDSHAKE_FAILED: Final = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-FAILURES: Final = zmq.EVENT_ACCEPT_FAILED | HANDSHAKE_FAILED
+FAILURES: Final = zmq.EVENT_ACCEPTED | HANDSHAKE_FAILED
+"""Not ACCEPT_FAILED: where descriptors are spent, libzmq tries and tells without a pause, faster than it can be read."""
 _EVENT: Final = struct.Struct("=HI")  # zmq_socket_monitor(3): 16 bits of event, 32 bits of value
 _DRAIN_MAX: Final = 10_000
 """Monitor events read in one turn: a flood of connections must not hold the loop (about 2 us each)."""
 
 _PROBE_MS: Final = 2_000
 """How long the probe of `tells_descriptors` may take, on a machine that is very busy."""
+
+DESCRIPTORS_SPARE: Final = 4
+"""A connection whose descriptor is one of the last few that this process may have means that they are spent."""
 
 HEARTBEAT_INTERVAL_MS: Final = 1_000
 HEARTBEAT_TIMEOUT_MS: Final = 3_000
@@ -191,11 +197,13 @@ class _Port:
         self.handshakes_failed = 0
         """Connections that did not speak ZMTP, or not in time, since somebody set this to 0."""
         self.accepts_failed = 0
-        """Connections that could not be accepted, likewise."""
+        """Connections that took the last descriptors, so that the next ones cannot be accepted, likewise."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._last_descriptors = sys.maxsize if soft == resource.RLIM_INFINITY else soft - DESCRIPTORS_SPARE
 
-    def _count(self, event: int) -> None:
-        if event == zmq.EVENT_ACCEPT_FAILED:
-            self.accepts_failed += 1
+    def _count(self, event: int, value: int) -> None:
+        if event == zmq.EVENT_ACCEPTED:
+            self.accepts_failed += value >= self._last_descriptors
         elif event & HANDSHAKE_FAILED:
             self.handshakes_failed += 1
 
@@ -261,13 +269,14 @@ class RouterPort(_Port):
             for event, value in reversed(events):
                 if event == zmq.EVENT_ACCEPTED:
                     accepted.add(value)
+                    self._count(event, value)
                 elif event == zmq.EVENT_DISCONNECTED:
                     peer = pump.descriptors.get(value)
                     if peer is not None and not (value in accepted and peer in fresh):
                         pump.forget(peer)
                         gone.append(peer)
                 else:
-                    self._count(event)
+                    self._count(event, value)
             lost.extend(reversed(gone))
         elif not self.monitor.behind:
             pump.arrived.clear()
@@ -301,7 +310,7 @@ class PullPort(_Port):
     def receive(self, messages_max: int, bytes_max: int = 1 << 62) -> list[tuple[Any, ...]]:
         """Messages as tuples of frames; never blocks."""
         if self.monitor.ready:
-            for event, _ in self.monitor.drain():
-                self._count(event)
+            for event, value in self.monitor.drain():
+                self._count(event, value)
         messages: list[tuple[Any, ...]] = self._pump.receive(messages_max, bytes_max)
         return messages
