@@ -149,7 +149,7 @@ def test_a_silent_connection_that_closes_is_not_taken_for_the_worker_on_its_desc
 
 
 def test_churn_loses_each_peer_once(net: Net, ears: Ears) -> None:
-    """Connections come, speak and go by the hundred, several in one turn: each is lost once, and nobody stays reachable."""
+    """Connections come, speak and go by the hundred, each is lost once, and nobody stays reachable."""
     for round_ in range(40):
         peers = [net.connected(zmq.DEALER, ears.port.endpoint) for _ in range(10)]
         for number, peer in enumerate(peers):

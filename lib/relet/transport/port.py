@@ -33,7 +33,7 @@ HANDSHAKE_FAILED: Final = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 FAILURES: Final = zmq.EVENT_ACCEPTED | HANDSHAKE_FAILED
-"""Not ACCEPT_FAILED: where descriptors are spent, libzmq tries and tells without a pause, faster than it can be read."""
+"""Not ACCEPT_FAILED: where descriptors are spent, libzmq tries and tells without pause, faster than it can be read."""
 _EVENT: Final = struct.Struct("=HI")  # zmq_socket_monitor(3): 16 bits of event, 32 bits of value
 _DRAIN_MAX: Final = 10_000
 """Monitor events read in one turn: a flood of connections must not hold the loop (about 2 us each)."""
