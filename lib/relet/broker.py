@@ -39,7 +39,7 @@ STALL_NS: Final = 50_000_000
 """The poll may return this late, and a turn take this long, before the broker counts as deaf: ordinary scheduling."""
 
 STALL_SAID_NS: Final = 1_000_000_000
-"""A stall of this length is worth a line."""
+"""A stall of this length is worth a line, and is no ordinary scheduling: the process or the machine was stopped."""
 
 FLUSH_NS: Final = 1_000_000_000
 """At the stop, replies may wait this long for clients that do not read."""
@@ -294,9 +294,9 @@ class Broker:
         woke = time.monotonic_ns()
         if wait_ms >= 0:
             late = woke - began - wait_ms * 1_000_000
-            # A poll that is late says nothing of when the broker went deaf: none of the wait counts, so that nothing
+            # A poll that is very late says nothing of when the broker went deaf: none of the wait counts, so that nothing
             # expires in the turn that has not yet heard what came meanwhile.
-            self._stalled(late if late <= STALL_NS else woke - began)
+            self._stalled(late if late < STALL_SAID_NS else woke - began)
         if self._stops != self._stops_heard:
             self._stops_heard = self._stops
             self._alarm.heard()

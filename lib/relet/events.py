@@ -35,7 +35,8 @@ class Event(StrEnum):
 
     # Workers (info, bounded rate).
     WORKER_ARRIVED = "worker_arrived"
-    """The first ask on a connection or return path. worker, socket_type"""
+    """The first ask on a connection or return path. worker, socket_type, traced (False: the loss of this connection cannot
+    be known, only its timeout tells: a peer of ZMTP 2.0 or older, or of this process)"""
     WORKER_LOST = "worker_lost"
     """Its connection has gone. worker, jobs_held"""
 
@@ -49,7 +50,7 @@ class Event(StrEnum):
     HANDSHAKE_FAILED = "handshake_failed"
     """Connections that did not speak ZMTP, or not in time. role, count"""
     ACCEPT_FAILED = "accept_failed"
-    """Connections that could not be accepted: file descriptors spent? role, count"""
+    """Connections took the last descriptors that the process may have; the next ones must wait. role, count"""
     REPLY_DROPPED = "reply_dropped"
     """A client does not read and its outbox is full. count, jobs (the first ten)"""
     REPLY_UNROUTABLE = "reply_unroutable"

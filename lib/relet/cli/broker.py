@@ -95,6 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     values = build_parser().parse(arguments)
     checked_endpoints(values)
     configure(values)
+    raise_descriptor_limit()
     broker = opened_broker(values)
     for_people = values.log_format != "json"  # where JSON was asked for, stderr carries nothing else
     stopping = Stopping(broker, values.drain, speaks=for_people)
@@ -117,6 +118,16 @@ def main(arguments: Sequence[str]) -> int:
     elif for_people:
         say(f"{PROGRAM}: stopped; nobody was owed an answer")
     return Exit.OWED if told else Exit.OK
+
+
+def raise_descriptor_limit() -> None:
+    """As many connections as the system lets this process have: a worker needs two, and each a descriptor."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def mind_the_collector() -> None:

@@ -29,6 +29,7 @@ from relet.core.queue import Queue
 from relet.core.roster import Roster, Worker, name_of
 from relet.events import Event
 from relet.messages import (
+    NO_DESCRIPTOR,
     Accepted,
     Answer,
     Ask,
@@ -167,7 +168,9 @@ class Machine:
         if arrived:
             self.counters.workers_arrived += len(arrived)
             for worker in arrived:
-                fields = {"worker": name_of(worker), "socket_type": worker.peer.socket_type or "unknown"}
+                peer = worker.peer
+                traced = peer.descriptor != NO_DESCRIPTOR
+                fields = {"worker": name_of(worker), "socket_type": peer.socket_type or "unknown", "traced": traced}
                 self.notices.append((Event.WORKER_ARRIVED, fields))
         if refused:
             self.asks_refused(refused, "too_many_asks")
