@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import relet
+from relet.core.job import TABLE
 from relet.core.limits import Limits
 from relet.events import Event
 from relet.log import level_of
@@ -355,3 +356,11 @@ def test_the_checks_notice_what_is_not_written_down() -> None:
     assert not missing_tests("see tests/test_taste.py::test_imports_point_one_way", ROOT)
     assert dead_links(ROOT / "README.md", "[x](docs/nowhere.md)")
     assert not dead_links(ROOT / "README.md", "[x](LICENSE) [y](https://example.org)")
+
+
+def test_the_table_of_states_in_the_documents_is_the_one_in_the_code() -> None:
+    """docs/guarantees.md shows every row of core/job.py, and no other."""
+    shown = (ROOT / "docs" / "guarantees.md").read_text().partition("## States")[2]
+    rows = [line for line in shown.splitlines() if line.startswith("| ") and not line.startswith("| from")]
+    expected = [f"| {row.state.name} | {row.happened.value} | {row.to.name} | {row.also} |" for row in TABLE]
+    assert rows == expected, "copy the rows of core/job.TABLE into docs/guarantees.md, section States"
