@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import socket as sockets
 import struct
 import threading
 import time
@@ -158,6 +160,7 @@ class Broker:
         self._poller = self._make_poller()
         self._polls_clients = True
         self._stops = self._stops_heard = 0
+        self._signals: sockets.socket | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._closed = False
@@ -218,13 +221,33 @@ class Broker:
         )
         if not self.hears_deaths:
             self._say(Event.BROKER_DEAF_TO_DEATHS)
+        signals = self._hear_signals()
         try:
             while not self._stops:
                 self._turn(None)
             self._drain()
             return self._end()
         finally:
+            signals.close()
             self._close()
+
+    def _hear_signals(self) -> contextlib.ExitStack:
+        """Lets signals end the poll by themselves, until the stack is closed.
+
+        Python runs a handler between two bytecodes only. A signal that comes after the last one before the poll would
+        lie there until something else ends the poll: its byte in a socket does (`signal.set_wakeup_fd`).
+        """
+        undo = contextlib.ExitStack()
+        if threading.current_thread() is not threading.main_thread():
+            return undo
+        read, write = (undo.enter_context(end) for end in sockets.socketpair())
+        for end in (read, write):
+            end.setblocking(False)
+        self._signals = read
+        self._poller.register(read.fileno(), zmq.POLLIN)
+        undo.callback(self._poller.unregister, read.fileno())
+        undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False))
+        return undo
 
     def turn(self, wait: float = 0.0) -> None:
         """One turn, after waiting up to `wait` seconds for something to do."""
@@ -290,12 +313,15 @@ class Broker:
         for ready, _ in self._poller.poll(wait_ms):
             if ready in self._monitors:
                 self._monitors[ready].ready = True
+            elif self._signals is not None and ready == self._signals.fileno():
+                with contextlib.suppress(BlockingIOError):
+                    self._signals.recv(4_096)
         self._alarm.asleep = False
         woke = time.monotonic_ns()
         if wait_ms >= 0:
             late = woke - began - wait_ms * 1_000_000
-            # A poll that is very late says nothing of when the broker went deaf: none of the wait counts, so that nothing
-            # expires in the turn that has not yet heard what came meanwhile.
+            # A poll that is very late says nothing of when the broker went deaf: none of the wait counts, so that
+            # nothing expires in the turn that has not yet heard what came meanwhile.
             self._stalled(late if late < STALL_SAID_NS else woke - began)
         if self._stops != self._stops_heard:
             self._stops_heard = self._stops

@@ -35,8 +35,8 @@ class Event(StrEnum):
 
     # Workers (info, bounded rate).
     WORKER_ARRIVED = "worker_arrived"
-    """The first ask on a connection or return path. worker, socket_type, traced (False: the loss of this connection cannot
-    be known, only its timeout tells: a peer of ZMTP 2.0 or older, or of this process)"""
+    """The first ask on a connection or return path. worker, socket_type, traced (False: the loss of this connection
+    cannot be known, only its timeout tells: a peer of ZMTP 2.0 or older, or of this process)"""
     WORKER_LOST = "worker_lost"
     """Its connection has gone. worker, jobs_held"""
 
@@ -72,8 +72,8 @@ class Event(StrEnum):
     JOB_FINISHED = "job_finished"
     """The one canonical line of a job. job, outcome, reason, attempts, wait_s, run_s, bytes"""
 
-    # The libraries. They say `answer_refused` and `request_refused` with a count, too, of what a broker sent and they could
-    # not take.
+    # The libraries. They say `answer_refused` and `request_refused` with a count, too, of what a broker sent and they
+    # could not take.
     BROKER_UNREACHABLE = "broker_unreachable"
     """Nobody answers at the endpoint yet; trying on (warning). endpoint"""
     BROKER_CONNECTED = "broker_connected"

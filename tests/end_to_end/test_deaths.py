@@ -78,7 +78,7 @@ def test_a_stop_of_the_broker_costs_nobody_anything(place: Place) -> None:
         tokens.append(hear(worker)[1:])
     broker.signal(signal.SIGSTOP)
     with pytest.raises(subprocess.TimeoutExpired):  # it stays stopped for so long
-        broker.process.wait(1.6)
+        broker.process.wait(2.3)
     for job in tokens[:5]:
         answers.send_multipart(job)
     broker.signal(signal.SIGCONT)

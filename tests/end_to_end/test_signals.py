@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+import zmq
 
 from .conftest import Place, hear
 
@@ -61,3 +62,17 @@ def test_jobs_that_end_while_draining_end_it_with_0(place: Place) -> None:
     holder.signal(signal.SIGKILL)
     assert hear(client) == [b"job"]
     assert broker.ended() == 0
+
+
+def test_no_signal_is_lost_on_the_way_to_sleep(place: Place) -> None:
+    """A signal that comes just as the broker falls asleep, after its last answer, still ends it."""
+    for _ in range(12):
+        broker = place.broker()
+        client, worker = place.client(broker), place.socket(zmq.REQ, broker.endpoints["workers"])
+        answers = place.socket(zmq.PUSH, broker.endpoints["answers"])
+        client.send(b"job")
+        worker.send(b"ask")
+        answers.send_multipart(hear(worker))
+        hear(client)
+        broker.signal(signal.SIGTERM)
+        assert broker.ended() == 0
