@@ -40,8 +40,11 @@ from relet.transport.port import PullPort, RouterPort, tells_descriptors
 STALL_NS: Final = 50_000_000
 """The poll may return this late, and a turn take this long, before the broker counts as deaf: ordinary scheduling."""
 
+STOPPED_NS: Final = 250_000_000
+"""A poll that is later than this was not scheduled late: the process or the machine was stopped."""
+
 STALL_SAID_NS: Final = 1_000_000_000
-"""A stall of this length is worth a line, and is no ordinary scheduling: the process or the machine was stopped."""
+"""A stall of this length is worth a line."""
 
 FLUSH_NS: Final = 1_000_000_000
 """At the stop, replies may wait this long for clients that do not read."""
@@ -322,7 +325,7 @@ class Broker:
             late = woke - began - wait_ms * 1_000_000
             # A poll that is very late says nothing of when the broker went deaf: none of the wait counts, so that
             # nothing expires in the turn that has not yet heard what came meanwhile.
-            self._stalled(late if late < STALL_SAID_NS else woke - began)
+            self._stalled(late if late < STOPPED_NS else woke - began)
         if self._stops != self._stops_heard:
             self._stops_heard = self._stops
             self._alarm.heard()
