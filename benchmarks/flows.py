@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from benchmarks import figures, procfs, targets
 from benchmarks.figures import Figure, Sample
-from benchmarks.load import Load, load
+from benchmarks.load import Load, apart, load
 from benchmarks.scenario import Setting
 
 KIB = 1024
@@ -105,7 +105,7 @@ class Pipelined:
     cpu_bar: float | None = None
     p50_bar: float | None = None
     python_bar: float | None = None
-    connections: int = 4
+    in_two_processes: bool = False
     rounds_max: int = 100
 
     def measure(self, setting: Setting) -> Iterator[Sample]:
@@ -115,8 +115,9 @@ class Pipelined:
 
             def stand_by(starting: AbstractContextManager[targets.Target], turn_jobs: int) -> Standing:
                 target = stack.enter_context(starting)
-                peers = load(target, body_bytes=self.body_bytes, connections=self.connections)
-                return Standing(target.name, target, stack.enter_context(peers), turn_jobs)
+                opened: AbstractContextManager[Load]
+                opened = (apart if self.in_two_processes else load)(target, body_bytes=self.body_bytes)
+                return Standing(target.name, target, stack.enter_context(opened), turn_jobs)
 
             standing = [stand_by(targets.proxy(), jobs), stand_by(targets.broker(setting.broker), jobs)]
             if self.python_bar is not None:
@@ -288,5 +289,5 @@ PIPELINED: tuple[Pipelined, ...] = (
     Pipelined("w1000", "1,000 in flight, 32 B", 1000, 32, 400_000, cpu_bar=3.2),
     Pipelined("1kib", "200 in flight, 1 KiB", 200, KIB, 100_000),
     Pipelined("64kib", "50 in flight, 64 KiB", 50, 64 * KIB, 9_000, cpu_bar=1.3),
-    Pipelined("alone", "one at a time, 32 B", 1, 32, 3_000, p50_bar=1.25, connections=1),
+    Pipelined("alone", "one at a time, 32 B", 1, 32, 3_000, p50_bar=1.25, in_two_processes=True),
 )

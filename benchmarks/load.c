@@ -14,6 +14,8 @@
  *                                         a held one, picked at random, and that one is answered: the number
  *                                         running stays the same and answers come in random order. When jobs
  *                                         wait (fill), the flow goes past them: one in at the end, one out at the head.
+ *     call JOBS WINDOW                    only the client of a flow, where CONNECTIONS is 0
+ *     serve JOBS WINDOW                   only the workers of a flow
  *     fill JOBS                           submit JOBS jobs and let nobody ask for them
  *     hold JOBS WINDOW                    submit JOBS jobs, take them all, answer none
  *     drain WINDOW                        answer all held jobs, in random order
@@ -420,6 +422,33 @@ static void flow(long jobs, long window)
     free(now.latency);
 }
 
+static void call(long jobs, long window) /* the client's part of a flow; another process serves */
+{
+    begin("call", jobs, window);
+    now.latency = calloc((size_t)jobs, sizeof *now.latency);
+    uint64_t started = clock_ns();
+    while (now.submitted < now.window)
+        submit();
+    while (now.answered < jobs)
+        if (receive_answers(1) == 0)
+            wait_for_messages(STALL_MS);
+    report(started);
+    print_percentiles("latency_ms", (int64_t *)now.latency, jobs);
+    free(now.latency);
+}
+
+static void serve(long jobs, long window) /* the workers' part of a flow; another process calls */
+{
+    begin("serve", jobs, window);
+    uint64_t started = clock_ns();
+    if (!through_proxy)
+        ask_ahead(now.window);
+    while (now.received < jobs)
+        if (serve_flow() == 0)
+            wait_for_messages(STALL_MS);
+    report(started);
+}
+
 static void fill(long jobs)
 {
     begin("fill", jobs, jobs);
@@ -559,6 +588,10 @@ static int obey(const char *line) /* 0: the end */
         return 0;
     if (words == 3 && !strcmp(name, "flow") && a > 0 && b > 0)
         flow(a, b);
+    else if (words == 3 && !strcmp(name, "call") && a > 0 && b > 0)
+        call(a, b);
+    else if (words == 3 && !strcmp(name, "serve") && a > 0 && b > 0)
+        serve(a, b);
     else if (words == 2 && !strcmp(name, "fill") && a > 0 && !through_proxy)
         fill(a);
     else if (words == 3 && !strcmp(name, "hold") && a > 0 && b > 0 && !through_proxy)
@@ -582,8 +615,8 @@ int main(int argc, char **argv)
     through_proxy = !strcmp(argv[2], "proxy");
     connections = atoi(argv[6]);
     body_bytes = (size_t)atol(argv[7]);
-    if (connections < 1 || connections > CONNECTIONS_MAX || body_bytes < BODY_BYTES_MIN)
-        die("CONNECTIONS must be 1..%d, BODY_BYTES at least %d", CONNECTIONS_MAX, BODY_BYTES_MIN);
+    if (connections < 0 || connections > CONNECTIONS_MAX || body_bytes < BODY_BYTES_MIN)
+        die("CONNECTIONS must be 0..%d, BODY_BYTES at least %d", CONNECTIONS_MAX, BODY_BYTES_MIN);
 
     void *context = zmq_ctx_new();
     client = connected(context, DEALER, argv[3]);

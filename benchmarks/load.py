@@ -66,13 +66,13 @@ class Load:
     """
 
     def __init__(self, process: subprocess.Popen[str], target: targets.Target) -> None:
-        self._process = process
+        self.process = process
         self._target = target
 
     @property
     def pid(self) -> int:
         """The id of its process."""
-        return self._process.pid
+        return self.process.pid
 
     def flow(self, jobs: int, window: int) -> dict[str, Any]:
         """`jobs` jobs, `window` under way at any time."""
@@ -95,23 +95,31 @@ class Load:
         return self._command(f"expire {jobs} {spread_ms} {timeout_ms}")
 
     def _command(self, line: str) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
+        self.say(line)
+        return self.hear(line)
+
+    def say(self, line: str) -> None:
+        """Give a command, and do not wait for its report."""
+        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+
+    def hear(self, line: str) -> dict[str, Any]:
+        """The report of the command that was given."""
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
         target_ended = os.pidfd_open(self._target.pid)
         try:
-            replied = self._process.stdout.fileno()
+            replied = self.process.stdout.fileno()
             ended_first = replied not in select.select([replied, target_ended], [], [])[0]
         finally:
             os.close(target_ended)
         if ended_first:
             raise targets.TargetError(f"{self._target.name} ended at `{line}`: {self._target.last_words()}")
-        reply = self._process.stdout.readline()
+        reply = self.process.stdout.readline()
         if not reply:
-            raise LoadError(self._process.stderr.read().strip() or f"the load generator ended at `{line}`")
+            raise LoadError(self.process.stderr.read().strip() or f"the load generator ended at `{line}`")
         report: dict[str, Any] = json.loads(reply)
         if report["errors"]:
             raise WrongAnswersError(
@@ -129,3 +137,33 @@ def load(target: targets.Target, *, body_bytes: int = 32, connections: int = 4) 
     pipe = subprocess.PIPE
     with targets.running(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         yield Load(process, target)
+
+
+class Apart(Load):
+    """A client and its worker in two processes, as they are in life: neither waits for what the other has to send.
+
+    Its process is the client's.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], target: targets.Target, worker: Load) -> None:
+        super().__init__(process, target)
+        self._worker = worker
+
+    def flow(self, jobs: int, window: int) -> dict[str, Any]:
+        """`jobs` jobs, `window` under way at any time; the client's report."""
+        serve, call = f"serve {jobs} {window}", f"call {jobs} {window}"
+        self._worker.say(serve)
+        self.say(call)
+        report = self.hear(call)
+        self._worker.hear(serve)
+        return report
+
+
+@contextlib.contextmanager
+def apart(target: targets.Target, *, body_bytes: int = 32) -> Iterator[Apart]:
+    """A client and one worker, a process each, connected to `target`, for the time of a `with`."""
+    with (
+        load(target, body_bytes=body_bytes, connections=1) as worker,
+        load(target, body_bytes=body_bytes, connections=0) as client,
+    ):
+        yield Apart(client.process, target, worker)
