@@ -316,6 +316,8 @@ class Broker:
         for ready, _ in self._poller.poll(wait_ms):
             if ready in self._monitors:
                 self._monitors[ready].ready = True
+            elif ready == self._alarm.fileno():
+                self._alarm.heard()
             elif self._signals is not None and ready == self._signals.fileno():
                 with contextlib.suppress(BlockingIOError):
                     self._signals.recv(4_096)
@@ -326,9 +328,6 @@ class Broker:
             # A poll that is very late says nothing of when the broker went deaf: none of the wait counts, so that
             # nothing expires in the turn that has not yet heard what came meanwhile.
             self._stalled(late if late < STOPPED_NS else woke - began)
-        if self._stops != self._stops_heard:
-            self._stops_heard = self._stops
-            self._alarm.heard()
         if self._stops:  # already in this turn: what is read now may have been sent after the stop
             server.draining = True
         server.turn(clock.now())
