@@ -162,6 +162,23 @@ def test_a_job_of_several_frames_fails_where_one_is_expected(broker: FakeBroker,
         broker.ask()
 
 
+def test_a_job_of_no_frames_is_a_job(broker: FakeBroker, lines: Lines) -> None:
+    """It fails where one frame is expected, and is done where any number is; either way the worker asks again."""
+
+    class Count(Worker):
+        def process_multipart(self, frames: list[bytes]) -> Sequence[bytes]:
+            return (b"%d" % len(frames),)
+
+    with Running(Worker(broker.workers, broker.answers, echo)):
+        broker.give(broker.ask(), b"id")
+        assert "a job of 0 frames" in lines.wait_for("handler_failed")["error"]
+        broker.ask()
+    with Running(Count(broker.workers, broker.answers)):
+        broker.give(broker.ask(), b"id")
+        assert broker.answer() == [b"id", b"0"]
+        broker.ask()
+
+
 def test_jobs_held_beside_the_failed_one_are_answered_before_the_worker_reconnects(broker: FakeBroker) -> None:
     """With `ahead` above 1 a failure costs no other job an attempt."""
 
@@ -196,7 +213,7 @@ def test_garbage_and_jobs_that_nobody_asked_for_disturb_nothing(broker: FakeBrok
     gate = Gate()
     with Running(Worker(broker.workers, broker.answers, gate)) as worker:
         peer = broker.ask()
-        for frames in ([b""], [b"", b"id"], [b"x", b"id", b"body"], [b"", b"", b"body"], [b"y"] * 50):
+        for frames in ([b""], [b"x", b"id"], [b"x", b"id", b"body"], [b"y"], [b"y"] * 50):
             broker.say(peer, *frames)
         broker.give(peer, b"id1", b"x")
         assert gate.has() == b"x"

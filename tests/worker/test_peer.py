@@ -163,13 +163,34 @@ def test_answers_wait_for_their_connection() -> None:
 
 
 def test_garbage_is_counted_and_kills_nothing() -> None:
-    """Messages that are no jobs spend no ask, and a job without an ask is not taken."""
+    """Messages that are no replies spend no ask, and a job without an ask is not taken."""
     peer = connected()
     ask(peer)
-    assert peer.received([(b"",), (b"", b"id"), (b"x", b"id", b"body"), (b"", b"", b"body"), (b"y",)]) == []
-    assert peer.counters.frames_refused == 5
+    assert peer.received([(b"",), (b"x", b"id", b"body"), (b"y",), (b"y", b"id")]) == []
+    assert peer.counters.frames_refused == 4
+    assert peer.asks_due() == 0
     assert len(given(peer, b"a", b"b")) == 1
     assert peer.counters.jobs_refused == 1
+
+
+def test_a_job_may_have_no_frames() -> None:
+    """A body is any number of frames, none included, and such a job spends its ask like any other."""
+    peer = connected()
+    ask(peer)
+    (job,) = peer.received([(b"", b"id")])
+    assert (job.id, job.frames) == (b"id", ())
+    peer.answered(job, (b"done",))
+    assert send_all(peer) == [(b"id", (b"done",))]
+    assert ask(peer) == 1
+
+
+def test_a_reply_that_is_refused_spends_its_ask() -> None:
+    """A job without an id cannot be answered, but the broker has taken the ask for it; silence would be for ever."""
+    peer = connected()
+    ask(peer)
+    assert peer.received([(b"", b"", b"body"), (b"", b"")]) == []
+    assert peer.counters.frames_refused == 2
+    assert ask(peer) == 1
 
 
 def test_stopping_drops_what_waits() -> None:

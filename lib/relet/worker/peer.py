@@ -164,8 +164,11 @@ class WorkerPeer:
         """The jobs in these messages."""
         jobs: list[Job] = []
         for message in messages:
-            if len(message) < 3 or message[0] or not message[1]:
+            if len(message) < 2 or message[0]:  # no reply at all: the ask still stands
                 self.counters.frames_refused += 1
+            elif not message[1]:  # what cannot be answered has still spent an ask
+                self.counters.frames_refused += 1
+                self._asks = max(0, self._asks - 1)
             elif not self._asks:
                 self.counters.jobs_refused += 1
             else:
