@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import socket as sockets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,14 @@ import structlog
 import zmq
 
 WAIT_MS_MAX = 5_000
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Let the other threads run until something is so that nobody signals; fails when it does not become so."""
+    deadline = time.monotonic() + WAIT_MS_MAX / 1000
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0)
 
 
 def shut(socket: zmq.Socket[bytes], endpoint: str) -> None:

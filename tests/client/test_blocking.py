@@ -23,7 +23,7 @@ from relet.client.engine import Engine
 from relet.transport.endpoints import EndpointError
 from relet.transport.link import Sleeper
 
-from .conftest import FakeBroker, Lines
+from .conftest import FakeBroker, Lines, until
 
 WAIT_SECONDS = 5.0
 
@@ -124,7 +124,7 @@ def test_what_is_not_bytes_is_refused_at_the_door(broker: FakeBroker, wrong: Any
         settled(client, broker)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), sys.float_info.max])
 def test_a_timeout_is_a_number_of_seconds_above_zero(broker: FakeBroker, timeout: float) -> None:
     """Anything else is refused, when the client is made and at each call."""
     with pytest.raises(ValueError, match="above 0"):
@@ -157,6 +157,23 @@ def test_no_answer_in_time_is_a_timeout_never_early_and_the_late_answer_is_count
         assert future.result(WAIT_SECONDS) == b"in time"
         assert client.counters.expired == 1
         assert client.counters.answers_unknown == 1
+
+
+@pytest.mark.parametrize("timeout", [30 * 86_400, sys.float_info.max / 1e9])
+def test_a_timeout_may_be_as_long_as_one_likes(broker: FakeBroker, timeout: float) -> None:
+    """Thirty days, and the largest that is accepted: waiting for the answer and for room."""
+    with (
+        Client(broker.endpoint, timeout=timeout, requests_open_max=1) as client,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        first = client.submit(b"1")
+        heard = broker.hear()
+        second = pool.submit(client.call, b"2")
+        until(lambda: engine_of(client)._waiting_for_room == 1 or second.done())
+        broker.answer(heard)
+        assert first.result(WAIT_SECONDS) == b"1"
+        broker.answer(broker.hear())
+        assert second.result(WAIT_SECONDS) == b"2"
 
 
 def test_an_idle_client_sleeps_without_a_timeout(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:

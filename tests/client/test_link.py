@@ -66,6 +66,18 @@ def test_timers_round_up() -> None:
     assert time.monotonic_ns() >= began + 1_500_001
 
 
+@pytest.mark.parametrize("far_ns", [2**31 * 1_000_000, 10**308])
+def test_a_sleep_may_be_for_any_time(far_ns: int) -> None:
+    """Poll takes a C int of milliseconds, 25 days; who sleeps until later is woken all the same."""
+    alarm = Alarm()
+
+    def ring_and_stay() -> bool:
+        alarm.ring()
+        return True
+
+    Sleeper(alarm).sleep(far_ns, 0, [], ring_and_stay)
+
+
 def test_the_earliest_of_times_some_of_which_are_never() -> None:
     """None is never."""
     assert earliest([None, 3, 2, None]) == 2

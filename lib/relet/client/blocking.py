@@ -270,6 +270,6 @@ def _frames(frames: Sequence[bytes]) -> tuple[bytes, ...]:
 def _nanoseconds(seconds: float | None) -> int | None:
     if seconds is None:
         return None
-    if not 0 < seconds < float("inf"):
+    if not 0 < seconds * 1e9 < float("inf"):
         raise ValueError(f"timeout must be a number of seconds above 0, or None for no limit; not {seconds!r}")
     return max(1, round(seconds * 1e9))

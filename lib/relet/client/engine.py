@@ -105,7 +105,7 @@ class Engine:
                 left = None if deadline is None else (deadline - time.monotonic_ns()) / 1e9
                 if left is not None and left <= 0:
                     raise TimeoutError("too many requests were open all the time")
-                self._room.wait(left)
+                self._room.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
         finally:
             self._waiting_for_room -= 1
         if deadline is not None:

@@ -51,6 +51,8 @@ FLAP_PAUSE_NS_MAX: Final = 1_000_000_000
 PIPE_MESSAGES_MAX: Final = 10_000
 """Messages that libzmq may hold in each direction; more of ours wait in our own tables, more of the broker's with
 it."""
+SLEEP_MS_MAX: Final = 60_000
+"""One sleep, because poll takes a C int of milliseconds; who sleeps for longer wakes up early and sleeps again."""
 NEVER_COPY_LESS: Final = 1 << 62
 """`frame_copy_bytes_max`: users get `bytes`, so every frame is copied once, here."""
 
@@ -324,7 +326,7 @@ class Sleeper:
         self._watched: list[tuple[Any, int]] | None = None
 
     def sleep(self, until: int | None, now: int, watched: list[tuple[Any, int]], idle: Callable[[], bool]) -> None:
-        """Sleep until something happens, or until the time `until` (None: without a limit).
+        """Sleep until something happens, or until the time `until` (None: without a limit), or for `SLEEP_MS_MAX`.
 
         Args:
             until: monotonic nanoseconds; rounded up to a millisecond, so that no timer is early.
@@ -338,7 +340,7 @@ class Sleeper:
             for socket, flags in watched:
                 self._poller.register(socket, flags)
             self._watched = watched
-        timeout_ms = None if until is None else max(0, -((now - until) // 1_000_000))
+        timeout_ms = None if until is None else min(max(0, -((now - until) // 1_000_000)), SLEEP_MS_MAX)
         alarm = self._alarm
         alarm.asleep = True
         try:
