@@ -345,6 +345,57 @@ def test_waiting_in_a_callback_is_refused_instead_of_hanging(broker: FakeBroker)
         assert "callback must not wait" in str(caught[0])
 
 
+def test_a_callback_that_exits_keeps_no_other_caller_waiting(broker: FakeBroker) -> None:
+    """SystemExit in a callback ends the library's thread, but only when the rest of its batch was told."""
+
+    def leave(_: concurrent.futures.Future[bytes]) -> None:
+        raise SystemExit("on purpose")
+
+    with Client(broker.endpoint) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        entered, go_on = threading.Event(), threading.Event()
+
+        def hold(_: concurrent.futures.Future[bytes]) -> None:
+            entered.set()
+            go_on.wait(WAIT_SECONDS)
+
+        holding, leaving, other = client.submit(b"hold"), client.submit(b"leave"), client.submit(b"other")
+        holding.add_done_callback(hold)
+        leaving.add_done_callback(leave)
+        heard = [broker.hear() for _ in range(3)]
+        mapped = pool.submit(next, client.map([b"mapped"]))
+        heard.append(broker.hear())
+        unanswered = client.submit(b"unanswered")
+        broker.hear()
+        broker.answer(heard[0])
+        assert entered.wait(WAIT_SECONDS)
+        batch = [(request[1], b"", request[3]) for request in heard[1:]]
+        engine = engine_of(client)
+        receive, engine._answered = engine._answered, lambda _: receive(batch)  # type: ignore[method-assign]
+        broker.answer(heard[1])
+        go_on.set()
+        assert leaving.result(WAIT_SECONDS) == b"leave"
+        assert other.result(WAIT_SECONDS) == b"other"
+        assert mapped.result(WAIT_SECONDS) == b"mapped"
+        with pytest.raises(ClientClosed, match="on purpose") as caught:
+            unanswered.result(WAIT_SECONDS)
+        assert isinstance(caught.value.__cause__, SystemExit)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_callback_that_exits_while_the_client_closes_keeps_nobody_waiting(broker: FakeBroker) -> None:
+    """The last batch is told to its end too."""
+
+    def leave(_: concurrent.futures.Future[bytes]) -> None:
+        raise SystemExit("on purpose")
+
+    with Client(broker.endpoint) as client:
+        futures = [client.submit(b"1"), client.submit(b"2")]
+        futures[0].add_done_callback(leave)
+    for future in futures:
+        with pytest.raises(ClientClosed):
+            future.result(WAIT_SECONDS)
+
+
 # --- The end.
 
 

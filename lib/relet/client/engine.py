@@ -159,7 +159,7 @@ class Engine:
                 self._turns(link)
             finally:
                 link.close()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, also what a callback raised: nobody must wait
+        except BaseException as error:  # noqa: BLE001 - also what a callback raised, after its batch: nobody must wait
             if was_terminated(error, context):
                 self._closed_because = "the context of the client was terminated"
             else:
@@ -174,9 +174,11 @@ class Engine:
             self._inbox.clear()
             self._room.notify_all()
         closed = self._closed_because
-        self._deliver([(request, _caused(ClientClosed(closed), why)) for request in [*self.peer.close(), *late]])
-        if self._context is None:
-            context.term()
+        try:
+            self._deliver([(request, _caused(ClientClosed(closed), why)) for request in [*self.peer.close(), *late]])
+        finally:
+            if self._context is None:
+                context.term()
 
     def _turns(self, link: Link) -> None:
         """Turn until told to stop. Reads first, then the news of the connection, then time, then what callers want."""
@@ -248,21 +250,31 @@ class Engine:
             self._deliver(settled)
 
     def _deliver(self, settled: list[tuple[Waiter, Outcome]]) -> None:
-        """Make room first, so that who wakes up by an outcome finds it; then tell."""
+        """Make room first, so that who wakes up by an outcome finds it; then tell.
+
+        What a callback raises that is no `Exception` (futures log those), such as SystemExit, is raised at the end: the
+        peer has given up all of these requests, so nobody else would tell the rest.
+        """
         freed = 0
         for request, _ in settled:
             freed += request.bytes
         self._make_room(len(settled), freed)
         channels: set[Channel] = set()
+        raised: BaseException | None = None
         for request, outcome in settled:
             if type(request) is Mapped:
                 channel = request.channel
                 channel.gathered.append((request.index, outcome))
                 channels.add(channel)
             else:
-                request.settle(outcome)
+                try:
+                    request.settle(outcome)
+                except BaseException as error:  # noqa: BLE001 - the first one is raised below
+                    raised = raised or error
         for channel in channels:
             channel.flush()
+        if raised is not None:
+            raise raised
 
     def _make_room(self, ended: int, freed: int) -> None:
         with self._lock:
