@@ -193,6 +193,18 @@ def test_an_idle_client_sleeps_without_a_timeout(broker: FakeBroker, monkeypatch
             pass
 
 
+def test_an_idle_client_holds_no_body_and_no_answer(broker: FakeBroker) -> None:
+    """What the last batch brought belongs to the caller alone."""
+    with Client(broker.endpoint) as client:
+        unshared, body = [bytes(1_000)], [bytes(1_000)]
+        future = client.submit(body[0])
+        broker.answer(broker.hear())
+        answer = [future.result(WAIT_SECONDS)]
+        del future
+        until(lambda: sys.getrefcount(body[0]) == sys.getrefcount(unshared[0]))
+        until(lambda: sys.getrefcount(answer[0]) == sys.getrefcount(unshared[0]))
+
+
 # --- Rude brokers.
 
 

@@ -307,6 +307,22 @@ def test_an_idle_worker_sleeps_without_a_timeout(broker: FakeBroker, monkeypatch
             pass
 
 
+def test_an_idle_worker_holds_no_job_and_no_answer(broker: FakeBroker) -> None:
+    """What the last batch brought belongs to the handler alone."""
+    unshared, bodies, answers = [bytes(1_000)], [], [bytes(1_000)]
+
+    def handler(data: bytes) -> bytes:
+        bodies.append(data)
+        return answers[0]
+
+    with Running(Worker(broker.workers, broker.answers, handler)):
+        broker.give(broker.ask(), b"id", bytes(1_000))
+        broker.answer()
+        broker.ask()
+        until(lambda: sys.getrefcount(bodies[0]) == sys.getrefcount(unshared[0]))
+        until(lambda: sys.getrefcount(answers[0]) == sys.getrefcount(unshared[0]))
+
+
 # --- The end.
 
 

@@ -181,37 +181,45 @@ class Engine:
                 context.term()
 
     def _turns(self, link: Link) -> None:
-        """Turn until told to stop. Reads first, then the news of the connection, then time, then what callers want."""
-        peer, inbox, sleeper = self.peer, self._inbox, Sleeper(self._alarm)
-        monotonic_ns = time.monotonic_ns
+        """Turn until told to stop, and sleep between the turns, where no local holds on to the last one's messages."""
+        peer, sleeper = self.peer, Sleeper(self._alarm)
         while self._closed_because is None:
-            now = monotonic_ns()
-            messages = link.receive(TURN_MESSAGES_MAX)
-            if messages:
-                self._answered(messages)
-            for news in link.news(now):
-                self._hear(news, link, now)
-            unwanted = _take_all(self._unwanted)  # before the inbox, where their requests may still be
-            if inbox:
-                peer.submit(_take_all(inbox), now)
-            for requests in unwanted:
-                ended = peer.abandon(requests)
-                self._make_room(len(ended), sum(request.bytes for request in ended))
-                for request in ended:
-                    request.dropped()
-            due = peer.due
-            if due is not None and due <= now:
-                expired = peer.expire(now)
-                self._deliver([(request, _no_answer(request)) for request in expired])
-            stuck = False
-            outgoing = peer.outgoing(TURN_MESSAGES_MAX)
-            if outgoing:
-                sent = link.send(outgoing)
-                peer.sent(sent)
-                stuck = sent < len(outgoing)
-            self._log_refusals(now)
-            if len(messages) < TURN_MESSAGES_MAX and (stuck or not (peer.connected and peer.unsent)):
-                sleeper.sleep(earliest((due, link.due)), now, link.watched(writable=stuck), self._idle)
+            now = time.monotonic_ns()
+            rests, stuck = self._turn(link, now)
+            if rests:
+                sleeper.sleep(earliest((peer.due, link.due)), now, link.watched(writable=stuck), self._idle)
+
+    def _turn(self, link: Link, now: int) -> tuple[bool, bool]:
+        """Read first, then the news of the connection, then time, then what callers want.
+
+        Returns whether nothing is left to do, and whether more would go if the socket took it.
+        """
+        peer, inbox = self.peer, self._inbox
+        messages = link.receive(TURN_MESSAGES_MAX)
+        if messages:
+            self._answered(messages)
+        for news in link.news(now):
+            self._hear(news, link, now)
+        unwanted = _take_all(self._unwanted)  # before the inbox, where their requests may still be
+        if inbox:
+            peer.submit(_take_all(inbox), now)
+        for requests in unwanted:
+            ended = peer.abandon(requests)
+            self._make_room(len(ended), sum(request.bytes for request in ended))
+            for request in ended:
+                request.dropped()
+        due = peer.due
+        if due is not None and due <= now:
+            expired = peer.expire(now)
+            self._deliver([(request, _no_answer(request)) for request in expired])
+        stuck = False
+        outgoing = peer.outgoing(TURN_MESSAGES_MAX)
+        if outgoing:
+            sent = link.send(outgoing)
+            peer.sent(sent)
+            stuck = sent < len(outgoing)
+        self._log_refusals(now)
+        return len(messages) < TURN_MESSAGES_MAX and (stuck or not (peer.connected and peer.unsent)), stuck
 
     def _idle(self) -> bool:
         return not (self._inbox or self._unwanted or self._closed_because)

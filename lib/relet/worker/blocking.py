@@ -116,12 +116,7 @@ class _Engine:
         peer, sleeper = self.peer, Sleeper(self.alarm)
         while not self._stopping:
             now = time.monotonic_ns()
-            messages = asking.receive(TURN_MESSAGES_MAX)
-            if messages:
-                jobs = peer.received(messages)
-                if jobs:
-                    self._jobs.put(jobs)
-                self._log_refusals(now)
+            received = self._receive(asking, now)
             for news in asking.news(now):
                 self._hear(news, asking, now)
             for news in answering.news(now):
@@ -137,9 +132,19 @@ class _Engine:
                 asked = asking.send([ASK] * asks)
                 peer.asked(asked)
                 asks_stuck = asked < asks
-            if len(messages) < TURN_MESSAGES_MAX and (stuck or not (peer.answers and peer.answering)):
+            if received < TURN_MESSAGES_MAX and (stuck or not (peer.answers and peer.answering)):
                 watched = asking.watched(writable=asks_stuck) + answering.watched(writable=stuck)
                 sleeper.sleep(earliest((asking.due, answering.due)), now, watched, self._idle)
+
+    def _receive(self, asking: Link, now: int) -> int:
+        """Hand on the jobs that have arrived; how many messages there were. An idle worker holds none of them."""
+        messages = asking.receive(TURN_MESSAGES_MAX)
+        if messages:
+            jobs = self.peer.received(messages)
+            if jobs:
+                self._jobs.put(jobs)
+            self._log_refusals(now)
+        return len(messages)
 
     def _idle(self) -> bool:
         return not (self.ended or self._stopping)
@@ -321,18 +326,22 @@ class Worker:
         self._jobs.put(None)
 
     def _work(self, engine: _Engine) -> None:
-        get, ended, alarm = self._jobs.get, engine.ended, engine.alarm
-        while True:
-            batch = get()
-            if batch is None:  # `stop` says so, or the library's thread has ended
-                return
-            for job in batch:
-                if self._stopping:
-                    return
-                if job.start():
-                    ended.append((job, self._done(job)))
-                    if alarm.asleep:
-                        alarm.ring()
+        while self._do(engine, self._jobs.get()):
+            pass  # no local holds on to the last batch while this thread waits for the next one
+
+    def _do(self, engine: _Engine, batch: list[Job] | None) -> bool:
+        """Do these jobs; whether to go on."""
+        if batch is None:  # `stop` says so, or the library's thread has ended
+            return False
+        ended, alarm = engine.ended, engine.alarm
+        for job in batch:
+            if self._stopping:
+                return False
+            if job.start():
+                ended.append((job, self._done(job)))
+                if alarm.asleep:
+                    alarm.ring()
+        return True
 
     def _done(self, job: Job) -> tuple[bytes, ...] | object:
         """Run the handler; nothing that it raises as an `Exception` goes further."""
