@@ -502,6 +502,37 @@ def test_a_signal_that_raises_interrupts_call_and_abandons_the_request(broker: F
         assert client.counters.abandoned == 1
 
 
+@pytest.mark.parametrize("way", ["call", "submit"])
+def test_a_signal_that_raises_while_a_request_is_submitted_leaks_no_place(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The request is in the inbox already, and nobody will ever wait for it."""
+    with Client(broker.endpoint, requests_open_max=1) as client:
+        engine = engine_of(client)
+        submit = engine.submit
+
+        def interrupted(request: Any) -> None:
+            submit(request)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "submit", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                getattr(client, way)(b"unwanted")
+        client.submit(b"wanted", timeout=WAIT_SECONDS)
+        assert client.counters.abandoned == 1
+
+
+def test_a_closed_client_gathers_nothing(broker: FakeBroker) -> None:
+    """Who calls it again and again is refused, and leaves nothing behind."""
+    client = Client(broker.endpoint)
+    client.close()
+    for _ in range(3):
+        with pytest.raises(ClientClosed):
+            client.call(b"late")
+    assert not engine_of(client)._unwanted
+
+
 def test_a_context_that_was_terminated_ends_the_client(context: Any, broker: FakeBroker) -> None:
     """Its requests end; nothing hangs."""
     endpoint = broker.endpoint

@@ -113,8 +113,8 @@ class Client:
 
     def _call(self, call: Call) -> Any:
         self._engine.must_not_wait()
-        self._engine.submit(call)
         try:
+            self._engine.submit(call)
             call.lock.acquire()
         except BaseException:  # a signal handler raised, for example KeyboardInterrupt
             self._engine.abandon([call])
@@ -137,7 +137,11 @@ class Client:
         future: CancellableFuture[Any] = CancellableFuture()
         request = kind(body, self._in_nanoseconds(timeout), future)
         future.engine, future.request = self._engine, request
-        self._engine.submit(request)
+        try:
+            self._engine.submit(request)
+        except BaseException:  # as in `_call`: nobody gets the future
+            self._engine.abandon([request])
+            raise
         return future
 
     @overload

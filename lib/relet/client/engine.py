@@ -113,8 +113,9 @@ class Engine:
 
     def abandon(self, requests: Sequence[Waiter]) -> None:
         """Nobody wants the outcomes of these any more."""
-        self._unwanted.append(list(requests))
-        self._alarm.ring()
+        if self._closed_because is None:  # else they end by that, and nobody takes them from here
+            self._unwanted.append(list(requests))
+            self._alarm.ring()
 
     def must_not_wait(self) -> None:
         """Raise where waiting for an answer would wait for ever."""
