@@ -266,6 +266,26 @@ def test_a_loss_drops_what_waits_and_answers_what_is_in_hand(broker: FakeBroker,
         assert worker.counters.dropped == 1
 
 
+def test_a_worker_that_lost_the_way_for_answers_asks_on_a_new_connection(broker: FakeBroker) -> None:
+    """Answers under way may be lost, so the broker is shown that the worker has gone; the job in hand is answered."""
+    gate = Gate()
+    with Running(Worker(broker.workers, broker.answers, gate)) as worker:
+        peer = broker.ask()
+        broker.give(peer, b"id", b"1")
+        assert gate.has() == b"1"
+        broker.close_answers()
+        until(lambda: not worker._peer.answering)
+        broker.open_answers()
+        gate.leave.put(b"late")
+        assert broker.answer() == [b"id", b"late"]
+        other = broker.ask()
+        assert other != peer
+        broker.close_answers()  # idle this time
+        broker.open_answers()
+        assert broker.ask() != other
+        assert worker.counters.losses == 0
+
+
 def test_a_broker_that_never_answers_is_told_within_a_second(broker: FakeBroker, lines: Lines) -> None:
     """And asked when it comes."""
     broker.close()

@@ -96,6 +96,26 @@ def test_a_failed_handler_retires_the_connection_when_nothing_is_held() -> None:
     assert peer.counters.losses == 0
 
 
+def test_lost_answers_retire_the_connection_when_nothing_is_held() -> None:
+    """The broker lets again what it still holds of this worker; the job in hand is answered before."""
+    peer = connected(2)
+    ask(peer)
+    (job,) = given(peer, b"a")
+    job.start()
+    peer.answers_lost()
+    assert peer.asks_due() == 0
+    assert not peer.retired
+    peer.answered(job, (b"x",))
+    assert send_all(peer) == [(b"a", (b"x",))]
+    assert peer.retired
+    assert peer.pause_ns == 0
+    peer.closed()
+    peer.answers_lost()  # while there is no connection there is none to retire
+    assert not peer.retired
+    peer.became_connected()
+    assert ask(peer) == 2
+
+
 def test_failures_in_a_row_make_the_pause_longer_and_a_success_ends_it() -> None:
     """The first failure reconnects at once; a handler that always fails does so at most once a second."""
     peer = connected()

@@ -67,6 +67,7 @@ class _Engine:
         self._jobs = jobs
         self._stopping = False
         self._answers_unreachable = False
+        self._answers_lost = False
         self._refusals_logged = 0
         self._refusals_logged_at = 0
         self._log = Log()
@@ -193,13 +194,23 @@ class _Engine:
             self._tell_answers_unreachable()
         elif news is News.LOST:
             peer.lost()
+            self._answers_lost = False  # the broker lets again what it still holds of this worker
             asking.rebuild(now)
             log.say(logging.WARNING, Event.BROKER_LOST, endpoint=endpoint)
         else:
             log.say(logging.WARNING, Event.BROKER_UNREACHABLE, endpoint=endpoint)
 
     def _hear_answering(self, news: News) -> None:
-        """The second connection is told of only where the first one stands: else it is the same news twice."""
+        """The second connection is told of only where the first one stands: else it is the same news twice.
+
+        The same holds for its loss, which retires the first one: not at once, because a broker that ends takes both
+        with it, but with the next news, which is that it stands again or that it does not come back.
+        """
+        if news is News.LOST:
+            self._answers_lost = self.peer.connected
+        elif self._answers_lost:
+            self._answers_lost = False
+            self.peer.answers_lost()
         if news is News.UNREACHABLE:
             self._answers_unreachable = True
             self._tell_answers_unreachable()

@@ -10,7 +10,8 @@ while both are there, because a job that cannot be answered is a lost attempt.
 
 What becomes of a job that cannot be answered is up to the broker, and the 2010 dialect has one way to tell it at once:
 the connection on which the job was given goes. So when a handler has failed the worker retires that connection: it asks
-no more, finishes and answers what it holds, then closes and begins afresh. The same loss that comes from outside drops
+no more, finishes and answers what it holds, then closes and begins afresh. It does so too when the connection for
+answers broke, because answers under way in it may be lost. The same loss that comes from outside drops
 what was not started - the broker has let it again - but the answer to the job in hand is still sent: a late answer
 counts.
 
@@ -105,7 +106,7 @@ class WorkerPeer:
         self._held: set[Job] = set()
         self._answers: collections.deque[Message] = collections.deque()
         self._connection = 0
-        self._failed = False
+        self._retiring = False
         self._failures_in_row = 0
 
     @property
@@ -129,11 +130,11 @@ class WorkerPeer:
 
     @property
     def retired(self) -> bool:
-        """Whether a handler failed and nothing is held any more.
+        """Whether a handler failed, or answers were lost, and nothing is held any more.
 
         Then close the connection, say `closed`, wait `pause_ns`, open a new one.
         """
-        return self._failed and not self._held
+        return self._retiring and not self._held
 
     def closed(self) -> None:
         """The retired connection was closed."""
@@ -142,7 +143,7 @@ class WorkerPeer:
     def _begin_afresh(self) -> None:
         self.connected = False
         self._connection += 1
-        self._failed = False
+        self._retiring = False
         self._asks = 0
         unstarted = [job for job in self._held if not job.started]
         for job in unstarted:
@@ -152,7 +153,7 @@ class WorkerPeer:
 
     def asks_due(self) -> int:
         """How many asks to send now. Then say how many were `asked`."""
-        if not self.connected or not self.answering or self._failed:
+        if not self.connected or not self.answering or self._retiring:
             return 0
         return self._ahead - self._asks - len(self._held)
 
@@ -193,12 +194,18 @@ class WorkerPeer:
     def failed(self, job: Job) -> None:
         """The handler raised. The connection is retired, if it is still the one on which this job came."""
         self.counters.failed += 1
-        self._failed |= job.connection == self._connection
+        self._retiring |= job.connection == self._connection
         self._held.discard(job)
         self.pause_ns = (
             min(PAUSE_NS << min(self._failures_in_row - 1, 16), PAUSE_NS_MAX) if self._failures_in_row else 0
         )
         self._failures_in_row += 1
+
+    def answers_lost(self) -> None:
+        """The connection for answers went, perhaps with some under way: the other one is retired, if it stands."""
+        if self.connected and not self._retiring:
+            self._retiring = True
+            self.pause_ns = 0
 
     def stopped(self) -> None:
         """Nothing is started any more, and what was started and has not ended never will."""
