@@ -38,6 +38,6 @@ simulate: setup ## play many small faulty worlds (SEED=1 JOBS=1000000)
 	@$(BIN)/python -m relet.testing.simulate --seed $(SEED) --jobs $(JOBS) $(ARGS)
 
 clean: ## remove .venv and everything that was built
-	@rm -rf .venv .venv.lock build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis lib/*.egg-info
+	@rm -rf .venv .venv.lock build dist benchmarks/build .pytest_cache .mypy_cache .ruff_cache .hypothesis lib/*.egg-info
 	@find lib tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null; true
 	@find lib -name '*.so' -delete

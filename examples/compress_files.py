@@ -2,8 +2,8 @@
 """Compress every file below a folder on as many workers as there are, and lose none of them.
 
     ./broker.py -t 3 -T 30 4161 4162 4163
-    examples/compress_files.py worker tcp://localhost:4162 tcp://localhost:4163      # several, anywhere
-    examples/compress_files.py client tcp://localhost:4161 FOLDER OUT
+    .venv/bin/python examples/compress_files.py worker tcp://localhost:4162 tcp://localhost:4163    # several
+    .venv/bin/python examples/compress_files.py client tcp://localhost:4161 FOLDER OUT
 
 A job is a file's bytes, its answer the same compressed with LZMA. The client checks every answer by decompressing it,
 so that its last line can be trusted. Kill workers while it runs: their files go to others.

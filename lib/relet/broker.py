@@ -40,6 +40,10 @@ from relet.transport.port import PullPort, RouterPort, tells_descriptors
 STALL_NS: Final = 50_000_000
 """The poll may return this late, and a turn take this long, before the broker counts as deaf: ordinary scheduling."""
 
+WAIT_NS_MAX: Final = 1_000_000_000
+"""The longest wait for a deadline: no more than this is given back when the process was stopped meanwhile, and any
+timeout fits the poll, which counts milliseconds in a C int."""
+
 STOPPED_NS: Final = 250_000_000
 """A poll that is later than this was not scheduled late: the process or the machine was stopped."""
 
@@ -50,7 +54,8 @@ FLUSH_NS: Final = 1_000_000_000
 """At the stop, replies may wait this long for clients that do not read."""
 
 SETTLE_NS: Final = 10_000_000_000
-"""At the stop, a store has so long to make the last turns safe; what speaks of later ones is not said."""
+"""At the stop, when no job is open any more: so long may a store take to make the last turns safe (what speaks of later
+ones is not said), and clients be refused that go on asking."""
 
 _TOKENS_DRAWN: Final = 1_024
 _TOKEN: Final = struct.Struct("16s" * _TOKENS_DRAWN)
@@ -156,7 +161,11 @@ class Broker:
         self._clock = LeaseClock()
         self._store = store
         if store is not None:
-            self._machine.load(store.load(), self._clock.now())
+            try:
+                self._machine.load(store.load(), self._clock.now())
+            except BaseException:
+                self._closing.close()
+                raise
         self._server = Server(self._machine, self._clients, self._workers, self._answers, self._publisher, store)
         self._alarm = Alarm()
         self._monitors = {port.monitor.fileno(): port.monitor for port in (self._answers, self._workers, self._clients)}
@@ -166,7 +175,7 @@ class Broker:
         self._signals: sockets.socket | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._closed = False
+        self._closed = self._running = False
 
     def _bind(self, endpoints: Mapping[str, Endpoint], pump: Any) -> None:
         limits = self.limits
@@ -213,7 +222,7 @@ class Broker:
     # --- Running
 
     def run(self) -> int:
-        """Serves until `stop`; returns how many jobs the stop ended, whose clients were told of failure."""
+        """Serves until `stop`; returns how many jobs the stop ended whose clients were there to be told of failure."""
         self._say(
             Event.BROKER_READY,
             **self.endpoints,
@@ -225,6 +234,7 @@ class Broker:
         if not self.hears_deaths:
             self._say(Event.BROKER_DEAF_TO_DEATHS)
         signals = self._hear_signals()
+        self._running = True
         try:
             while not self._stops:
                 self._turn(None)
@@ -233,6 +243,7 @@ class Broker:
         finally:
             signals.close()
             self._close()
+            self._running = False
 
     def _hear_signals(self) -> contextlib.ExitStack:
         """Lets signals end the poll by themselves, until the stack is closed.
@@ -279,16 +290,18 @@ class Broker:
     def close(self) -> None:
         """Stops now and waits until the broker has ended; its clients are told of failure.
 
+        Where `run` is under way in a thread of yours, it is that call which ends: join your thread.
+
         Raises what ended the thread of `start`, if that was an error: a fault of ours, or of the store.
         """
+        while self._stops < 2 and (self._thread is not None or self._running):
+            self.stop()
         if self._thread is not None:
-            self.stop()
-            self.stop()
             self._thread.join()
             error, self._error = self._error, None
             if error is not None:
                 raise error
-        elif not self._closed:
+        elif not self._closed and not self._running:
             self._end()
             self._close()
 
@@ -336,12 +349,12 @@ class Broker:
 
     def _wait_ms(self, wait_s: float | None) -> int:
         """How long the poll may wait, rounded up: a timer never fires early, and never spins."""
-        if self._server.busy:
+        if self._server.busy or any(monitor.ready for monitor in self._monitors.values()):
             return 0
         wait_ns = -1 if wait_s is None else round(wait_s * 1e9)
         due = self._server.next_deadline()
         if due is not None:
-            until_due = max(0, due - self._clock.now())
+            until_due = min(max(0, due - self._clock.now()), WAIT_NS_MAX)
             wait_ns = until_due if wait_ns < 0 else min(wait_ns, until_due)
         flush_at = self._publisher.due()
         if flush_at is not None:
@@ -377,8 +390,15 @@ class Broker:
         """Ends what is open, tells everybody, and says what was done."""
         server, machine = self._server, self._machine
         server.draining = True
-        until, stops = time.monotonic_ns() + SETTLE_NS, self._stops
-        while not server.stop(self._clock.now()) and time.monotonic_ns() < until and self._stops == stops:
+        stops, until = self._stops, None
+        gone_before = machine.counters.replies_unroutable
+        while not server.stop(self._clock.now()):
+            if machine.open:
+                continue
+            if until is None:  # from here on only the store, or a client that goes on asking, can hold us up
+                until = time.monotonic_ns() + SETTLE_NS
+            if time.monotonic_ns() >= until or self._stops != stops:
+                break
             if self._store is not None:
                 self._poller.poll(1)
         until = time.monotonic_ns() + FLUSH_NS
@@ -386,7 +406,8 @@ class Broker:
             self._turn(0.005)
         self._publisher.flush(all_of_it=True)
         counted = {name: value for name in Counters.__struct_fields__ if (value := getattr(machine.counters, name))}
-        told = machine.counters.jobs_cancelled
+        gone = machine.counters.replies_unroutable - gone_before
+        told = max(0, machine.counters.jobs_cancelled - gone)  # who has gone is owed nothing
         self._say(Event.BROKER_STOPPED, told_of_failure=told, replies_unread=len(server.outbox), **counted)
         return told
 
@@ -397,6 +418,8 @@ class Broker:
     def _close(self) -> None:
         if not self._closed:
             self._closed = True
-            if self._store is not None:
-                self._store.close()
-            self._closing.close()
+            try:
+                if self._store is not None:
+                    self._store.close()
+            finally:
+                self._closing.close()

@@ -122,6 +122,8 @@ class Server:
             self._hand_over(now)
         if self.outbox and now >= self._retry_at:
             self._retry(now)
+        if self._store is not None and (machine.has_records or machine.notices):  # made after this turn's records left
+            self.busy = True
         if self.paused and min(machine.room()) > 0:  # what ended in this turn made room: come back for the clients
             self.busy = True
         if machine.finished:  # by hand-overs that were lost too often: their records belong to the next turn
@@ -254,6 +256,7 @@ class Server:
             for job in sent.unroutable:
                 if job.peer is not None:
                     self._clients.forget(job.peer)
+        self.machine.dropped(sent.dropped)
         self._reply_dropped(len(sent.dropped), [job.number for job in sent.dropped[:10]])
 
     def _reply_dropped(self, count: int, jobs: Sequence[int] = ()) -> None:

@@ -56,7 +56,7 @@ def test_a_queue_gives_the_oldest_and_counts_exactly(steps: list[str], rng: rand
             job = rng.choice(back)
             del waiting[job.number]
             job.state = COMPLETED
-            queue.left()
+            queue.left(job)
         assert len(queue) == len(waiting)
         assert {job.number for job in queue} == waiting.keys()
 
@@ -69,9 +69,9 @@ def test_a_queue_forgets_what_has_left_it() -> None:
         queue.came_back(job)
     for job in jobs[:990]:
         job.state = COMPLETED
-        queue.left()
+        queue.left(job)
     assert len(queue) == 10
-    assert len(queue._came_back) < 200
+    assert len(queue._numbers) < 200
     assert [queue.take() for _ in range(11)] == [*jobs[990:], None]
     assert len(queue) == 0
 
@@ -104,7 +104,7 @@ def test_a_lane_ends_leases_in_the_order_of_their_beginning() -> None:
 
 
 def _roster(**bounds: int) -> Roster:
-    return Roster(**{"asks_max": 1_000, "asks_per_worker_max": 100, "workers_max": 100, **bounds})
+    return Roster(**{"asks_max": 1_000, "asks_per_worker_max": 100, "workers_max": 100, "paths_max": 100, **bounds})
 
 
 def test_a_voided_worker_that_asks_again_keeps_its_place_and_stands_in_line_once() -> None:
@@ -146,7 +146,7 @@ def test_return_paths_that_want_nothing_make_room_for_others() -> None:
     first, second, third = roster.routes[proxy].values()
     roster.void(first)
     roster.void(second)
-    second.jobs.add(_job(1))
+    second.jobs[_job(1)] = None
     assert roster.ask([(proxy, b"new", b""), (proxy, b"newer", b"")])[1] == 1
     assert set(roster.routes[proxy]) == {second.path, third.path, b"new"}
 
@@ -335,3 +335,33 @@ def test_lease_time_leaves_out_what_the_broker_could_not_hear(monkeypatch: pytes
     real[0] += 60 * 10**9
     assert clock.deaf(60 * 10**9) is True
     assert before <= clock.now() <= before + broker.STALL_NS
+
+
+def test_one_connection_cannot_fill_the_roster() -> None:
+    """Return paths behind one connection have a bound of their own; others still find a place."""
+    roster = _roster(paths_max=10)
+    liar, honest = Peer(b"\0liar"), Peer(b"\0honest", socket_type="REQ")
+    arrived, refused = roster.ask([(liar, b"%d" % i, b"") for i in range(50)])
+    assert (len(arrived), refused) == (10, 40)
+    arrived, refused = roster.ask([(honest, b"", b"")])
+    assert (len(arrived), refused) == (1, 0)
+
+
+def test_a_fruitless_look_for_room_is_not_repeated_for_every_ask() -> None:
+    """Refusing an ask of a full roster does not cost a walk over all workers."""
+    roster = _roster(workers_max=64, paths_max=1_000)
+    peer = Peer(b"\0peer")
+    roster.ask([(peer, b"%d" % i, b"") for i in range(64)])
+    looks = 0
+    routes = roster.routes
+
+    class Counting(dict):  # type: ignore[type-arg]
+        def items(self) -> Any:
+            nonlocal looks
+            looks += 1
+            return super().items()
+
+    roster.routes = Counting(routes)
+    _, refused = roster.ask([(peer, b"new %d" % i, b"") for i in range(10)])
+    assert refused == 10
+    assert looks <= 3

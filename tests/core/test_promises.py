@@ -8,6 +8,7 @@ import pytest
 
 from relet.core.job import CANCELLED, COMPLETED, DISCARDED, Reason
 from relet.core.limits import Limits
+from relet.core.machine import Machine
 from relet.events import Event
 from relet.messages import Peer
 
@@ -583,3 +584,15 @@ def test_a_peer_that_is_lost_twice_is_lost_once(play: Any) -> None:
     it.machine.lost(peer, it.now)
     it.machine.lost(Peer(b"nobody"), it.now)
     assert it.counters.workers_lost == 1
+
+
+def test_promise_4_told_a_stop_ends_many_running_jobs_without_walking_over_the_ended() -> None:
+    """Promise 4: each step of a stop costs what it ends, however many have ended before."""
+    machine = Machine(iter(b"%016d" % i for i in range(10**6)), limits=Limits(asks_per_worker_max=50_000))
+    client, worker = Peer(b"\0c"), Peer(b"\0w", 7, "DEALER")
+    machine.submit([(client, b"", b"x")] * 20_000, 0)
+    machine.ask([(worker, b"", b"")] * 20_000, 0)
+    machine.match(0)
+    left = [machine.stop(1, 2_000) for _ in range(10)]
+    assert left == list(range(18_000, -1, -2_000))
+    assert len(machine.finished) == machine.counters.jobs_cancelled == 20_000

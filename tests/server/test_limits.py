@@ -314,3 +314,24 @@ def test_a_worker_of_old_zmtp_that_dies_is_found_by_the_timeout(site: Site) -> N
     worker.send(b"ask")
     answers.send_multipart(site.hear(worker))
     assert site.hear(client) == [b"job"]
+
+
+def test_the_longest_timeout_is_one_that_the_poll_can_wait_for(site: Site) -> None:
+    """A timeout of years is split into waits that fit libzmq's poll, which counts milliseconds in a C int."""
+    broker = site.open(timeout=10.0**9)
+    client, worker, answers = site.client(), site.worker(), site.answers()
+    worker.send(b"ask")
+    client.send(b"job")
+    token, body = site.hear(worker)
+    assert 0 < broker._wait_ms(None) <= 1_000
+    answers.send_multipart([token, body])
+    assert site.hear(client) == [b"job"]
+
+
+def test_a_flood_of_events_that_is_not_drained_yet_is_not_slept_on(site: Site) -> None:
+    """What a monitor still holds is read in the next turn, though no descriptor says so any more."""
+    broker = site.open()
+    broker.turn()
+    assert broker._wait_ms(5.0) == 5_000
+    broker._workers.monitor.ready = True
+    assert broker._wait_ms(5.0) == 0

@@ -178,3 +178,43 @@ def test_a_broker_that_never_ran_can_be_closed(site: Site) -> None:
     site.until(lambda: broker.counters.jobs_accepted)
     broker.close()
     assert receive(client) == [b""]
+
+
+def test_closing_tells_everybody_however_soon_it_comes(site: Site) -> None:
+    """A second stop that comes while the broker is telling its clients does not make it leave some out."""
+    jobs = 20_000
+    broker = site.open(drain=0.0)
+    client = site.client(zmq.DEALER, rcvhwm=0, sndhwm=0)
+    for _ in range(jobs):
+        client.send_multipart([b"", b"job"])
+    site.until(lambda: broker.jobs_open == jobs)
+    running = Running(broker)
+    broker.stop()
+    broker.close()
+    assert running.ended() == jobs
+    assert [receive(client) for _ in range(jobs)] == [[b"", b""]] * jobs
+    assert broker.jobs_open == 0
+
+
+def test_who_has_gone_is_owed_nothing(site: Site) -> None:
+    """The stop counts the clients that it told, not those that had left."""
+    broker = site.open(drain=0.0)
+    gone, here = site.client(zmq.DEALER), site.client(zmq.DEALER)
+    for client in (gone, here):
+        client.send_multipart([b"", b"job"])
+    site.until(lambda: broker.jobs_open == 2)
+    gone.close(linger=0)
+    site.until(lambda: len(broker._clients._pump.peers) == 1)
+    running = Running(broker)
+    broker.stop()
+    assert running.ended() == 1
+
+
+def test_a_stop_that_rings_just_before_the_poll_is_heard(site: Site) -> None:
+    """An alarm that was rung and not heard would make every later poll return at once."""
+    broker = site.open()
+    broker._alarm.asleep = True  # as it is between the alarm's setting and the poll
+    broker.stop()
+    broker.turn()
+    broker.turn()
+    assert broker._alarm.fileno() not in dict(broker._poller.poll(0))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relet.core.job import Job
-from relet.messages import body_bytes
+from relet.messages import held_bytes
 
 
 class Kept:
@@ -42,4 +42,4 @@ class Kept:
 
 
 def _size(job: Job) -> int:
-    return body_bytes(job.body) + body_bytes(job.answer)
+    return held_bytes(job.body, b"") + held_bytes(job.answer, b"")

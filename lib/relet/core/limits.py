@@ -36,6 +36,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     peers_max: int = 65_536
     """Connections that may speak on one endpoint, and return paths of workers behind proxies; each costs about 1
     KiB."""
+    paths_per_peer_max: int = 4_096
+    """Return paths of workers behind one connection, so that one proxy, or one liar, cannot fill the roster."""
     outbox_bytes_max: int = 64 * MIB
     """Bytes of replies that wait for one client that does not read; further ones to it are dropped, logged and
     counted."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -106,7 +107,10 @@ class Machine:
         self.counters = Counters()
         self.queue = Queue()
         self.roster = Roster(
-            asks_max=limits.asks_max, asks_per_worker_max=limits.asks_per_worker_max, workers_max=limits.peers_max
+            asks_max=limits.asks_max,
+            asks_per_worker_max=limits.asks_per_worker_max,
+            workers_max=limits.peers_max,
+            paths_max=limits.paths_per_peer_max,
         )
         self.kept = Kept(jobs_max=limits.kept_jobs_max, bytes_max=limits.kept_bytes_max)
         self.open = 0
@@ -184,29 +188,30 @@ class Machine:
         """Workers have done these jobs. This is the one place where possession is proven: by the token."""
         by_token, lane = self._by_token, self._lane
         done: list[Job] = []
-        size = late = 0
+        late: list[Job] = []
+        size = 0
         for token, answer in batch:
             job = by_token.pop(token, None)
             if job is None:
                 continue
             holder = job.holder
             if holder is not None:
-                holder.jobs.discard(job)
+                holder.jobs.pop(job, None)
             if job.state == RUNNING:
                 if lane is not None:
                     del lane.running[job.number]
                 elif holder is None:
                     del self._reclaim.running[job.number]
             else:
-                late += 1
+                late.append(job)
             job.answer = answer
             body = job.body
             size += len(body) + len(job.path) if type(body) is bytes else held_bytes(body, job.path)
             done.append(job)
         happened.answered(done, now)
-        for _ in range(late):
-            self.queue.left()
-        self.counters.answers_late += late
+        for job in late:
+            self.queue.left(job)
+        self.counters.answers_late += len(late)
         self.finished += done
         self.open -= len(done)
         self.open_bytes -= size
@@ -265,17 +270,25 @@ class Machine:
             self.counters.replies_unroutable += 1
             if self.trace:
                 self.notices.append((Event.REPLY_UNROUTABLE, {"job": job.number}))
-            if job.state == COMPLETED:
-                if self._keeps_records:
-                    self._record_finished(job, kept=True)
-                self._keep(job)
+            self._keep_outcome(job)
+
+    def dropped(self, jobs: Iterable[Job]) -> None:
+        """The outcomes of these finished jobs were dropped, because their clients do not read: they are kept."""
+        for job in jobs:
+            self._keep_outcome(job)
+
+    def _keep_outcome(self, job: Job) -> None:
+        if job.state == COMPLETED:  # the others are kept already, or were never begun
+            if self._keeps_records:
+                self._record_finished(job, kept=True)
+            self._keep(job)
 
     def expire(self, now: int) -> None:
         """Ends the leases whose time is up and those of lost workers whose grace is over, some at a time."""
         budget = self.limits.turn_steps_max
         while self._lost and self._lost[0][0] <= now and budget > 0:
             _, worker = self._lost[0]
-            for job in sorted(worker.jobs, key=_number_of)[:budget]:  # a set has no order of its own
+            for job in list(islice(worker.jobs, budget)):
                 budget -= 1
                 self._attempt_failed(job, Cause.WORKER_LOST, now)
             if not worker.jobs:
@@ -312,7 +325,7 @@ class Machine:
                 job.token = token = next(tokens)
                 by_token[token] = job
             job.holder = worker
-            worker.jobs.add(job)
+            worker.jobs[job] = None
             jobs.append(job)
             worker.credit -= 1
             if not worker.credit:
@@ -339,31 +352,32 @@ class Machine:
 
     def stop(self, now: int, jobs_max: int) -> int:
         """Ends up to `jobs_max` open jobs, because the broker ends; returns how many are left."""
-        for _ in range(min(jobs_max, self.open)):
-            waited = False
-            if self._by_token:
-                job = next(iter(self._by_token.values()))
-                if job.state == RUNNING:
-                    self._end_lease(job)
-                else:
-                    waited = True
-            elif self.queue.fresh:
-                job = self.queue.fresh.popleft()
-            elif self._accepted:
-                job = self._accepted.pop()
-            else:
-                _, jobs = self._unsafe[0]
-                job = jobs.pop()
-                if not jobs:
-                    self._unsafe.popleft()
-            happened.stopped(job, now)
-            if waited:
-                self.queue.left()
-            self.counters.jobs_cancelled += 1
-            self._ended_badly(job)
+        for job in list(islice(self._by_token.values(), jobs_max)):
+            running = job.state == RUNNING
+            if running:
+                self._end_lease(job)
+            self._stopped(job, now)
+            if not running:
+                self.queue.left(job)
+            jobs_max -= 1
+        never_out = [self.queue.fresh, self._accepted, *(jobs for _, jobs in self._unsafe)]
+        for jobs in never_out:
+            while jobs and jobs_max > 0:
+                self._stopped(jobs.pop(), now)
+                jobs_max -= 1
         return self.open
 
+    def _stopped(self, job: Job, now: int) -> None:
+        happened.stopped(job, now)
+        self.counters.jobs_cancelled += 1
+        self._ended_badly(job)
+
     # --- The doors: what a store keeps
+
+    @property
+    def has_records(self) -> bool:
+        """Something is to be kept that no turn has given to the store yet."""
+        return bool(self._records)
 
     def take_records(self, turn: int) -> list[Record]:
         """The records of this turn. Jobs accepted in it wait until `settled` says that `turn` is safe."""
@@ -443,7 +457,7 @@ class Machine:
         """A running job has no lease any more."""
         holder = job.holder
         if holder is not None:
-            holder.jobs.discard(job)
+            holder.jobs.pop(job, None)
         lane = self._lane or (self._reclaim if holder is None else None)
         if lane is not None:
             lane.running.pop(job.number, None)
@@ -524,10 +538,6 @@ class Machine:
             "bytes": body_bytes(job.body),
         }
         self.notices.append((Event.JOB_FINISHED, fields))
-
-
-def _number_of(job: Job) -> int:
-    return job.number
 
 
 def _kept_frames(body: Body) -> tuple[bytes, ...]:

@@ -21,7 +21,7 @@ _STALE_WORTH_REBUILDING = 64
 class Worker:
     """One return path on one connection, from its first ask until the connection goes."""
 
-    __slots__ = ("credit", "in_line", "jobs", "lost", "path", "peer")
+    __slots__ = ("credit", "in_line", "jobs", "path", "peer")
 
     def __init__(self, peer: Peer, path: Path) -> None:
         self.peer = peer
@@ -29,10 +29,8 @@ class Worker:
         self.credit = 0
         """Unspent asks."""
         self.in_line = False
-        self.jobs: set[Job] = set()
-        """The jobs whose lease it holds."""
-        self.lost = False
-        """Its connection has gone; its leases may outlive that by the grace."""
+        self.jobs: dict[Job, None] = {}
+        """The jobs whose lease it holds, oldest dispatch first."""
 
     def __repr__(self) -> str:
         return f"<Worker {name_of(self)} credit={self.credit} jobs={len(self.jobs)}>"
@@ -47,12 +45,26 @@ def name_of(worker: Worker) -> str:
 class Roster:
     """All workers, by connection and return path."""
 
-    __slots__ = ("_asks_max", "_asks_per_worker_max", "_stale", "_workers_max", "asks", "count", "line", "routes")
+    __slots__ = (
+        "_asks_max",
+        "_asks_per_worker_max",
+        "_barren",
+        "_paths_max",
+        "_stale",
+        "_workers_max",
+        "asks",
+        "count",
+        "line",
+        "routes",
+    )
 
-    def __init__(self, *, asks_max: int, asks_per_worker_max: int, workers_max: int) -> None:
+    def __init__(self, *, asks_max: int, asks_per_worker_max: int, workers_max: int, paths_max: int) -> None:
         self._asks_max = asks_max
         self._asks_per_worker_max = asks_per_worker_max
         self._workers_max = workers_max
+        self._paths_max = paths_max
+        self._barren = 0
+        """Asks to refuse before looking for room again."""
         self._stale = 0
         self.asks = 0
         """Unspent asks of all workers."""
@@ -72,7 +84,6 @@ class Roster:
         """
         arrived: list[Worker] = []
         refused = 0
-        swept = False
         routes, line = self.routes, self.line
         room, per_worker = self._asks_max - self.asks, self._asks_per_worker_max
         granted = 0
@@ -82,8 +93,8 @@ class Roster:
             if worker is None:
                 if not peer.routing_id:
                     continue  # its connection has gone since it asked
-                if self.count >= self._workers_max and (swept or not self._sweep()):
-                    swept = True
+                full = self.count >= self._workers_max or (paths is not None and len(paths) >= self._paths_max)
+                if full and not self._make_room(peer):
                     refused += 1
                     continue
                 worker = Worker(peer, path)
@@ -109,19 +120,25 @@ class Roster:
         self.asks += granted
         return arrived, refused
 
-    def _sweep(self) -> bool:
-        """Forgets workers that neither ask nor hold anything: return paths behind a proxy, which nobody says are
-        gone.
+    def _make_room(self, peer: Peer) -> bool:
+        """Forgets workers that neither ask nor hold anything: return paths behind proxies, which nobody says are gone.
+
+        A look at all of them that found nothing is not repeated for every ask that is refused.
         """
+        if self._barren > 0:
+            self._barren -= 1
+            return False
         before = self.count
-        for peer, paths in list(self.routes.items()):
+        for each, paths in list(self.routes.items()):
             for path, worker in list(paths.items()):
                 if not worker.credit and not worker.jobs:
                     del paths[path]
                     self.count -= 1
             if not paths:
-                del self.routes[peer]
-        return self.count < before
+                del self.routes[each]
+        if self.count == before:
+            self._barren = before // 16
+        return self.count < self._workers_max and len(self.routes.get(peer, ())) < self._paths_max
 
     def void(self, worker: Worker) -> None:
         """What the worker asked for is void: it cannot be reached. It may ask again."""
@@ -146,7 +163,6 @@ class Roster:
         """The connection has gone, and every worker on it. Returns them; they are in the roster no more."""
         gone = list(self.routes.pop(peer, {}).values())
         for worker in gone:
-            worker.lost = True
             self.void(worker)
         self.count -= len(gone)
         return gone

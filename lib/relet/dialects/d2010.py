@@ -19,6 +19,8 @@ from relet.messages import Answer, Path, Peer
 
 DELIMITER: Final = b""
 FAILURE: Final = b""
+ID_BYTES_MAX: Final = 255
+"""No id of ours is longer, nor that of any other broker of this dialect."""
 
 
 def answers(messages: Sequence[tuple[Any, ...]], *, frames_max: int, bytes_max: int) -> tuple[list[Answer], int]:
@@ -26,18 +28,16 @@ def answers(messages: Sequence[tuple[Any, ...]], *, frames_max: int, bytes_max: 
 
     The id alone is an answer of one empty frame.
     """
-    taken: list[Answer] = [message for message in messages if len(message) == 2]
+    taken: list[Answer] = [it for it in messages if len(it) == 2 and len(it[1]) <= bytes_max]
     if len(taken) == len(messages):
         return taken, 0
     taken, refused = [], 0  # all over again, in order: of two answers to one job the first is its outcome
     for message in messages:
-        count = len(message)
-        if count == 2:
-            taken.append(message)
-        elif count > frames_max or sum(map(len, message)) > bytes_max:
+        token, *frames = message
+        if len(message) > frames_max or len(token) > ID_BYTES_MAX or sum(map(len, frames)) > bytes_max:
             refused += 1
         else:
-            taken.append((message[0], message[1:] if count > 2 else b""))
+            taken.append((token, b"" if not frames else frames[0] if len(frames) == 1 else tuple(frames)))
     return taken, refused
 
 

@@ -45,7 +45,7 @@ class MemoryStore:
                 case Finished(number, kept=kept):
                     if kept:
                         rows.setdefault(number, _Row()).finished = record
-                    elif not kept:
+                    else:
                         rows.pop(number, None)
                 case Forgotten(number):
                     rows.pop(number, None)

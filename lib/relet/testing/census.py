@@ -14,7 +14,7 @@ from relet.core.job import AVAILABLE, FINAL, RUNNING, Job
 from relet.core.lease import NEVER, Lane
 from relet.core.machine import Machine
 from relet.core.roster import Worker
-from relet.messages import body_bytes, body_frames, held_bytes
+from relet.messages import body_frames, held_bytes
 
 
 class InvariantBroken(AssertionError):
@@ -165,8 +165,6 @@ def _roster(machine: Machine) -> None:
         asks += worker.credit
         if not (0 <= worker.credit <= machine.limits.asks_per_worker_max):
             raise InvariantBroken(f"{worker} has an impossible credit")
-        if worker.lost:
-            raise InvariantBroken(f"{worker} is lost and in the roster")
         if not (worker.credit == 0 or worker.in_line):
             raise InvariantBroken(f"{worker} has asked and does not stand in line")
         if worker.peer.asks_one_at_a_time and not (worker.credit <= 1):
@@ -174,7 +172,7 @@ def _roster(machine: Machine) -> None:
     for worker in in_line:
         if not worker.in_line:
             raise InvariantBroken(f"{worker} stands in line and does not know")
-        if not (worker.credit == 0 or not worker.lost):
+        if not (worker.credit == 0 or roster.routes.get(worker.peer, {}).get(worker.path) is worker):
             raise InvariantBroken(f"{worker} is lost and has credit")
     stale = sum(worker.credit == 0 for worker in in_line)
     if roster._stale != stale:
@@ -195,7 +193,7 @@ def _kept(machine: Machine, open_jobs: dict[int, Job]) -> None:
             raise InvariantBroken(f"job {job.number} is kept and not final")
         if job.number in open_jobs:
             raise InvariantBroken(f"job {job.number} is kept and open")
-        size += body_bytes(job.body) + body_bytes(job.answer)
+        size += held_bytes(job.body, b"") + held_bytes(job.answer, b"")
     if kept.bytes != size:
         raise InvariantBroken(f"kept jobs have {size} bytes, {kept.bytes} are counted")
     if not (len(kept) <= limits.kept_jobs_max and size <= limits.kept_bytes_max):

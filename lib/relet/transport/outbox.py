@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from relet.core.job import Job
-from relet.messages import Peer, body_bytes
+from relet.messages import Peer, held_bytes
 
 
 class Sent(NamedTuple):
@@ -105,7 +105,7 @@ class Outbox:
 
     def _wait(self, message: Message, job: Job | None) -> bool:
         peer, path, *frames = message
-        size = len(path) + sum(map(body_bytes, frames)) + _ENTRY_BYTES
+        size = len(path) + sum(held_bytes(frame, b"") for frame in frames) + _ENTRY_BYTES
         box = self._boxes.get(peer)
         if (box.bytes if box is not None else 0) + size > self._bytes_max or self.bytes + size > self._bytes_total_max:
             return False

@@ -38,6 +38,9 @@ _EVENT: Final = struct.Struct("=HI")  # zmq_socket_monitor(3): 16 bits of event,
 _DRAIN_MAX: Final = 10_000
 """Monitor events read in one turn: a flood of connections must not hold the loop (about 2 us each)."""
 
+FRAME_BYTES_SPARE: Final = 1_024 * 1_024
+"""And this much more, for small limits."""
+
 _PROBE_MS: Final = 2_000
 """How long the probe of `tells_descriptors` may take, on a machine that is very busy."""
 
@@ -57,8 +60,13 @@ BACKLOG: Final = 4_096
 """Connections that the kernel may hold for us: after a restart all peers come back at once."""
 LINGER_MS: Final = 1_000
 """How long last replies may leave after the loop has ended."""
-FRAME_BYTES_SPARE: Final = 1_024 * 1_024
-"""`MAXMSGSIZE` lies this far above the body limit: a body somewhat too large is read, refused and answered."""
+FRAME_BYTES_FACTOR: Final = 2
+"""`MAXMSGSIZE` lies this far above the body limit: a frame up to there is read, refused and answered. Beyond it libzmq
+cuts the connection before it has the frame: it must, or one frame could take all memory."""
+
+
+def _frame_bytes_max(limits: Limits) -> int:
+    return FRAME_BYTES_FACTOR * limits.body_bytes_max + FRAME_BYTES_SPARE
 
 
 class BindError(OSError):
@@ -224,7 +232,7 @@ class RouterPort(_Port):
         pumps: Any,
         limits: Limits,
     ) -> None:
-        socket = open_socket(context, zmq.ROUTER, role, endpoint, limits.body_bytes_max + FRAME_BYTES_SPARE)
+        socket = open_socket(context, zmq.ROUTER, role, endpoint, _frame_bytes_max(limits))
         super().__init__(role, socket, pumps, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | FAILURES)
         self._pump = pumps.RouterPump(
             socket,
@@ -299,7 +307,7 @@ class PullPort(_Port):
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, pumps: Any, limits: Limits
     ) -> None:
-        socket = open_socket(context, zmq.PULL, "answers", endpoint, limits.body_bytes_max + FRAME_BYTES_SPARE)
+        socket = open_socket(context, zmq.PULL, "answers", endpoint, _frame_bytes_max(limits))
         super().__init__("answers", socket, pumps, FAILURES)
         self._pump = pumps.FramePump(socket, frame_copy_bytes_max=limits.frame_copy_bytes_max)
 
