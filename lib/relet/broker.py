@@ -22,7 +22,6 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
-import structlog
 import zmq
 
 from relet.core.job import Job
@@ -34,7 +33,7 @@ from relet.server import Server
 from relet.store import Store
 from relet.transport import pump as pumps
 from relet.transport.endpoints import Endpoint, check_distinct, parse_bind
-from relet.transport.link import Alarm
+from relet.transport.link import Alarm, default_logger
 from relet.transport.port import PullPort, RouterPort, tells_descriptors
 
 STALL_NS: Final = 50_000_000
@@ -93,7 +92,8 @@ class Broker:
     `clients`, `workers` and `answers` are endpoints to bind (`tcp://127.0.0.1:4161`, `4161`, `ipc://...`, and
     `inproc://...` with a `context` shared with the peers). `tries` is the limit on counted attempts, `timeout` the
     seconds of one attempt; None: no limit, as in 2010. `drain` is how many seconds `stop` gives to open jobs. `pump`
-    is "auto", "cython" or "python". With `trace`, each step of a job is logged at debug.
+    is "auto", "cython" or "python". `log` is a structlog logger; None: structlog as the program configured it, else warnings on
+    stderr. With `trace`, each step of a job is logged at debug.
 
     Raises `EndpointError` for an endpoint that cannot be, `BindError` for one that cannot be had, `ValueError` for a
     number that makes no sense, `PumpUnavailable` where "cython" was asked for and does not run.
@@ -136,7 +136,7 @@ class Broker:
         self.pump, implementation = pumps.implementation(pump)
         self.hears_deaths = tells_descriptors()
         """Whether the loss of a worker's connection is known; else only its timeout tells."""
-        self._log = log or structlog.get_logger("relet")
+        self._log = log or default_logger()
         self._publisher = Publisher(self._log, time.monotonic_ns)
         self._context = context or zmq.Context()
         self._closing = contextlib.ExitStack()

@@ -729,3 +729,15 @@ def test_map_survives_restarts_of_a_real_broker() -> None:
     ]  # by the broker, when it was stopped
     assert all(answers[i] == b"%d" % i for i in range(4_000) if i not in told)
     assert len(told) <= 3 * 50
+
+
+def test_a_body_too_large_is_refused_here_and_harms_no_other(broker: FakeBroker) -> None:
+    """A body that would cost the connection is a ValueError at the call; what is under way beside it goes on."""
+    with Client(broker.endpoint, body_bytes_max=1_000) as client:
+        beside = client.submit(b"beside")
+        with pytest.raises(ValueError, match="body_bytes_max"):
+            client.call(b"x" * 1_001)
+        with pytest.raises(ValueError, match="body_bytes_max"):
+            client.submit_multipart([b"x" * 600, b"x" * 600])
+        broker.answer(broker.hear(), b"done")
+        assert beside.result(WAIT_SECONDS) == b"done"

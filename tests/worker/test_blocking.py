@@ -469,3 +469,18 @@ def test_what_cannot_be_is_refused_when_the_worker_is_made() -> None:
         Worker(workers, answers, echo, ahead=0)
     with pytest.raises(ValueError, match="context"):
         Worker("inproc://workers", answers, echo)
+
+
+def test_an_answer_too_large_is_a_failure_of_the_handler(broker: FakeBroker, lines: Lines) -> None:
+    """It would be refused, or cost the connection: the log says so, and the worker asks again."""
+    with Running(Worker(broker.workers, broker.answers, lambda data: data * 2, answer_bytes_max=10)):
+        broker.give(broker.ask(), b"id1", b"123456")
+        assert "answer_bytes_max" in lines.wait_for("handler_failed")["error"]
+        broker.give(broker.ask(), b"id2", b"12345")
+        assert broker.answer() == [b"id2", b"1234512345"]
+
+
+def test_a_handler_must_be_callable(broker: FakeBroker) -> None:
+    """What can never do a job is refused where it is given."""
+    with pytest.raises(TypeError, match="a handler is a function"):
+        Worker(broker.workers, broker.answers, 3)  # type: ignore[arg-type]  # the mistake under test

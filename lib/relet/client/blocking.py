@@ -24,6 +24,7 @@ from relet.client.waiting import (
     Submitted,
 )
 from relet.transport.endpoints import parse_connect
+from relet.transport.link import BODY_BYTES_MAX
 
 REQUESTS_OPEN_MAX: Final = 100_000
 """Requests of one client open at a time, because each is kept until its answer comes: 0.3 KiB, 1.8 with a future."""
@@ -51,6 +52,8 @@ class Client:
         context: where the socket is made; needed for `inproc://`. None: one of the client's own.
         requests_open_max: requests open at a time.
         requests_open_bytes_max: bytes of their bodies together.
+        body_bytes_max: bytes of one body. A larger one is a ValueError here: far above the broker's own limit, of the
+            same default, it would cost the connection, and all that is under way on it.
 
     Raises:
         EndpointError: the endpoint cannot be meant.
@@ -66,15 +69,21 @@ class Client:
         context: zmq.Context[Any] | None = None,
         requests_open_max: int = REQUESTS_OPEN_MAX,
         requests_open_bytes_max: int = REQUESTS_OPEN_BYTES_MAX,
+        body_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
-        if requests_open_max < 1 or requests_open_bytes_max < 1:
-            raise ValueError("requests_open_max and requests_open_bytes_max must be at least 1")
+        if min(requests_open_max, requests_open_bytes_max, body_bytes_max) < 1:
+            raise ValueError("requests_open_max, requests_open_bytes_max and body_bytes_max must be at least 1")
         endpoint = parse_connect(clients)
         if endpoint.scheme == "inproc" and context is None:
             raise ValueError("inproc:// needs the context of the broker: Client(..., context=...)")
         self._timeout_ns = _nanoseconds(timeout)
         self._engine = Engine(
-            endpoint, context, resend=resend, open_max=requests_open_max, open_bytes_max=requests_open_bytes_max
+            endpoint,
+            context,
+            resend=resend,
+            open_max=requests_open_max,
+            open_bytes_max=requests_open_bytes_max,
+            body_bytes_max=body_bytes_max,
         )
         self._collected = weakref.finalize(self, self._engine.forget)
         self._collected.atexit = False  # then the engine ends by itself: `at_exit`

@@ -50,12 +50,20 @@ class Engine:
     """
 
     def __init__(
-        self, endpoint: Endpoint, context: Context | None, *, resend: bool, open_max: int, open_bytes_max: int
+        self,
+        endpoint: Endpoint,
+        context: Context | None,
+        *,
+        resend: bool,
+        open_max: int,
+        open_bytes_max: int,
+        body_bytes_max: int,
     ) -> None:
         self.peer: ClientPeer[Waiter] = ClientPeer(os.urandom(CORRELATION_SECRET_BYTES), resend=resend)
         self.connected = False
         self._open_max = open_max
         self._open_bytes_max = open_bytes_max
+        self._body_bytes_max = body_bytes_max
         self._open = 0
         self._open_bytes = 0
         self._waiting_for_room = 0
@@ -77,9 +85,14 @@ class Engine:
     # --- Called by any thread.
 
     def submit(self, request: Waiter) -> None:
-        """Open a request; waits while too many are open. Raises `ClientClosed`, and `TimeoutError` where the request's
-        time is up before there is room.
+        """Open a request; waits while too many are open. Raises `ClientClosed`, `TimeoutError` where the request's
+        time is up before there is room, and ValueError where its body is too large.
         """
+        if request.bytes > self._body_bytes_max:
+            raise ValueError(
+                f"a body of {request.bytes:,} bytes is above body_bytes_max ({self._body_bytes_max:,}): "
+                "send less, or raise the broker's --body-bytes-max and the client's"
+            )
         with self._lock:
             if (self._open >= self._open_max or self._open_bytes + request.bytes > self._open_bytes_max) and self._open:
                 self._await_room(request)

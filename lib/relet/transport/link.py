@@ -53,6 +53,8 @@ PIPE_MESSAGES_MAX: Final = 10_000
 it."""
 SLEEP_MS_MAX: Final = 60_000
 """One sleep, because poll takes a C int of milliseconds; who sleeps for longer wakes up early and sleeps again."""
+BODY_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Bytes of one body or answer that the libraries send: the broker's default limit of a message."""
 NEVER_COPY_LESS: Final = 1 << 62
 """`frame_copy_bytes_max`: users get `bytes`, so every frame is copied once, here."""
 
@@ -395,22 +397,32 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-class Log:
-    """The log of the libraries: as structlog was configured; where it was not, to stderr and from warnings on.
+def default_logger() -> Any:
+    """structlog as the program has configured it; where it has not, to stderr and from warnings on.
 
-    A library must not write to the stdout of somebody's program, which is what structlog does by default, and a log
-    that cannot be written, to a stderr that was closed for example, must not end its thread.
+    A library must not write to the stdout of somebody's program, which is what structlog does by default. Tracebacks are
+    plain: the prettier ones show the values of variables, which are people's jobs.
     """
+    if structlog.is_configured():
+        return structlog.get_logger("relet")
+    return structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer(
+                colors=False, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
+            ),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+    )
+
+
+class Log:
+    """The log of the libraries: one that cannot be written, to a stderr that was closed, must not end their thread."""
 
     def __init__(self) -> None:
-        self._log: Any = (
-            structlog.get_logger("relet")
-            if structlog.is_configured()
-            else structlog.wrap_logger(
-                structlog.PrintLogger(sys.stderr),
-                wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-            )
-        )
+        self._log: Any = default_logger()
 
     def say(self, level: int, event: str, **fields: Any) -> None:
         """One line; `level` is that of `logging`."""

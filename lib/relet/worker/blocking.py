@@ -22,6 +22,7 @@ import zmq
 from relet.events import Event
 from relet.transport.endpoints import Endpoint, check_distinct, parse_connect
 from relet.transport.link import (
+    BODY_BYTES_MAX,
     Alarm,
     Context,
     Link,
@@ -251,6 +252,8 @@ class Worker:
             and the next job comes in. More hide that time, and each is an attempt lost when the worker dies.
         context: where the sockets are made; needed for `inproc://`. None: one of the worker's own. With a context of
             yours, its end waits up to a second for the last answer to leave.
+        answer_bytes_max: bytes of one answer. A handler that returns more has failed: the broker's limit, of the same
+            default, would refuse the answer, and a far larger one would cost the connection.
 
     Raises:
         EndpointError: an endpoint cannot be meant, or both are the same.
@@ -266,7 +269,11 @@ class Worker:
         *,
         ahead: int = 1,
         context: zmq.Context[Any] | None = None,
+        answer_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
+        if handler is not None and not callable(handler):
+            raise TypeError(f"a handler is a function of bytes, not {type(handler).__name__}")
+        self._answer_bytes_max = answer_bytes_max
         self._endpoints = parse_connect(workers), parse_connect(answers)
         check_distinct({"workers": self._endpoints[0], "answers": self._endpoints[1]})
         if context is None and any(endpoint.scheme == "inproc" for endpoint in self._endpoints):
@@ -358,12 +365,16 @@ class Worker:
         """Run the handler; nothing that it raises as an `Exception` goes further."""
         try:
             answer = self.process_multipart(list(job.frames))
-            return _frames(answer)
+            frames = _frames(answer)
+            size = sum(map(len, frames))
+            if size > self._answer_bytes_max:
+                raise ValueError(f"an answer of {size:,} bytes is above answer_bytes_max ({self._answer_bytes_max:,})")
         except NoAnswer:
             return _UNANSWERED
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its own affair
             Log().say(logging.ERROR, Event.HANDLER_FAILED, exc_info=True, error=repr(error))
             return _FAILED
+        return frames
 
 
 def _frames(answer: Any) -> tuple[bytes, ...]:
