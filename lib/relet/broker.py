@@ -92,8 +92,8 @@ class Broker:
     `clients`, `workers` and `answers` are endpoints to bind (`tcp://127.0.0.1:4161`, `4161`, `ipc://...`, and
     `inproc://...` with a `context` shared with the peers). `tries` is the limit on counted attempts, `timeout` the
     seconds of one attempt; None: no limit, as in 2010. `drain` is how many seconds `stop` gives to open jobs. `pump`
-    is "auto", "cython" or "python". `log` is a structlog logger; None: structlog as the program configured it, else warnings on
-    stderr. With `trace`, each step of a job is logged at debug.
+    is "auto", "cython" or "python". `log` is a structlog logger; None: structlog as the program configured it, else
+    warnings on stderr. With `trace`, each step of a job is logged at debug.
 
     Raises `EndpointError` for an endpoint that cannot be, `BindError` for one that cannot be had, `ValueError` for a
     number that makes no sense, `PumpUnavailable` where "cython" was asked for and does not run.

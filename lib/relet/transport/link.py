@@ -400,8 +400,8 @@ if hasattr(os, "register_at_fork"):
 def default_logger() -> Any:
     """structlog as the program has configured it; where it has not, to stderr and from warnings on.
 
-    A library must not write to the stdout of somebody's program, which is what structlog does by default. Tracebacks are
-    plain: the prettier ones show the values of variables, which are people's jobs.
+    A library must not write to the stdout of somebody's program, which is what structlog does by default. Tracebacks
+    are plain: the prettier ones show the values of variables, which are people's jobs.
     """
     if structlog.is_configured():
         return structlog.get_logger("relet")
