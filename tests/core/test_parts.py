@@ -146,7 +146,7 @@ def test_return_paths_that_want_nothing_make_room_for_others() -> None:
     first, second, third = roster.routes[proxy].values()
     roster.void(first)
     roster.void(second)
-    second.jobs[_job(1)] = None
+    second.jobs.add(_job(1))
     assert roster.ask([(proxy, b"new", b""), (proxy, b"newer", b"")])[1] == 1
     assert set(roster.routes[proxy]) == {second.path, third.path, b"new"}
 

@@ -133,6 +133,8 @@ class Machine:
         """Running jobs from a store, where jobs have no timeout."""
         self._lost: deque[tuple[int, Worker]] = deque()
         """(end of the grace, worker): lost ones that still hold leases, in the order of their loss."""
+        self._of_lost: list[Job] = []
+        """Jobs of the first of these whose leases are being ended, oldest last."""
         self._handovers_max = limits.handovers_of(tries)
         self._number = 0
         self._keeps_records = keeps_records
@@ -196,7 +198,7 @@ class Machine:
                 continue
             holder = job.holder
             if holder is not None:
-                holder.jobs.pop(job, None)
+                holder.jobs.discard(job)
             if job.state == RUNNING:
                 if lane is not None:
                     del lane.running[job.number]
@@ -288,10 +290,14 @@ class Machine:
         budget = self.limits.turn_steps_max
         while self._lost and self._lost[0][0] <= now and budget > 0:
             _, worker = self._lost[0]
-            for job in list(islice(worker.jobs, budget)):
-                budget -= 1
-                self._attempt_failed(job, Cause.WORKER_LOST, now)
-            if not worker.jobs:
+            if not self._of_lost:
+                self._of_lost = sorted(worker.jobs, key=_number_of, reverse=True)
+            while self._of_lost and budget > 0:
+                job = self._of_lost.pop()
+                if job.holder is worker:  # else it has ended meanwhile
+                    budget -= 1
+                    self._attempt_failed(job, Cause.WORKER_LOST, now)
+            if not self._of_lost:
                 self._lost.popleft()
         for lane in (self._lane, self._reclaim):
             if lane is not None and now >= lane.due and budget > 0:
@@ -325,7 +331,7 @@ class Machine:
                 job.token = token = next(tokens)
                 by_token[token] = job
             job.holder = worker
-            worker.jobs[job] = None
+            worker.jobs.add(job)
             jobs.append(job)
             worker.credit -= 1
             if not worker.credit:
@@ -457,7 +463,7 @@ class Machine:
         """A running job has no lease any more."""
         holder = job.holder
         if holder is not None:
-            holder.jobs.pop(job, None)
+            holder.jobs.discard(job)
         lane = self._lane or (self._reclaim if holder is None else None)
         if lane is not None:
             lane.running.pop(job.number, None)
@@ -538,6 +544,10 @@ class Machine:
             "bytes": body_bytes(job.body),
         }
         self.notices.append((Event.JOB_FINISHED, fields))
+
+
+def _number_of(job: Job) -> int:
+    return job.number
 
 
 def _kept_frames(body: Body) -> tuple[bytes, ...]:
