@@ -233,3 +233,16 @@ def test_a_terminal_shows_json_on_demand(start: Start, broker: Broker) -> None:
     code, screen = on_terminal(str(ROOT / "testclient.py"), *command)
     assert code == Exit.OK
     assert summary(screen)["answered"] == 2
+
+
+def test_a_closed_stdout_is_no_traceback() -> None:
+    """`testclient.py ... >&-` says what it has to say on stderr, and nothing more."""
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} {ROOT / 'testclient.py'} --wait 100ms tcp://127.0.0.1:1 >&-"],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr

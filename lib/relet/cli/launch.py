@@ -37,6 +37,9 @@ def launch(script: str, module: str) -> "NoReturn":
         relaunch(os.path.join(environment, "bin", "python"))
     if sys.version_info < PYTHON_MIN:
         refuse("Python {}.{} is needed, and this is {}.{}".format(*(PYTHON_MIN + sys.version_info[:2])))
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
     try:
         if not only_help:
             require()

@@ -308,8 +308,10 @@ def tell_summary(run: Run, *, table: bool) -> None:
             import json
 
             print(json.dumps(found), flush=True)
-    except OSError:
+    except BrokenPipeError:
         say(f"{PROGRAM}: nobody reads the summary")
+    except OSError as error:
+        fail(Exit.JOB_FAILED, f"the summary cannot be written: {error.strerror}", program=PROGRAM)
 
 
 if __name__ == "__main__":
