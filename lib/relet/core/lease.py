@@ -5,8 +5,8 @@ lease that ends early is deleted exactly, so a lane holds what is running and no
 would keep rate x timeout entries.
 
 A lane is a plain dict. To find its oldest entry it walks over those deleted before, about a nanosecond each, so one
-look is one walk, however many leases it ends. An `OrderedDict` finds it at once, and beside a million running jobs costs
-each an eighth more for its linked list.
+look is one walk, however many leases it ends. An `OrderedDict` finds it at once, and beside a million running jobs
+costs each an eighth more for its linked list.
 """
 
 from __future__ import annotations

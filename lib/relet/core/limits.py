@@ -34,8 +34,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     asks_max: int = 1_000_000
     """Unspent asks of all workers together."""
     peers_max: int = 65_536
-    """Connections that may speak on one endpoint, and return paths of workers behind proxies; each costs about 1
-    KiB."""
+    """Connections that may speak on one endpoint, and return paths of workers behind proxies; each is kept until
+    it goes."""
     paths_per_peer_max: int = 4_096
     """Return paths of workers behind one connection, so that one proxy, or one liar, cannot fill the roster."""
     outbox_bytes_max: int = 64 * MIB
