@@ -8,9 +8,12 @@ What crosses a border between two rooms is named here and nowhere else: who spok
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
+
+DEFAULT_QUEUE: Final = "default"
+"""The queue of all jobs and workers that name none, those of the 2010 dialect among them."""
 
 NO_DESCRIPTOR = -1
 """A connection without a file descriptor that we know of: `inproc`, or a libzmq that does not tell."""
@@ -71,6 +74,15 @@ Answer: TypeAlias = "tuple[bytes, Body]"
 """(token, result): what a worker sends when it has done a job."""
 
 
+MAGIC: Final = b"\xffrelet/"
+VERSION: Final = 1
+SIGNATURE: Final = MAGIC + bytes([VERSION])
+"""What stands in the delimiter's place in the native dialect: seven bytes that name it, one for its version."""
+
+Native: TypeAlias = "tuple[Peer, Path, int, bytes, Body]"
+"""(peer, path, version, header, body): a message of the native dialect, its header not yet decoded; b"" where there is
+none."""
+
 TOO_LARGE = "too_large"
 TOO_MANY_PEERS = "too_many_peers"
 UNDELIMITED = "undelimited"
@@ -84,6 +96,10 @@ class Refused(msgspec.Struct, frozen=True):
     """Where an answer would go; None where no empty delimiter was found, so that nothing can be answered."""
     reason: str
     """`TOO_LARGE` (bytes or frames), `TOO_MANY_PEERS` or `UNDELIMITED` (no empty delimiter)."""
+    version: int = 0
+    """0 in the dialect of 2010; else the last byte of the native signature that stood there."""
+    header: bytes = b""
+    """The native header, where it had been read."""
 
 
 def body_bytes(body: Body) -> int:
@@ -107,6 +123,345 @@ def held_bytes(body: Body, path: Path) -> int:
 def body_frames(body: Body) -> tuple[Frame, ...]:
     """The frames of a body, always as a tuple."""
     return body if type(body) is tuple else (body,)  # type: ignore[return-value]  # as above
+
+
+# --- The native dialect's messages: what its headers say. The names of the fields are those of the wire, so that a
+# header is decoded, checked and built by one C call (`dialects.native`); what each means is in docs/protocol.md.
+
+
+class Said(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, gc=False, kw_only=True):
+    """A header. `t` names the message; fields that are left out have their defaults."""
+
+
+class WorkerHello(Said, frozen=True, kw_only=True, tag="hello"):
+    """A worker announces itself: on every new connection, before anything else."""
+
+    incarnation: bytes
+    """16 random bytes, drawn when the worker began."""
+    queues: tuple[str, ...] = (DEFAULT_QUEUE,)
+    """What it serves, the most important first."""
+    capacity: int = 1
+    """How many jobs it does at a time; for who looks at the workers."""
+    running: tuple[bytes, ...] = ()
+    """Tokens of the jobs it has started and not reported, or whose report is not acknowledged."""
+    held: tuple[bytes, ...] = ()
+    """Tokens of the jobs it has and has not started."""
+    features: tuple[str, ...] = ()
+    agent: str = ""
+
+
+class WorkerAsk(Said, frozen=True, kw_only=True, tag="ask"):
+    """Nothing but the cumulative numbers, which every message of a worker may carry."""
+
+    credit: int = 0
+    """How many jobs may have been handed over since the session began."""
+    started: int = 0
+    """All hand-overs up to this number were started, or given back."""
+
+
+class Complete(Said, frozen=True, kw_only=True, tag="complete"):
+    """A job is done; its result is the body."""
+
+    token: bytes
+    n: int
+    """Number of this report in its session: 1, 2, 3 ..."""
+    credit: int = 0
+    started: int = 0
+    headers: dict[str, str] | None = None
+
+
+class Fail(Said, frozen=True, kw_only=True, tag="fail"):
+    """An attempt has failed."""
+
+    token: bytes
+    n: int
+    kind: str = ""
+    """A word for programs: the name of the error."""
+    text: str = ""
+    """A sentence for people."""
+    retry_ms: int | None = None
+    """The next attempt not before this long; None: as the job says."""
+    final: bool = False
+    """No other attempt shall be made."""
+    credit: int = 0
+    started: int = 0
+
+
+class HandBack(Said, frozen=True, kw_only=True, tag="hand_back"):
+    """The worker does not want this job any more; it costs no attempt."""
+
+    token: bytes
+    n: int
+    credit: int = 0
+    started: int = 0
+
+
+class Partial(Said, frozen=True, kw_only=True, tag="partial"):
+    """A piece of the result ahead of the rest, in the body."""
+
+    token: bytes
+    n: int
+    credit: int = 0
+    started: int = 0
+
+
+class Progress(Said, frozen=True, kw_only=True, tag="progress"):
+    """How far an attempt is."""
+
+    token: bytes
+    n: int
+    done: float = 0.0
+    total: float | None = None
+    note: str = ""
+    credit: int = 0
+    started: int = 0
+
+
+class Extend(Said, frozen=True, kw_only=True, tag="extend"):
+    """The attempt needs longer: its run limit shall end this long from now."""
+
+    token: bytes
+    n: int
+    run_ms: int
+    credit: int = 0
+    started: int = 0
+
+
+class Heartbeat(Said, frozen=True, kw_only=True, tag="heartbeat"):
+    """Here I am. Whoever is told by a peer tells it back."""
+
+    credit: int = 0
+    started: int = 0
+    received: int = 0
+
+
+class Goodbye(Said, frozen=True, kw_only=True, tag="goodbye"):
+    """The session ends: nothing more will be asked or reported in it."""
+
+
+FromWorker: TypeAlias = (
+    WorkerHello | WorkerAsk | Complete | Fail | HandBack | Partial | Progress | Extend | Heartbeat | Goodbye
+)
+
+
+class Welcome(Said, frozen=True, kw_only=True, tag="welcome"):
+    """The broker's answer to a hello."""
+
+    epoch: int
+    """A number that grows with each start of the broker."""
+    heartbeat_ms: int
+    liveness_ms: int
+    limits: dict[str, int]
+    features: tuple[str, ...] = ()
+    agent: str = ""
+    handed: int = 0
+    """Workers: hand-overs made in this session so far. Credit counts from there."""
+    received: int = 0
+    """Workers: the last report that is known; later ones are to be sent again."""
+    lost: tuple[bytes, ...] = ()
+    """Workers: the claimed tokens that give no right any more."""
+
+
+class Dispatch(Said, frozen=True, kw_only=True, tag="job"):
+    """A job for a worker; its body is the job's."""
+
+    token: bytes
+    seq: int
+    """Number of this hand-over in its session: 1, 2, 3 ..."""
+    job: bytes
+    """Id of the job, the same at every attempt."""
+    attempt: int
+    ack: int = 0
+    """All reports up to this number are safe, or were refused."""
+    tries: int | None = None
+    queue: str = DEFAULT_QUEUE
+    run_ms: int | None = None
+    silence_ms: int | None = None
+    headers: dict[str, str] | None = None
+
+
+class Ack(Said, frozen=True, kw_only=True, tag="ack"):
+    """All reports up to this number are safe, or were refused."""
+
+    ack: int
+
+
+class ReportRefused(Said, frozen=True, kw_only=True, tag="refused"):
+    """A report had no effect."""
+
+    n: int
+    token: bytes
+    code: str
+    text: str = ""
+
+
+class Recall(Said, frozen=True, kw_only=True, tag="recall"):
+    """Hand these back, if you have not started them."""
+
+    tokens: tuple[bytes, ...]
+
+
+class Cancel(Said, frozen=True, kw_only=True, tag="cancel"):
+    """Stop working on this job: nobody waits for this attempt any more."""
+
+    token: bytes
+    reason: str = ""
+
+
+class Error(Said, frozen=True, kw_only=True, tag="error"):
+    """The message could not be taken."""
+
+    code: str
+    text: str = ""
+    of: str = ""
+    """What the message called itself, where it could be read."""
+
+
+ToWorker: TypeAlias = Welcome | Dispatch | Ack | ReportRefused | Recall | Cancel | Heartbeat | Error
+
+
+class ClientHello(Said, frozen=True, kw_only=True, tag="hello"):
+    """A client announces itself: on every new connection, before anything else."""
+
+    features: tuple[str, ...] = ()
+    agent: str = ""
+
+
+class Item(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, kw_only=True):
+    """One of many jobs in a message."""
+
+    id: bytes
+    frames: int = 1
+    """How many of the body's frames are this job's."""
+
+
+class Submit(Said, frozen=True, kw_only=True, tag="submit"):
+    """A client wants this job done, or these: the body is the job's, or theirs, one after the other."""
+
+    id: bytes = b""
+    """Request id, 16-64 bytes, chosen by the client."""
+    jobs: tuple[Item, ...] = ()
+    """Many jobs on the same terms; then `id` is left out."""
+    queue: str = DEFAULT_QUEUE
+    received: int = 0
+    """Outcomes up to this number have been received on this connection."""
+    age_ms: int = 0
+    """How long ago the same was first asked; 0: never before."""
+    ack: bool = False
+    """Whether to answer with `submitted`."""
+    wait: bool = True
+    """Whether to tell the outcome when it is there."""
+    follow: bool = False
+    """Whether to tell partial results and progress."""
+    headers: dict[str, str] | None = None
+    run_ms: int | None = None
+    """Limit of one attempt, from its start. None: the broker's; 0: none."""
+    silence_ms: int | None = None
+    """An attempt must extend, or report progress or a partial result, at least so often. None: need not."""
+    late: Literal["any", "current"] = "any"
+    """Which attempts may complete the job: the first valid answer of any, or the current one only."""
+    gone: Literal["finish", "cancel"] = "finish"
+    """What becomes of the job when its last asker is gone."""
+    keep_ms: int = 0
+    """How long to keep the outcome after the end, also when it was received."""
+
+
+class Inquire(Said, frozen=True, kw_only=True, tag="inquire"):
+    """What became of a job, by the id of its request or by its own."""
+
+    id: bytes = b""
+    job: bytes = b""
+    wait: bool = False
+    """Whether to tell the outcome: now where there is one, else when it is there."""
+    received: int = 0
+
+
+FromClient: TypeAlias = ClientHello | Submit | Inquire | Heartbeat
+
+
+class Admitted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, kw_only=True):
+    """What became of one request."""
+
+    id: bytes
+    job: bytes = b""
+    """Id of the job; b"" where there is none, and `code` says why."""
+    position: int = 0
+    """How many jobs waited before it."""
+    joined: bool = False
+    """The request was known: this is its job."""
+    code: str = ""
+    text: str = ""
+    retry_ms: int = 0
+    """Ask again after so long; 0: not at all."""
+
+
+class Submitted(Said, frozen=True, kw_only=True, tag="submitted"):
+    """What became of the requests of one message, in their order."""
+
+    jobs: tuple[Admitted, ...]
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, kw_only=True):
+    """A line of the ledger, as told: an attempt that did not lead to the outcome."""
+
+    attempt: int
+    cause: str
+    worker: str = ""
+    began_ms: int = 0
+    """Milliseconds since 1970 (UTC), by the broker's clock."""
+    ended_ms: int = 0
+    kind: str = ""
+    text: str = ""
+
+
+class Outcome(Said, frozen=True, kw_only=True, tag="outcome"):
+    """How a job ended; its result is the body."""
+
+    id: bytes
+    n: int
+    """Number of this outcome on this connection: 1, 2, 3 ... What `received` counts."""
+    state: str = "completed"
+    reason: str = ""
+    """Why it is not `completed`."""
+    kind: str = ""
+    text: str = ""
+    attempts: int = 1
+    ledger: tuple[Entry, ...] = ()
+    headers: dict[str, str] | None = None
+    again: bool = False
+    """The broker is younger than the request: an earlier one may have had the job done before."""
+
+
+class JobState(Said, frozen=True, kw_only=True, tag="state"):
+    """Where a job stands."""
+
+    id: bytes = b""
+    job: bytes = b""
+    state: str = "unknown"
+    attempts: int = 0
+    reason: str = ""
+
+
+class TellPartial(Said, frozen=True, kw_only=True, tag="partial"):
+    """A piece of the result, in the body."""
+
+    id: bytes
+    attempt: int
+    seq: int
+    """1, 2, 3 ... within the attempt."""
+
+
+class TellProgress(Said, frozen=True, kw_only=True, tag="progress"):
+    """How far the attempt is."""
+
+    id: bytes
+    attempt: int
+    done: float = 0.0
+    total: float | None = None
+    note: str = ""
+
+
+ToClient: TypeAlias = Welcome | Submitted | Outcome | JobState | TellPartial | TellProgress | Heartbeat | Error
 
 
 # --- Records: what a store keeps. Few kinds, each with the whole truth about what it names, so that applying a record
