@@ -17,7 +17,7 @@ import pytest
 import zmq
 
 from relet.core.limits import Limits
-from relet.messages import Peer
+from relet.messages import SIGNATURE, Peer
 from relet.transport.endpoints import parse_bind
 from relet.transport.port import BindError, PullPort, RouterPort
 
@@ -199,6 +199,26 @@ def test_a_flood_of_events_is_understood_whole(net: Net, ears: Ears, monkeypatch
     assert ears.port.send([(peer, b"", b"", b"job") for peer in ears.heard.values()]) == []
     for worker in workers:
         assert worker.poll(LIMIT_MS)
+
+
+def test_native_messages_are_taken_once_and_in_order(net: Net, ears: Ears) -> None:
+    """What has gathered is handed over whole and then gone, and what was handed over stays as it was."""
+    peer = net.connected(zmq.DEALER, ears.port.endpoint)
+    assert ears.port.take_native() == []
+
+    def take(sent: int) -> list[bytes]:
+        for number in range(sent):
+            peer.send_multipart([SIGNATURE, b"%d" % number, b"body"])
+        peer.send_multipart([b"", b"sent %d" % sent])
+        ears.until(lambda: b"sent %d" % sent in ears.heard)
+        taken = ears.port.take_native()
+        assert ears.port.take_native() == []
+        assert {it[0] for it in taken} == ({ears.heard[b"sent %d" % sent]} if sent else set())
+        assert all(it[1] == b"" and it[2] == 1 and it[4] == b"body" for it in taken)
+        return [it[3] for it in taken]
+
+    kept = take(3)
+    assert (kept, take(0), take(5)) == ([b"0", b"1", b"2"], [], [b"%d" % i for i in range(5)])
 
 
 def test_what_is_no_zmtp_is_counted(ears: Ears) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import zmq
 
-from relet.messages import NO_DESCRIPTOR, TOO_LARGE, TOO_MANY_PEERS, UNDELIMITED, body_frames
+from relet.messages import MAGIC, NO_DESCRIPTOR, SIGNATURE, TOO_LARGE, TOO_MANY_PEERS, UNDELIMITED, body_frames
 from relet.transport.plain import pack_path, unpack_path
 
 from .conftest import LIMIT_MS, Net
@@ -28,12 +28,12 @@ def router_pump(pumps: Any, socket: zmq.Socket[bytes], **bounds: int) -> Any:
 
 
 def gather(pump: Any, socket: zmq.Socket[bytes], count: int) -> list[Any]:
-    """`count` messages (refused ones included), waiting on the socket."""
+    """`count` messages, waiting on the socket; refused and native ones count, and stay in the pump."""
     messages: list[Any] = []
-    refused = getattr(pump, "refused", [])
-    while len(messages) + len(refused) < count:
-        assert socket.poll(LIMIT_MS), f"{len(messages)} of {count} messages came"
-        messages += pump.receive(count - len(messages) - len(refused))
+    aside = [getattr(pump, "refused", []), getattr(pump, "native", [])]
+    while (lacking := count - len(messages) - sum(map(len, aside))) > 0:
+        assert socket.poll(LIMIT_MS), f"{count - lacking} of {count} messages came"
+        messages += pump.receive(lacking)
     return messages
 
 
@@ -420,6 +420,171 @@ def test_router_receive_stops_at_messages_and_at_bytes(net: Net, pumps: Any) -> 
     assert len(pump.refused) == 10
 
 
+# --- RouterPump: the native dialect
+
+
+@pytest.mark.parametrize(
+    ("frames", "path", "version", "header", "body"),
+    [
+        ([SIGNATURE, b"header", b"body"], [], 1, b"header", b"body"),
+        ([SIGNATURE, b"header"], [], 1, b"header", ()),
+        ([SIGNATURE], [], 1, b"", ()),
+        ([SIGNATURE, b"", b""], [], 1, b"", b""),
+        ([SIGNATURE, b"header", b"a", b"", b"c"], [], 1, b"header", (b"a", b"", b"c")),
+        ([SIGNATURE, SIGNATURE, SIGNATURE], [], 1, SIGNATURE, SIGNATURE),
+        ([SIGNATURE, b"", SIGNATURE, b"x"], [], 1, b"", (SIGNATURE, b"x")),
+        ([MAGIC + b"\0", b"header"], [], 0, b"header", ()),
+        ([MAGIC + b"\xff", b"header", b"body"], [], 255, b"header", b"body"),
+        ([b"hop", SIGNATURE, b"header", b"body"], [b"hop"], 1, b"header", b"body"),
+        ([b"a", b"bb", MAGIC + b"\2", b"header", BODY, b"end"], [b"a", b"bb"], 2, b"header", (BODY, b"end")),
+        ([b"xrelet/\1", b"\xffrelet.\1", SIGNATURE, b"h"], [b"xrelet/\1", b"\xffrelet.\1"], 1, b"h", ()),
+        ([MAGIC, SIGNATURE + b"\0", SIGNATURE, b"h"], [MAGIC, SIGNATURE + b"\0"], 1, b"h", ()),
+    ],
+)
+def test_the_first_signature_cuts_path_from_header(
+    net: Net, pumps: Any, frames: list[bytes], path: list[bytes], version: int, header: bytes, body: Any
+) -> None:
+    """A signature of any version in the delimiter's place makes a message native, and the way back is found."""
+    router, endpoint = net.bound(zmq.ROUTER)
+    dealer = net.connected(zmq.DEALER, endpoint)
+    dealer.send_multipart(frames)
+    pump = router_pump(pumps, router)
+    assert gather(pump, router, 1) == []
+    ((peer, packed, heard_version, heard_header, heard),) = pump.native
+    assert (unpack_path(packed), heard_version, heard_header) == (path, version, header)
+    assert type(heard_header) is bytes
+    assert type(heard) is tuple or type(body) is not tuple
+    assert plain_bytes(body_frames(heard)) == body_frames(body)
+    assert pump.send([(peer, packed, SIGNATURE, b"answer", heard)]) == []
+    assert dealer.poll(LIMIT_MS)
+    assert dealer.recv_multipart() == [*path, SIGNATURE, b"answer", *body_frames(body)]
+
+
+def test_a_2010_body_that_is_a_native_message_is_a_body(net: Net, pumps: Any) -> None:
+    """Nothing behind a delimiter is looked at: what would be a native message elsewhere is opaque there."""
+    router, endpoint = net.bound(zmq.ROUTER)
+    dealer = net.connected(zmq.DEALER, endpoint)
+    dealer.send_multipart([b"", SIGNATURE, b"header", b"body"])
+    dealer.send_multipart([b"hop", b"", SIGNATURE])
+    pump = router_pump(pumps, router)
+    heard = [(unpack_path(path), body) for _, path, body in gather(pump, router, 2)]
+    assert heard == [([], (SIGNATURE, b"header", b"body")), ([b"hop"], SIGNATURE)]
+    assert pump.native == []
+
+
+def test_a_header_is_bytes_of_any_size(net: Net, pumps: Any, is_c: bool) -> None:
+    """A header is copied however large it is; frames of the body stay where they are."""
+    router, endpoint = net.bound(zmq.ROUTER)
+    dealer = net.connected(zmq.DEALER, endpoint)
+    dealer.send_multipart([SIGNATURE, BODY, BODY])
+    pump = router_pump(pumps, router, frame_copy_bytes_max=1_000)
+    gather(pump, router, 1)
+    ((_, _, _, header, body),) = pump.native
+    assert type(header) is bytes
+    assert header == BODY
+    assert (type(body) is not bytes) == is_c
+    assert bytes(body) == BODY
+
+
+@pytest.mark.parametrize(
+    ("frames", "path", "version", "header", "refused"),
+    [
+        ([SIGNATURE, b"header", b"1", b"2", b"3"], [], 1, b"header", False),
+        ([SIGNATURE, b"header", b"1", b"2", b"3", b"4"], [], 1, b"header", True),
+        ([b"1", b"2", b"3", b"4", MAGIC + b"\7"], [b"1", b"2", b"3", b"4"], 7, b"", False),
+        ([b"1", b"2", b"3", b"4", MAGIC + b"\7", b"header"], [b"1", b"2", b"3", b"4"], 7, b"", True),
+        ([b"1", b"2", b"3", b"4", b"5", SIGNATURE, b"header"], None, 0, b"", True),
+        ([SIGNATURE, b"h" * 100], [], 1, b"h" * 100, False),
+        ([SIGNATURE, b"h" * 101], [], 1, b"", True),
+        ([SIGNATURE, b"h" * 101, b"body"], [], 1, b"", True),
+        ([SIGNATURE, b"h" * 40, b"x" * 60], [], 1, b"h" * 40, False),
+        ([SIGNATURE, b"h" * 40, b"x" * 61], [], 1, b"h" * 40, True),
+        ([SIGNATURE, b"h" * 40, b"x" * 61, b"y"], [], 1, b"h" * 40, True),
+        ([SIGNATURE, b"", b"x" * 101], [], 1, b"", True),
+        ([b"hop", SIGNATURE, b"h" * 40, b"x" * 57], [b"hop"], 1, b"h" * 40, False),
+        ([b"hop", SIGNATURE, b"h" * 40, b"x" * 58], [b"hop"], 1, b"h" * 40, True),
+        ([b"p" * 50, SIGNATURE, b"h" * 50], [b"p" * 50], 1, b"h" * 50, False),
+        ([b"p" * 50, SIGNATURE, b"h" * 51], [b"p" * 50], 1, b"", True),
+        ([b"p" * 51, SIGNATURE, b"header"], None, 0, b"", True),
+    ],
+)
+def test_bounds_of_native_messages_are_exact(
+    net: Net, pumps: Any, frames: list[bytes], path: Any, version: int, header: bytes, refused: bool
+) -> None:
+    """Native messages meet the same bounds; a refused one keeps its version, and its header where that was read."""
+    router, endpoint = net.bound(zmq.ROUTER)
+    dealer = net.connected(zmq.DEALER, endpoint)
+    pump = router_pump(pumps, router, frames_max=5, bytes_max=100, path_bytes_max=50)
+    dealer.send_multipart(frames)
+    dealer.send_multipart([SIGNATURE, b"the next one", b"is whole"])
+    assert gather(pump, router, 2) == []
+    assert pump.native[-1][1:] == (b"", 1, b"the next one", b"is whole")
+    if refused:
+        (it,) = pump.refused
+        assert refusal(pump) == (path, TOO_LARGE)
+        assert (it.version, it.header) == (version, header)
+    else:
+        assert pump.refused == []
+        assert len(pump.native) == 2
+        assert (unpack_path(pump.native[0][1]), *pump.native[0][2:4]) == (path, version, header)
+
+
+def test_native_peers_above_the_limit_are_refused_with_their_header(net: Net, pumps: Any) -> None:
+    """A native message of one connection too many names its version and header, so that it can be told why."""
+    router, endpoint = net.bound(zmq.ROUTER)
+    pump = router_pump(pumps, router, peers_max=1)
+    early, late = net.connected(zmq.DEALER, endpoint), net.connected(zmq.DEALER, endpoint)
+    early.send_multipart([SIGNATURE, b"early"])
+    gather(pump, router, 1)
+    late.send_multipart([b"hop", SIGNATURE, b"late", b"body"])
+    gather(pump, router, 2)
+    (refused,) = pump.refused
+    assert (refused.reason, refused.version, refused.header) == (TOO_MANY_PEERS, 1, b"late")
+    assert pump.send([(refused.peer, refused.path, SIGNATURE, b"no")]) == []
+    assert late.poll(LIMIT_MS)
+    assert late.recv_multipart() == [b"hop", SIGNATURE, b"no"]
+    late.send_multipart([b"", b"2010"])
+    gather(pump, router, 3)
+    assert (pump.refused[1].version, pump.refused[1].header) == (0, b"")
+
+
+def test_both_dialects_count_in_one_batch(net: Net, pumps: Any) -> None:
+    """`messages_max` and `bytes_max` end a batch of mixed dialects; each kind comes in the order of its arrival."""
+    router, endpoint = net.bound(zmq.ROUTER)
+    dealer = net.connected(zmq.DEALER, endpoint)
+    pump = router_pump(pumps, router)
+    for i in range(40):
+        dealer.send_multipart([SIGNATURE, b"%05d" % i, b"%05d" % i] if i % 2 else [b"", b"%010d" % i])
+    heard: list[Any] = []
+    seen = 0
+    while len(heard) + len(pump.native) < 40:
+        assert router.poll(LIMIT_MS)
+        few = pump.receive(5, 25)
+        assert len(few) + len(pump.native) - seen <= 3  # the third reaches 25 bytes
+        few += pump.receive(2)
+        heard += few
+        assert len(few) + len(pump.native) - seen <= 5
+        seen = len(pump.native)
+    assert [int(body) for _, _, body in heard] == list(range(0, 40, 2))
+    assert [(int(header), int(body)) for _, _, _, header, body in pump.native] == [(i, i) for i in range(1, 40, 2)]
+
+
+def test_headers_of_refused_messages_count_as_bytes(net: Net, pumps: Any) -> None:
+    """Headers that are kept of what is refused end a batch too, so that a flood of them takes no memory without end."""
+    router, endpoint = net.bound(zmq.ROUTER)
+    dealer = net.connected(zmq.DEALER, endpoint)
+    pump = router_pump(pumps, router, bytes_max=1_000)
+    for _ in range(20):
+        dealer.send_multipart([SIGNATURE, b"h" * 900, b"too large" * 20])
+    seen = 0
+    while seen < 20:
+        assert router.poll(LIMIT_MS)
+        assert pump.receive(20, 2_000) == []
+        assert 1 <= len(pump.refused) - seen <= 3
+        seen = len(pump.refused)
+    assert {(len(it.header), it.reason) for it in pump.refused} == {(900, TOO_LARGE)}
+
+
 # --- RouterPump: what cannot be sent
 
 
@@ -669,13 +834,18 @@ def test_memory_is_flat_over_many_messages(net: Net, pumps: Any) -> None:
         (b"undelimited",),
         (b"", *(b"many",) * 20),
         (b"", b"too large" * 400),
+        (SIGNATURE, b"header" * 10, b"body"),
+        (b"hop", SIGNATURE, b"header" * 200, b"large" * 200, b"body"),
+        (SIGNATURE, b"header", b"too large" * 400),
     ] * 20
     messages = flat_from = 0
     while messages < 100_000:
         assert near.send(batch) == len(batch)
         heard = gather(far, router, len(batch))
+        heard += [(peer, path, (header, body)) for peer, path, _, header, body in far.native]
         far.refused.clear()
-        assert far.send([(peer, path, b"", body) for peer, path, body in heard]) == []
+        far.native.clear()
+        assert far.send([(peer, path, b"", *body_frames(body)) for peer, path, body in heard]) == []
         gather(near, dealer, len(heard))
         messages += len(batch) + len(heard)
         if messages >= 20_000 and not flat_from:

@@ -15,7 +15,7 @@ import errno as _errno
 
 import zmq
 
-from relet.messages import GONE_MAX, NO_DESCRIPTOR, TOO_LARGE, TOO_MANY_PEERS, UNDELIMITED, Peer, Refused
+from relet.messages import GONE_MAX, MAGIC, NO_DESCRIPTOR, TOO_LARGE, TOO_MANY_PEERS, UNDELIMITED, Peer, Refused
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -24,6 +24,7 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport uintptr_t
+from libc.string cimport memcmp
 
 cdef extern from "errno.h" nogil:
     int EAGAIN
@@ -225,6 +226,20 @@ cdef bint is_older(bytes one, bytes other):
     return 0 < (int.from_bytes(other[1:], "big") - int.from_bytes(one[1:], "big")) % (1 << 32) < 1 << 31
 
 
+cdef bytes _MAGIC = MAGIC
+cdef const char *magic = PyBytes_AS_STRING(_MAGIC)
+cdef Py_ssize_t magic_size = PyBytes_GET_SIZE(_MAGIC)
+
+
+cdef inline int version_of(zmq_msg_t *message, Py_ssize_t size) noexcept:
+    """The last byte of a native signature; -1 where the frame is none."""
+    cdef const unsigned char *data
+    if size != magic_size + 1:
+        return -1
+    data = <const unsigned char *>msg_data(message)
+    return data[magic_size] if memcmp(data, magic, <size_t>magic_size) == 0 else -1
+
+
 cdef bytes pack_path(list hops):
     """The frames of a return path as one value: each frame behind its length, four bytes, big-endian."""
     if hops is None:
@@ -300,7 +315,10 @@ cdef class FramePump(_Pump):
 
 
 cdef class RouterPump(_Pump):
-    """Messages of a ROUTER: `(peer, path, body)` in, `(peer, path, frame, ...)` out."""
+    """Messages of a ROUTER: `(peer, path, body)` in, `(peer, path, frame, ...)` out.
+
+    Those of the native dialect gather in `native`, as `(peer, path, version, header, body)`, until somebody takes them.
+    """
 
     cdef readonly dict peers
     cdef readonly dict descriptors
@@ -308,6 +326,7 @@ cdef class RouterPump(_Pump):
     cdef readonly list arrived
     cdef readonly list replaced
     cdef readonly list refused
+    cdef readonly list native
     cdef readonly Py_ssize_t peers_max
     cdef readonly Py_ssize_t frames_max
     cdef readonly Py_ssize_t bytes_max
@@ -328,6 +347,7 @@ cdef class RouterPump(_Pump):
         self.arrived = []
         self.replaced = []
         self.refused = []
+        self.native = []
 
     cdef object peer_of(self, bytes routing_id, zmq_msg_t *message):
         """The peer behind a routing id; a new one where the connection is new. None when there are too many."""
@@ -384,10 +404,11 @@ cdef class RouterPump(_Pump):
         peer.routing_id = b""
 
     def receive(self, Py_ssize_t messages_max, Py_ssize_t bytes_max=(1 << 62)):
-        """Up to `messages_max` messages as `(peer, path, body)`; stops after `bytes_max` bytes of bodies. Never blocks.
+        """Up to `messages_max` messages; stops after `bytes_max` bytes. Never blocks.
 
-        What cannot be taken - no empty delimiter, too many frames or bytes, too many peers - goes to `refused`, without
-        its body.
+        Those of the 2010 dialect are returned as `(peer, path, body)`, native ones gather in `native`; both count. What
+        cannot be taken - neither delimiter nor signature, too many frames or bytes, too many peers - goes to `refused`,
+        without its body.
         """
         cdef void *handle = self.open_handle()
         cdef list messages = []
@@ -409,13 +430,14 @@ cdef class RouterPump(_Pump):
         return messages
 
     cdef Py_ssize_t receive_one(self, void *handle, zmq_msg_t *message, list messages) except -1:
-        """The rest of a message whose first frame is here: to `messages` or `refused`. Returns the bytes taken."""
+        """The rest of a message whose first frame is here: to `messages`, `native` or `refused`. Returns the bytes kept."""
         cdef bytes routing_id = PyBytes_FromStringAndSize(<char *>msg_data(message), <Py_ssize_t>msg_size(message))
         cdef object peer = self.peer_of(routing_id, message)
         cdef object body = None, frame
+        cdef bytes path, header = None
         cdef list frames = None, hops = None
         cdef Py_ssize_t size, taken = 0, count = 0
-        cdef int code
+        cdef int code, version = -1
         cdef int more = msg_more(message)
         cdef bint delimited = False, too_large = False
         while more:
@@ -430,6 +452,8 @@ cdef class RouterPump(_Pump):
             elif not delimited:
                 if size == 0:
                     delimited = not too_large  # behind what was skipped, no frame is where it seems to be
+                elif not too_large and (version := version_of(message, size)) >= 0:
+                    delimited = True
                 else:
                     taken += size
                     if taken > self.path_bytes_max:
@@ -442,7 +466,11 @@ cdef class RouterPump(_Pump):
                 taken += size
                 if taken > self.bytes_max:
                     too_large = True
-                elif not too_large:
+                elif too_large:
+                    pass  # nothing of the rest is kept
+                elif version >= 0 and header is None:
+                    header = PyBytes_FromStringAndSize(<char *>msg_data(message), size)
+                else:
                     frame = frame_of(message, self.frame_copy_bytes_max)
                     if body is None and not more:
                         body = frame
@@ -456,13 +484,19 @@ cdef class RouterPump(_Pump):
                 peer=Peer(routing_id) if peer is None else peer,
                 path=pack_path(hops) if delimited else None,
                 reason=TOO_LARGE if too_large else UNDELIMITED if not delimited else TOO_MANY_PEERS,
+                version=max(version, 0),
+                header=b"" if header is None else header,
             ))
-            return 0
+            return 0 if header is None else PyBytes_GET_SIZE(header)
         if body is None:
             body = ()
         elif frames is not None:
             body = tuple(frames)
-        messages.append((peer, pack_path(hops), body))
+        path = pack_path(hops)
+        if version < 0:
+            messages.append((peer, path, body))
+        else:
+            self.native.append((peer, path, version, b"" if header is None else header, body))
         return taken
 
     def send(self, messages):

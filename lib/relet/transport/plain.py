@@ -14,12 +14,14 @@ import zmq
 
 from relet.messages import (
     GONE_MAX,
+    MAGIC,
     NO_DESCRIPTOR,
     TOO_LARGE,
     TOO_MANY_PEERS,
     UNDELIMITED,
     Body,
     Frame,
+    Native,
     Path,
     Peer,
     Refused,
@@ -28,6 +30,7 @@ from relet.messages import (
 _NO_BOUND = 1 << 62
 _AGAIN = (errno.EAGAIN, errno.EINTR)
 _MORE = zmq.SNDMORE | zmq.DONTWAIT
+_SIGNATURE_BYTES = len(MAGIC) + 1
 
 
 def pack_path(frames: Iterable[bytes]) -> Path:
@@ -95,7 +98,10 @@ class FramePump:
 
 
 class RouterPump:
-    """Messages of a ROUTER: `(peer, path, body)` in, `(peer, path, frame, ...)` out."""
+    """Messages of a ROUTER: `(peer, path, body)` in, `(peer, path, frame, ...)` out.
+
+    Those of the native dialect gather in `native`, as `(peer, path, version, header, body)`, until somebody takes them.
+    """
 
     def __init__(
         self,
@@ -118,6 +124,7 @@ class RouterPump:
         self.arrived: list[Peer] = []
         self.replaced: list[Peer] = []
         self.refused: list[Refused] = []
+        self.native: list[Native] = []
         self._socket = socket
 
     def _peer_of(self, routing_id: bytes, frame: zmq.Frame) -> Peer | None:
@@ -171,10 +178,11 @@ class RouterPump:
         peer.routing_id = b""
 
     def receive(self, messages_max: int, bytes_max: int = _NO_BOUND) -> list[tuple[Peer, Path, Body]]:
-        """Up to `messages_max` messages as `(peer, path, body)`; stops after `bytes_max` bytes of bodies. Never blocks.
+        """Up to `messages_max` messages; stops after `bytes_max` bytes. Never blocks.
 
-        What cannot be taken - no empty delimiter, too many frames or bytes, too many peers - goes to `refused`, without
-        its body.
+        Those of the 2010 dialect are returned as `(peer, path, body)`, native ones gather in `native`; both count. What
+        cannot be taken - neither delimiter nor signature, too many frames or bytes, too many peers - goes to `refused`,
+        without its body.
         """
         recv, get, peers = self._socket.recv, self._socket.get, self.peers
         messages: list[tuple[Peer, Path, Body]] = []
@@ -202,24 +210,36 @@ class RouterPump:
     def _take(
         self, peer: Peer | None, routing_id: bytes, frames: list[bytes], messages: list[tuple[Peer, Path, Body]]
     ) -> int:
-        """One message to `messages` or `refused`; returns its bytes."""
-        delimiter = next((i for i, frame in enumerate(frames) if not frame), None)
-        size = sum(map(len, frames))
-        path_size = sum(map(len, frames[:delimiter]))
+        """One message to `messages`, `native` or `refused`; returns the bytes that are kept."""
+        cut = next((i for i, frame in enumerate(frames) if not frame or _is_signature(frame)), None)
+        version = frames[cut][-1] if cut is not None and frames[cut] else None
+        behind = len(frames) if cut is None else cut + 1
+        header = frames[behind] if version is not None and behind < len(frames) else b""
+        path_size = sum(map(len, frames[:cut]))
+        size = sum(map(len, frames)) - (0 if version is None else _SIGNATURE_BYTES)
         too_large = len(frames) > self.frames_max or size > self.bytes_max or path_size > self.path_bytes_max
-        if too_large or delimiter is None or peer is None:
+        if too_large or cut is None or peer is None:
             # As in C: behind the last frame that may be counted nothing is looked at, a delimiter included.
-            seen = delimiter is not None and delimiter < self.frames_max and path_size <= self.path_bytes_max
+            seen = cut is not None and cut < self.frames_max and path_size <= self.path_bytes_max
+            if not seen or behind >= self.frames_max or path_size + len(header) > self.bytes_max:
+                header = b""
             self.refused.append(
                 Refused(
                     peer=Peer(routing_id) if peer is None else peer,
-                    path=pack_path(frames[:delimiter]) if seen else None,
-                    reason=TOO_LARGE if too_large else UNDELIMITED if delimiter is None else TOO_MANY_PEERS,
+                    path=pack_path(frames[:cut]) if seen else None,
+                    reason=TOO_LARGE if too_large else UNDELIMITED if cut is None else TOO_MANY_PEERS,
+                    version=version if seen and version else 0,
+                    header=header,
                 )
             )
-            return 0
-        body: Body = frames[-1] if len(frames) == delimiter + 2 else tuple(frames[delimiter + 1 :])
-        messages.append((peer, pack_path(frames[:delimiter]) if delimiter else b"", body))
+            return len(header)
+        path = pack_path(frames[:cut]) if cut else b""
+        first = behind if version is None else behind + 1
+        body: Body = frames[-1] if len(frames) == first + 1 else tuple(frames[first:])
+        if version is None:
+            messages.append((peer, path, body))
+        else:
+            self.native.append((peer, path, version, header, body))
         return size
 
     def send(self, messages: Sequence[tuple[Any, ...]]) -> list[tuple[int, int]]:
@@ -246,6 +266,11 @@ class RouterPump:
                     raise
                 failures.append((index, errno.EHOSTUNREACH if error.errno == errno.EHOSTUNREACH else errno.EAGAIN))
         return failures
+
+
+def _is_signature(frame: bytes) -> bool:
+    """Of any version."""
+    return len(frame) == _SIGNATURE_BYTES and frame.startswith(MAGIC)
 
 
 def _is_older(one: bytes, other: bytes) -> bool:

@@ -24,7 +24,7 @@ from typing import Any, Final
 import zmq
 
 from relet.core.limits import Limits
-from relet.messages import Peer, Refused
+from relet.messages import Native, Peer, Refused
 from relet.transport.endpoints import Endpoint, ipc_obstacle
 
 _serial = itertools.count()
@@ -245,7 +245,8 @@ class RouterPort(_Port):
         self.send = self._pump.send
         """`send([(peer, path, frame, ...)]) -> [(index, errno)]` of what could not be sent."""
         self.receive = self._pump.receive
-        """`receive(messages_max, bytes_max) -> [(peer, path, body)]`; never blocks."""
+        """`receive(messages_max, bytes_max) -> [(peer, path, body)]`: messages of the 2010 dialect; never blocks.
+        Native ones count in both bounds as well, and wait for `take_native`."""
 
     def take_refused(self) -> list[Refused]:
         """What was read since the last call and could not be taken."""
@@ -254,6 +255,15 @@ class RouterPort(_Port):
             return refused
         taken = refused[:]
         refused.clear()
+        return taken
+
+    def take_native(self) -> list[Native]:
+        """The native messages that `receive` has read since the last call, in the order of their arrival."""
+        native: list[Native] = self._pump.native
+        if not native:
+            return []
+        taken = native[:]
+        native.clear()
         return taken
 
     def take_lost(self) -> list[Peer]:
@@ -304,9 +314,7 @@ class RouterPort(_Port):
 class PullPort(_Port):
     """The endpoint of the answers."""
 
-    def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, pumps: Any, limits: Limits
-    ) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, pumps: Any, limits: Limits) -> None:
         socket = open_socket(context, zmq.PULL, "answers", endpoint, _frame_bytes_max(limits))
         super().__init__("answers", socket, pumps, FAILURES)
         self._pump = pumps.FramePump(socket, frame_copy_bytes_max=limits.frame_copy_bytes_max)
