@@ -1,4 +1,4 @@
-"""Builds and drives the load generator (load.c says what it does and how it is spoken to)."""
+"""Builds and drives the load generator (load.c, with messagepack.h, says what it does and how it is spoken to)."""
 
 import contextlib
 import hashlib
@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import zmq  # so that the library is in this process, where it can be found
 
@@ -19,6 +19,9 @@ SOURCE = Path(__file__).with_name("load.c")
 BUILD = Path(__file__).with_name("build")
 
 FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
+
+Dialect = Literal["2010", "native"]
+"""What the load speaks to a broker. (A proxy takes anything.)"""
 
 
 class LoadError(RuntimeError):
@@ -43,7 +46,8 @@ def build() -> Path:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
         raise LoadError("no C compiler (cc, gcc or clang) found: the load generator is in C; install one, or set CC")
-    print_of_source = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:12]
+    read = [path.read_bytes() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+    print_of_source = hashlib.sha256(b"".join([*read, " ".join(FLAGS).encode()])).hexdigest()[:12]
     program = BUILD / f"load-{print_of_source}"
     if not program.exists():
         BUILD.mkdir(exist_ok=True)
@@ -129,9 +133,14 @@ class Load:
 
 
 @contextlib.contextmanager
-def load(target: targets.Target, *, body_bytes: int = 32, connections: int = 4) -> Iterator[Load]:
-    """A load generator with `connections` workers, connected to `target`, for the time of a `with`."""
-    kind = "broker" if len(target.endpoints) == 3 else "proxy"
+def load(
+    target: targets.Target, *, body_bytes: int = 32, connections: int = 4, dialect: Dialect = "2010"
+) -> Iterator[Load]:
+    """A load generator with `connections` workers, connected to `target`, for the time of a `with`.
+
+    `dialect`: what it speaks, if the target is a broker.
+    """
+    kind = dialect if len(target.endpoints) == 3 else "proxy"
     endpoints = (*target.endpoints, "-")[:3]
     command = [str(build()), str(libzmq()), kind, *endpoints, str(connections), str(body_bytes)]
     pipe = subprocess.PIPE
@@ -160,10 +169,10 @@ class Apart(Load):
 
 
 @contextlib.contextmanager
-def apart(target: targets.Target, *, body_bytes: int = 32) -> Iterator[Apart]:
+def apart(target: targets.Target, *, body_bytes: int = 32, dialect: Dialect = "2010") -> Iterator[Apart]:
     """A client and one worker, a process each, connected to `target`, for the time of a `with`."""
     with (
-        load(target, body_bytes=body_bytes, connections=1) as worker,
-        load(target, body_bytes=body_bytes, connections=0) as client,
+        load(target, body_bytes=body_bytes, connections=1, dialect=dialect) as worker,
+        load(target, body_bytes=body_bytes, connections=0, dialect=dialect) as client,
     ):
         yield Apart(client.process, target, worker)
