@@ -1,7 +1,7 @@
 """The command line: run the scenarios in rounds, print the table, write everything down.
 
-    python -m benchmarks                        all of it, about six minutes
-    python -m benchmarks --quick                about a minute; the million becomes a hundred thousand
+    python -m benchmarks                        all of it, about ten minutes
+    python -m benchmarks --quick                about two minutes; the million becomes a hundred thousand
     python -m benchmarks --only w200,deaths     some of it (--list names them)
 
 A bar that is missed is shown and changes nothing; the exit code is 1 when something could not be measured, 2 for a
@@ -26,12 +26,13 @@ from typing import Any, NoReturn
 
 import zmq
 
-from benchmarks import deaths, flows, load, procfs, targets, timers
+from benchmarks import deaths, flows, libraries, load, procfs, targets, timers
 from benchmarks.figures import Sample, markdown, table
 from benchmarks.scenario import Scenario, Setting
 
 SCENARIOS: tuple[Scenario, ...] = (
     *flows.PIPELINED, flows.Waiting(), flows.Running(), *timers.TIMEOUTS, *deaths.DEATHS, timers.Idle(),
+    *libraries.LIBRARIES,
 )
 ROUNDS = 9
 ROUNDS_QUICK = 2

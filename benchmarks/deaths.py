@@ -4,21 +4,30 @@ A victim holds a job; another worker has asked and waits. The victim is killed; 
 has the job. The victims are REQ and DEALER in turn. Measured with nobody else connected, and beside a crowd of workers
 that are all busy (each holds a job on a connection of its own), so that it shows if a death costs something per
 connection.
+
+A frozen worker (SIGSTOP) is no dead one: its connection stays. Some hold a job that they have started, others hold
+jobs that they have not. All are frozen at once; the clock runs from there until another worker has each job. The other
+worker begins to ask only then, so that nothing is called back from a worker before it is frozen. Whether the attempt
+was counted is in what the other worker is told: the number of the attempt that it is about to make.
 """
 
 import contextlib
 import itertools
+import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import zmq
 
 from benchmarks import figures, targets
 from benchmarks.figures import Figure, Sample
+from benchmarks.peers import Native
 from benchmarks.scenario import Setting
 
 PATIENCE_MS = 20_000
@@ -51,16 +60,15 @@ class Deaths:
             contextlib.ExitStack() as stack,
         ):
             clients, workers, answers = target.endpoints
-
-            def connected(kind: int, endpoint: str) -> "zmq.Socket[bytes]":
-                socket = stack.enter_context(context.socket(kind))
-                socket.linger = 0
-                socket.rcvtimeo = PATIENCE_MS
-                socket.connect(endpoint)
-                return socket
-
-            client, others = connected(zmq.DEALER, clients), connected(zmq.DEALER, clients)
-            spare, push = connected(zmq.DEALER, workers), connected(zmq.PUSH, answers)
+            client, others, spare, push = (
+                stack.enter_context(_connected(context, kind, endpoint))
+                for kind, endpoint in (
+                    (zmq.DEALER, clients),
+                    (zmq.DEALER, clients),
+                    (zmq.DEALER, workers),
+                    (zmq.PUSH, answers),
+                )
+            )
             if self.crowd:
                 for _ in range(self.crowd):
                     others.send_multipart([b"", b"a job of the crowd"])
@@ -76,14 +84,111 @@ class Deaths:
         delays_ms = [delay for sample in samples for delay in sample["delays_ms"]]
 
         def delay(name: str, value: float, bar: float | None, note: str = "") -> Figure:
-            return Figure(
-                scenario=self.name, name=f"{self.title}: {name}", value=value, unit="ms", bar=bar, note=note
-            )
+            return Figure(scenario=self.name, name=f"{self.title}: {name}", value=value, unit="ms", bar=bar, note=note)
 
         return [
             delay("median", statistics.median(delays_ms), self.bar, f"{len(delays_ms)} kills; aim: 30 ms (grace 20)"),
             delay("worst", figures.percentile(delays_ms, 100), None),
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Workers that are stopped while they hold jobs, at once: `workers` of each kind."""
+
+    name: str = "frozen"
+    workers: int = 3
+    unstarted: int = 3
+    """Jobs that each of those holds that have not started any."""
+    rounds_max: int = 1
+
+    def measure(self, setting: Setting) -> Iterator[Sample]:
+        """Freeze them all, once."""
+        expected = {b"started": 2, b"not started": 1}  # the number of the attempt that comes next
+        with (
+            targets.broker(setting.broker, options=("-t", "3", "-T", "3600")) as target,
+            zmq.Context() as context,
+            contextlib.ExitStack() as stack,
+        ):
+            clients, workers, _ = target.endpoints
+            client = Native(stack.enter_context(_connected(context, zmq.DEALER, clients)))
+            victims = []
+            for body, jobs, started in ((b"started", 1, 1), (b"not started", self.unstarted, 0)) * self.workers:
+                victim = stack.enter_context(_peer("native", str(jobs), str(started), workers))
+                for _ in range(jobs):  # nobody else asks: they all go to this one
+                    client.say("submit", body, id=os.urandom(16))
+                _hear(victim, "holds")
+                victims.append(victim)
+            began = time.monotonic()
+            for victim in victims:
+                victim.send_signal(signal.SIGSTOP)
+            jobs = self.workers * (1 + self.unstarted)
+            spare = Native.worker(stack.enter_context(_connected(context, zmq.DEALER, workers)))
+            liveness_s = spare.welcome["liveness_ms"] / 1000
+            heartbeat_s = spare.welcome["heartbeat_ms"] / 1000
+            sample: Sample = {
+                "target": "relet",
+                "bound_s": liveness_s + heartbeat_s,
+                "started_s": [],
+                "not started_s": [],
+                "miscounted": 0,
+                "jobs": jobs,
+            }
+            for header, body in _starts(spare, jobs, heartbeat_s, began + 2 * (liveness_s + heartbeat_s)):
+                sample[f"{body.decode()}_s"].append(time.monotonic() - began)
+                sample["miscounted"] += header["attempt"] != expected[body]
+            yield sample
+
+    def figures(self, samples: Sequence[Sample]) -> list[Figure]:
+        """The worst of either kind; attempts."""
+
+        def worst(kind: str) -> Figure:
+            return Figure(
+                scenario=self.name,
+                name=f"worker frozen, its job {kind}: to the next start, worst",
+                value=max(figures.percentile(sample[f"{kind}_s"], 100) for sample in samples),
+                unit="s",
+                bar=samples[0]["bound_s"],
+                note="bar: liveness and one heartbeat",
+            )
+
+        return [
+            worst("started"),
+            worst("not started"),
+            Figure(
+                scenario=self.name,
+                name="worker frozen: attempts counted that were not started, or not counted that were",
+                value=sum(figures.values(samples, "relet", "miscounted")),
+                unit="",
+                bar=0,
+                note=f"of {sum(sample['jobs'] for sample in samples)}",
+            ),
+        ]
+
+
+def _starts(spare: Native, jobs: int, heartbeat_s: float, given_up: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """So many jobs as the spare worker gets and answers them, while it lives. `given_up`: in monotonic seconds."""
+    spare.say("ask", credit=jobs)
+    number = 0
+    while number < jobs:
+        if not spare.socket.poll(int(heartbeat_s * 500)):
+            spare.say("heartbeat", credit=jobs, started=number)
+        elif (heard := spare.hear("job")) is not None:
+            number += 1
+            header, (body,) = heard
+            spare.say("complete", body, token=header["token"], n=number, credit=jobs, started=number)
+            yield header, body
+        if time.monotonic() > given_up:
+            raise NeverAgainError(f"{jobs - number} of {jobs} jobs of frozen workers did not start elsewhere")
+
+
+def _connected(context: "zmq.Context[zmq.Socket[bytes]]", kind: int, endpoint: str) -> "zmq.Socket[bytes]":
+    """A socket that waits with patience, and leaves nothing behind."""
+    socket = context.socket(kind)
+    socket.linger = 0
+    socket.rcvtimeo = PATIENCE_MS
+    socket.connect(endpoint)
+    return socket
 
 
 @contextlib.contextmanager
@@ -125,7 +230,8 @@ def _kill(
     return (started - killed) / 1e6
 
 
-DEATHS: tuple[Deaths, ...] = (
+DEATHS: tuple[Deaths | Frozen, ...] = (
     Deaths("deaths", "kill -9 to next start", 0),
     Deaths("crowd", "the same beside 1,000 busy workers", 1000),
+    Frozen(),
 )

@@ -19,7 +19,7 @@ class Figure:
     """One line of the table.
 
     `beside` is the same figure of what the broker is compared with (None: nothing); `ratio` the median of the ratios.
-    `bar` bounds the ratio where there is one, else the value.
+    `bar` bounds the ratio where there is one, else the value; `floor` does so from below, where more is better.
     """
 
     scenario: str
@@ -29,6 +29,7 @@ class Figure:
     beside: float | None = None
     ratio: float | None = None
     bar: float | None = None
+    floor: float | None = None
     note: str = ""
 
     @property
@@ -39,9 +40,11 @@ class Figure:
     @property
     def verdict(self) -> str:
         """"ok" or "MISSED", or nothing where no bar was set."""
-        if self.bar is None:
+        if self.bar is None and self.floor is None:
             return ""
-        return "ok" if self.judged <= self.bar else "MISSED"
+        too_much = self.bar is not None and self.judged > self.bar
+        too_little = self.floor is not None and self.judged < self.floor
+        return "MISSED" if too_much or too_little else "ok"
 
     def as_json(self) -> dict[str, Any]:
         """The figure and its verdict, ready for JSON."""
@@ -91,12 +94,14 @@ HEADER = ("figure", "relet", "beside", "ratio", "bar", "", "")
 def cells(figure: Figure) -> tuple[str, ...]:
     """A figure as it stands in a line under HEADER."""
     times = "x" if figure.ratio is not None else f" {figure.unit}"
+    bounds = [f"{sign} {bound:,g}{times}".rstrip() for sign, bound in (("<=", figure.bar), (">=", figure.floor))
+              if bound is not None]
     return (
         figure.name,
         amount(figure.value, figure.unit),
         amount(figure.beside, figure.unit),
         "" if figure.ratio is None else f"{figure.ratio:.2f}x",
-        "" if figure.bar is None else f"<= {figure.bar:,g}{times}".rstrip(),
+        " ".join(bounds),
         figure.verdict,
         figure.note,
     )

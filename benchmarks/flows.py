@@ -1,8 +1,11 @@
 """Jobs that flow: what one costs the broker when there is one, when there are hundreds, and past a million others.
 
 `Pipelined` compares with the proxy: so many jobs under way at any time, bodies of one size; one at a time it is
-latency that counts. `Waiting` and `Running` compare the broker with itself: the same flow, with a thousand jobs open
-and with a million. What is open when the flow begins is open when it ends, so both see a steady state.
+latency that counts. Each dialect has a broker of its own, the same connections (a client and four workers; one worker
+where one job is under way at a time) and as many unspent asks, shared out evenly among the workers.
+
+`Waiting` and `Running` compare the broker with itself: the same flow, with a thousand jobs open and with a million.
+What is open when the flow begins is open when it ends, so both see a steady state.
 
 What is compared stands ready together and takes turns in short flows (a process whose turn it is not sleeps). A
 round's figure is the mean of its turns: what is rare but dear, like laying out a table anew, is part of a job's cost.
@@ -19,7 +22,7 @@ from dataclasses import dataclass
 
 from benchmarks import figures, procfs, targets
 from benchmarks.figures import Figure, Sample
-from benchmarks.load import Load, apart, load
+from benchmarks.load import Dialect, Load, apart, load
 from benchmarks.scenario import Setting
 
 KIB = 1024
@@ -30,7 +33,8 @@ FLOW_WINDOW = 200
 """Jobs under way in the flow past others."""
 TURNS = 5
 """In one round those that are compared take so many turns: what disturbs the machine for a second disturbs all."""
-
+NATIVE = "relet-native"
+"""The broker that is spoken to natively, among the samples' targets."""
 
 PERCENTILES = frozenset({"p50_ms", "p99_ms", "max_ms"})
 
@@ -95,7 +99,10 @@ def together(turns: Sequence[Sample]) -> Sample:
 
 @dataclass(frozen=True, slots=True)
 class Pipelined:
-    """Jobs that go through, `window` at a time: the proxy, the broker, and its plain pump where that has a bar."""
+    """Jobs that go through, `window` at a time: the proxy, the broker, and its plain pump where that has a bar.
+
+    With `native`, the broker once more, in the native dialect.
+    """
 
     name: str
     title: str
@@ -105,23 +112,32 @@ class Pipelined:
     cpu_bar: float | None = None
     p50_bar: float | None = None
     python_bar: float | None = None
+    native: bool = False
+    native_bar: float | None = None
     in_two_processes: bool = False
     rounds_max: int = 100
 
     def measure(self, setting: Setting) -> Iterator[Sample]:
-        """The proxy, the broker, the broker with the plain pump."""
+        """The proxy, the broker, the broker with the plain pump, the broker in the native dialect."""
         jobs = setting.scaled(self.jobs, self.jobs // 3) // TURNS
         with contextlib.ExitStack() as stack:
 
-            def stand_by(starting: AbstractContextManager[targets.Target], turn_jobs: int) -> Standing:
+            def stand_by(
+                starting: AbstractContextManager[targets.Target], turn_jobs: int, dialect: Dialect = "2010"
+            ) -> Standing:
                 target = stack.enter_context(starting)
                 opened: AbstractContextManager[Load]
-                opened = (apart if self.in_two_processes else load)(target, body_bytes=self.body_bytes)
-                return Standing(target.name, target, stack.enter_context(opened), turn_jobs)
+                opened = (apart if self.in_two_processes else load)(
+                    target, body_bytes=self.body_bytes, dialect=dialect
+                )
+                label = NATIVE if dialect == "native" else target.name
+                return Standing(label, target, stack.enter_context(opened), turn_jobs)
 
             standing = [stand_by(targets.proxy(), jobs), stand_by(targets.broker(setting.broker), jobs)]
             if self.python_bar is not None:
                 standing.append(stand_by(targets.broker(setting.broker, pump="python"), jobs // 3))
+            if self.native:
+                standing.append(stand_by(targets.broker(setting.broker), jobs, "native"))
             yield from take_turns(standing, self.window)
 
     def figures(self, samples: Sequence[Sample]) -> list[Figure]:
@@ -147,6 +163,11 @@ class Pipelined:
         made.append(beside_proxy("jobs per second", "jobs_per_s", "/s"))
         made.append(beside_proxy("latency p50", "p50_ms", "ms", self.p50_bar))
         made.append(beside_proxy("latency p99", "p99_ms", "ms"))
+        if self.native:
+            made.append(beside_proxy("CPU per job, native dialect", "cpu_us", "us", self.native_bar, NATIVE))
+            made.append(beside_proxy("jobs per second, native dialect", "jobs_per_s", "/s", target=NATIVE))
+            made.append(beside_proxy("latency p50, native dialect", "p50_ms", "ms", target=NATIVE))
+            made.append(beside_proxy("latency p99, native dialect", "p99_ms", "ms", target=NATIVE))
         return made
 
 
@@ -285,9 +306,11 @@ def _with_others(
 
 
 PIPELINED: tuple[Pipelined, ...] = (
-    Pipelined("w200", "200 in flight, 32 B", 200, 32, 200_000, cpu_bar=3.0, python_bar=12.0),
-    Pipelined("w1000", "1,000 in flight, 32 B", 1000, 32, 400_000, cpu_bar=3.2),
+    Pipelined(
+        "w200", "200 in flight, 32 B", 200, 32, 200_000, cpu_bar=3.0, python_bar=12.0, native=True, native_bar=4.0
+    ),
+    Pipelined("w1000", "1,000 in flight, 32 B", 1000, 32, 400_000, cpu_bar=3.2, native=True, native_bar=4.0),
     Pipelined("1kib", "200 in flight, 1 KiB", 200, KIB, 100_000),
     Pipelined("64kib", "50 in flight, 64 KiB", 50, 64 * KIB, 9_000, cpu_bar=1.3),
-    Pipelined("alone", "one at a time, 32 B", 1, 32, 3_000, p50_bar=1.25, in_two_processes=True),
+    Pipelined("alone", "one at a time, 32 B", 1, 32, 3_000, p50_bar=1.25, native=True, in_two_processes=True),
 )

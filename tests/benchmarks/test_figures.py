@@ -51,6 +51,14 @@ def test_bar_bounds_the_ratio_or_else_the_value(
     assert Figure(scenario="s", name="n", value=value, unit="us", ratio=ratio, bar=bar).verdict == verdict
 
 
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.4, "MISSED"), (1.5, "ok"), (9.0, "ok")])
+def test_a_floor_bounds_from_below(ratio: float, verdict: str) -> None:
+    """More is better: what is judged on both sides of the floor, and how it stands in the table."""
+    figure = Figure(scenario="s", name="n", value=10, unit="/s", ratio=ratio, floor=1.5)
+    assert figure.verdict == verdict
+    assert figures.cells(figure)[4] == ">= 1.5x"
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0, "0 us"), (0.12345, "0.123 us"), (0.0004, "0.000 us"), (2.0, "2 us"), (2.345, "2.35 us"), (23.45, "23.4 us"),

@@ -1,11 +1,13 @@
-"""The load generator in the native dialect, against a small broker that plays its part, rightly and wrongly."""
+"""The benchmarks' native peers against a small broker that plays its part, rightly and wrongly."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,14 +15,17 @@ from typing import Any
 import msgspec
 import pytest
 import zmq
+from benchmarks.peers import Native, PeerError
+from benchmarks.scenario import Setting
 
-from benchmarks import load, targets
+from benchmarks import deaths, load, targets
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="the load generator is in C: no compiler here")
 
 SIGNATURE = b"\xffrelet/\x01"
 PATIENCE_MS = 20_000
 HEARTBEAT_MS = 300
+LIVENESS_MS = 1200
 
 Header = dict[str, Any]
 Said = tuple[Header, list[bytes]]
@@ -73,16 +78,20 @@ class Session:
     def __init__(self) -> None:
         self.credit = self.handed = self.started = self.reports = 0
         self.holds: dict[bytes, int] = {}
+        self.heard_at = time.monotonic()
 
 
 class Serving:
     """The stand-in's thread."""
 
+    takes_back = False
+    """Whether what a silent worker has is let again."""
+
     def __init__(self, stand_in: StandIn, clients: zmq.Socket[bytes], workers: zmq.Socket[bytes], alter: Alter) -> None:
         self.stand_in = stand_in
         self.clients, self.workers, self.alter = clients, workers, alter
-        self.waiting: collections.deque[tuple[bytes, bytes, list[bytes]]] = collections.deque()
-        self.running: dict[bytes, tuple[bytes, bytes]] = {}
+        self.waiting: collections.deque[tuple[bytes, bytes, list[bytes], int]] = collections.deque()
+        self.running: dict[bytes, tuple[bytes, bytes, list[bytes], int]] = {}
         self.sessions: dict[bytes, Session] = {}
         self.outcomes: collections.Counter[bytes] = collections.Counter()
         self.told: collections.Counter[bytes] = collections.Counter()
@@ -108,7 +117,7 @@ class Serving:
                 "t": "welcome",
                 "epoch": 1,
                 "heartbeat_ms": HEARTBEAT_MS,
-                "liveness_ms": 4 * HEARTBEAT_MS,
+                "liveness_ms": LIVENESS_MS,
                 "limits": {"credit": 1000},
                 "features": ["starts"],
                 "new in version 7": [None, {"a": -1.5}],
@@ -123,19 +132,22 @@ class Serving:
             self.hear_worker(peer, header, body)
 
     def hear_client(self, peer: bytes, header: Header, body: list[bytes]) -> None:
-        self.expect(self.receipts.get(peer, 0) <= header["received"] <= self.told[peer], "a receipt that cannot be")
-        self.receipts[peer] = header["received"]
+        received = header.get("received", 0)
+        self.expect(self.receipts.get(peer, 0) <= received <= self.told[peer], "a receipt that cannot be")
+        self.receipts[peer] = received
         if header["t"] == "submit":
             self.expect(16 <= len(header["id"]) <= 64, "a request id has 16 to 64 bytes")
-            self.waiting.append((peer, header["id"], body))
+            self.waiting.append((peer, header["id"], body, 1))
         else:
             self.say(self.clients, peer, {"t": "heartbeat"})
 
     def hear_worker(self, peer: bytes, header: Header, body: list[bytes]) -> None:
         session = self.sessions[peer]
+        session.heard_at = time.monotonic()
         self.expect(header["credit"] - session.handed <= 1000, "more credit than may be")
-        self.expect(session.started <= header["started"] <= session.handed, "started what was not handed over")
-        session.credit, session.started = max(session.credit, header["credit"]), header["started"]
+        started = header.get("started", session.started)
+        self.expect(session.started <= started <= session.handed, "started what was not handed over")
+        session.credit, session.started = max(session.credit, header["credit"]), started
         if header["t"] == "heartbeat":
             self.say(self.workers, peer, {"t": "heartbeat"})
             self.stand_in.heartbeats.release()
@@ -144,7 +156,7 @@ class Serving:
             session.reports = header["n"]
             seq = session.holds.pop(header["token"])
             self.expect(seq <= session.started, "completed what it has not started")
-            client, request = self.running.pop(header["token"])
+            client, request, *_ = self.running.pop(header["token"])
             self.outcomes[client] += 1
             self.say(self.clients, client, {"t": "outcome", "id": request, "n": self.outcomes[client]}, body)
             if session.reports % 10 == 0 and session.handed == session.credit:
@@ -153,22 +165,35 @@ class Serving:
     def hand_over(self) -> None:
         for peer, session in self.sessions.items():
             while self.waiting and session.handed < session.credit:
-                client, request, body = self.waiting.popleft()
+                client, request, body, attempt = self.waiting.popleft()
                 self.jobs += 1
                 session.handed += 1
                 token = os.urandom(8) + self.jobs.to_bytes(8, "big")
                 session.holds[token] = session.handed
-                self.running[token] = client, request
+                self.running[token] = client, request, body, attempt
                 header = {
                     "t": "job",
                     "token": token,
                     "seq": session.handed,
                     "job": bytes(16),
-                    "attempt": 1,
+                    "attempt": attempt,
                     "ack": session.reports,
                     "headers": {"trace": "x" * 300},
                 }
                 self.say(self.workers, peer, header, body)
+
+    def expire(self) -> None:
+        """Sessions of workers that were silent for too long end; what they had started counts."""
+        silent = time.monotonic() - LIVENESS_MS / 1000
+        for peer, session in [*self.sessions.items()] if self.takes_back else []:
+            if session.heard_at < silent:
+                for token, seq in self.sessions.pop(peer).holds.items():
+                    client, request, body, attempt = self.running.pop(token)
+                    self.waiting.append((client, request, body, attempt + (seq <= session.started)))
+
+
+class Mortal(Serving):
+    takes_back = True
 
 
 @contextmanager
@@ -191,10 +216,11 @@ def broker(alter: Alter = faithful, kind: type[Serving] = Serving) -> Iterator[S
             for socket in (clients, workers, ends):
                 poller.register(socket, zmq.POLLIN)
             while True:
-                for socket, _ in poller.poll():
+                for socket, _ in poller.poll(HEARTBEAT_MS / 2):
                     if socket is ends:
                         return
                     serving.hear(socket)
+                serving.expire()
                 serving.hand_over()
 
         thread = threading.Thread(target=serve)
@@ -210,10 +236,12 @@ def broker(alter: Alter = faithful, kind: type[Serving] = Serving) -> Iterator[S
 
 
 def test_an_answer_is_also_the_next_ask() -> None:
-    """Five hundred jobs: as many requests and answers, and no message else but to begin and to receipt the last."""
+    """Five hundred jobs and one: as many requests and answers; else a word to begin with, and a receipt at the end."""
     with broker() as target, load.load(target, dialect="native") as peers:
         assert peers.flow(500, 50)["answered"] == 500
-        assert target.heard == {"hello": 5, "ask": 4, "submit": 500, "complete": 500, "heartbeat": 1}
+        peers.flow(1, 1)  # once its answer is there, all before it has been heard
+        assert target.heard.pop("heartbeat") in {1, 2}
+        assert target.heard == {"hello": 5, "ask": 8, "submit": 501, "complete": 501}
 
 
 def test_bodies_of_all_sizes_come_back_whole() -> None:
@@ -362,3 +390,40 @@ def test_a_header_that_is_cut_is_said(cut: int) -> None:
         pytest.raises(load.LoadError, match="no MessagePack map"),
     ):
         peers.flow(10, 1)
+
+
+def test_jobs_of_frozen_workers_start_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before the liveness time is over, and only what had started is counted."""
+    with broker(kind=Mortal) as target:
+        monkeypatch.setattr(targets, "broker", lambda *_, **__: contextlib.nullcontext(target))
+        scenario = deaths.Frozen(workers=1, unstarted=2)
+        samples = [*scenario.measure(Setting())]
+    (sample,) = samples
+    assert sample["miscounted"] == 0
+    assert len(sample["started_s"]) == 1
+    assert len(sample["not started_s"]) == 2
+    assert all(LIVENESS_MS / 1000 * 0.8 < delay < PATIENCE_MS / 1000 for delay in sample["started_s"])
+    assert [figure.bar for figure in scenario.figures(samples)] == [1.5, 1.5, 0]
+
+
+def test_attempts_that_are_counted_wrongly_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that counts nothing: the one job that had started is one too few."""
+
+    def alter(header: Header, body: list[bytes]) -> list[Said]:
+        return [({**header, "attempt": 1} if header["t"] == "job" else header, body)]
+
+    with broker(alter, kind=Mortal) as target:
+        monkeypatch.setattr(targets, "broker", lambda *_, **__: contextlib.nullcontext(target))
+        (sample,) = deaths.Frozen(workers=1, unstarted=1).measure(Setting())
+    assert sample["miscounted"] == 1
+
+
+def test_a_peer_that_is_told_something_else_says_what() -> None:
+    """Not what was waited for, but the broker's own words."""
+    error = instead("welcome", {"t": "error", "code": "too_many_peers", "text": "full"})
+    with broker(error) as target, zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.rcvtimeo = PATIENCE_MS
+        socket.linger = 0
+        socket.connect(target.endpoints[1])
+        with pytest.raises(PeerError, match="too_many_peers"):
+            Native.worker(socket)

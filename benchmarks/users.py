@@ -1,0 +1,83 @@
+"""Programs as users would write them: with relet's libraries, and with what Python itself has in their place.
+
+    python -m benchmarks.users worker FUNCTION WORKERS ANSWERS      serves until killed
+    python -m benchmarks.users relet FUNCTION CLIENTS               a client of such a worker
+    python -m benchmarks.users pool FUNCTION                        multiprocessing.Pool(1)
+    python -m benchmarks.users executor FUNCTION                    concurrent.futures.ProcessPoolExecutor(1)
+    python -m benchmarks.users plain FUNCTION                       a loop, in this process
+
+All but the worker read a number of jobs on standard input, map the function over so many bodies of 32 bytes, and say as
+a line of JSON how many seconds that took, from the first body to the last result. Results must be the bodies, in any
+order. Everything is as it comes: no option is given to anybody.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+
+import relet
+
+BODY_BYTES = 32
+NAP_S = 0.010
+
+Mapping = Callable[[Iterable[bytes]], Iterable[bytes]]
+
+
+def same(data: bytes) -> bytes:
+    """A job that is nothing but its way there and back."""
+    return data
+
+
+def nap(data: bytes) -> bytes:
+    """A job of 10 ms."""
+    time.sleep(NAP_S)
+    return data
+
+
+FUNCTIONS = {"same": same, "nap": nap}
+
+
+@contextlib.contextmanager
+def mapping(kind: str, function: Callable[[bytes], bytes], endpoints: list[str]) -> Iterator[Mapping]:
+    """How this kind of program maps the function over many bodies."""
+    if kind == "relet":
+        with relet.Client(endpoints[0]) as client:
+            yield client.map
+    elif kind == "pool":
+        with multiprocessing.Pool(1) as pool:
+            yield lambda bodies: pool.imap_unordered(function, bodies)
+    elif kind == "executor":
+        with ProcessPoolExecutor(1) as executor:
+            yield lambda bodies: executor.map(function, bodies)
+    else:
+        yield lambda bodies: map(function, bodies)
+
+
+def obey(kind: str, function: Callable[[bytes], bytes], endpoints: list[str]) -> None:
+    """Carry out commands until there are none."""
+    with mapping(kind, function, endpoints) as over:
+        for line in sys.stdin:
+            bodies = [number.to_bytes(BODY_BYTES, "big") for number in range(int(line))]
+            begun = time.perf_counter()
+            results = list(over(bodies))
+            seconds = time.perf_counter() - begun
+            if sorted(results) != bodies:
+                raise SystemExit(f"{kind}: {len(results)} results of {len(bodies)} jobs, and not the right ones")
+            print(json.dumps({"jobs": len(bodies), "seconds": seconds}), flush=True)
+
+
+def main(kind: str, function: str, *endpoints: str) -> None:
+    """Entry point; see the top of this file."""
+    if kind == "worker":
+        workers, answers = endpoints
+        relet.Worker(workers, answers, FUNCTIONS[function]).run()
+    else:
+        obey(kind, FUNCTIONS[function], list(endpoints))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
