@@ -1,7 +1,7 @@
 """The command line: run the scenarios in rounds, print the table, write everything down.
 
     python -m benchmarks                        all of it, about ten minutes
-    python -m benchmarks --quick                about two minutes; the million becomes a hundred thousand
+    python -m benchmarks --quick                about 80 s; the million becomes a hundred thousand
     python -m benchmarks --only w200,deaths     some of it (--list names them)
 
 A bar that is missed is shown and changes nothing; the exit code is 1 when something could not be measured, 2 for a

@@ -110,7 +110,7 @@ class Map:
     name: str = "map"
     title: str = "Client.map to one worker, 32 B"
     jobs: int = 20_000
-    turns: int = 3
+    turns: int = 5
     floors: tuple[tuple[str, float], ...] = (("pool", 1.5), ("executor", 5.0))
     rounds_max: int = 5
 
@@ -124,7 +124,7 @@ class Map:
             for other in others:
                 other.map(jobs // 4)
             turns: dict[str, list[Sample]] = {"relet": [], **{other.name: [] for other in others}}
-            for _ in range(self.turns):
+            for _ in range(setting.scaled(self.turns, 3)):
                 turns["relet"].append(ours.map(jobs))
                 for other in others:
                     turns[other.name].append({"seconds": other.map(jobs)})
@@ -172,7 +172,7 @@ class Naps:
 
     def measure(self, setting: Setting) -> Iterator[Sample]:
         """The loop and the worker in turns; a few jobs first, so that all are connected."""
-        jobs = setting.scaled(self.jobs, self.jobs // 10)
+        jobs = setting.scaled(self.jobs, self.jobs // 20)
         with chain(setting, "nap") as ours, user("plain", "nap") as loop:
             ours.map(10)
             loop.map(10)
