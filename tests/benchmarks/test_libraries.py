@@ -1,0 +1,55 @@
+"""The libraries' scenarios: their programs do what they are told, and their figures are what was measured."""
+
+import pytest
+from benchmarks.figures import Sample
+from benchmarks.scenario import Setting
+
+from benchmarks import libraries
+
+
+@pytest.mark.parametrize("kind", ["plain", "pool", "executor"])
+def test_pythons_own_ways_map_as_they_are_told(kind: str) -> None:
+    """Two commands to one program; the results are checked there."""
+    with libraries.user(kind, "same") as program:
+        assert program.map(10) > 0
+        assert program.map(200) > 0
+
+
+def test_jobs_go_through_client_broker_and_worker() -> None:
+    """Everything as it comes; each of the three has used CPU for it."""
+    with libraries.chain(Setting(), "same") as chain:
+        sample = chain.map(100)
+    assert all(sample[key] > 0 for key in ("seconds", "client_us", "broker_us", "worker_us"))
+
+
+def test_a_program_that_ends_is_said_with_its_last_words() -> None:
+    """Which one, at what, and why: one line."""
+    with (
+        libraries.user("plain", "dance") as program,
+        pytest.raises(libraries.UserError, match=r"^plain: ended at 3 jobs: KeyError: 'dance'$"),
+    ):
+        program.map(3)
+
+
+def test_more_jobs_a_second_than_others_is_what_is_asked_for() -> None:
+    """A floor for each of the others, the ratio taken within the rounds."""
+    samples: list[Sample] = [
+        {"target": target, "jobs_per_s": rate * scale, "client_us": 1.0, "broker_us": 2.0, "worker_us": 3.0}
+        for scale in (1, 2, 3)
+        for target, rate in (("relet", 120.0), ("pool", 100.0), ("executor", 10.0))
+    ]
+    pool, executor, *_ = libraries.Map().figures(samples)
+    assert (pool.ratio, pool.verdict) == (1.2, "MISSED")
+    assert (executor.ratio, executor.verdict) == (12.0, "ok")
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(50.4, "ok"), (50.6, "MISSED")])
+def test_naps_take_as_long_as_a_loop(seconds: float, verdict: str) -> None:
+    """In percent of the loop's time, on both sides of the bar."""
+    samples: list[Sample] = [
+        {"target": "loop", "jobs": 5000, "seconds": 50.0},
+        {"target": "relet", "jobs": 5000, "seconds": seconds},
+    ]
+    (figure,) = libraries.Naps().figures(samples)
+    assert figure.value == pytest.approx((seconds / 50 - 1) * 100)
+    assert figure.verdict == verdict
