@@ -274,7 +274,7 @@ def test_a_worker_that_lost_the_way_for_answers_asks_on_a_new_connection(broker:
         broker.give(peer, b"id", b"1")
         assert gate.has() == b"1"
         broker.close_answers()
-        until(lambda: not worker._peer.answering)
+        until(lambda: not worker._line.peer.answering)
         broker.open_answers()
         gate.leave.put(b"late")
         assert broker.answer() == [b"id", b"late"]

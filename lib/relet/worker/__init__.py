@@ -1,9 +1,11 @@
-"""The worker's library: ask a broker for jobs, do them, answer.
+"""The worker's library: ask a broker for jobs, do them, say what became of them.
 
-`peer` is the protocol without sockets, threads or clock; `blocking` the shell for programs with threads.
+`peer_native` and `peer2010` are the two protocols without sockets, threads or clock; `line_native` and `line2010` hold
+their connections; `engine` is the library's thread; `blocking` the shell for programs with threads.
 """
 
 from relet.worker.blocking import Worker
-from relet.worker.peer import NoAnswer
+from relet.worker.job import CurrentJob, current_job
+from relet.worker.outcome import Counters, FailJob, HandBack, NoAnswer
 
-__all__ = ["NoAnswer", "Worker"]
+__all__ = ["Counters", "CurrentJob", "FailJob", "HandBack", "NoAnswer", "Worker", "current_job"]

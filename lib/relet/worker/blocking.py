@@ -1,237 +1,37 @@
-"""The worker for programs with threads: a thin shell around `peer.WorkerPeer`.
+"""The worker for programs with threads: it runs the handler, and leaves the broker to `engine.Engine`.
 
-Two threads. The handler runs in the thread that called `run`; a thread of the library owns the sockets and never runs
-the handler, so a long job does not keep the connection from being looked after. Jobs cross over in batches through a
-`queue.SimpleQueue`, whose `put` is safe in signal handlers; outcomes come back through a deque, with an alarm that
-costs a system call only while the library's thread sleeps.
+The handler runs in the thread that called `run`. That thread does nothing but take jobs out of a queue, begin them,
+call the handler, and put what became of them into an inbox.
 """
 
 from __future__ import annotations
 
-import collections
-import contextlib
+import difflib
 import logging
+import os
 import queue
-import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import zmq
 
+from relet._version import __version__
+from relet.dialects.native import INCARNATION_BYTES, QUEUE_CHARACTERS_MAX
 from relet.events import Event
+from relet.messages import DEFAULT_QUEUE
 from relet.transport.endpoints import Endpoint, check_distinct, parse_connect
-from relet.transport.link import (
-    BODY_BYTES_MAX,
-    Alarm,
-    Context,
-    Link,
-    Log,
-    News,
-    Sleeper,
-    earliest,
-    look_after,
-    was_terminated,
-)
-from relet.worker.peer import ASK, Counters, Job, NoAnswer, WorkerPeer
+from relet.transport.link import BODY_BYTES_MAX, DIALECT_2010, DIALECT_DEFAULT, DIALECT_NATIVE, Log
+from relet.worker.engine import Engine, Held, Line, clock
+from relet.worker.job import Hand, as_bytes, take_hand
+from relet.worker.line2010 import Line2010
+from relet.worker.line_native import NativeLine
+from relet.worker.outcome import Counters, FailJob, HandBack, NoAnswer, Outcome, Silence, failure_of
+from relet.worker.peer2010 import Peer2010
+from relet.worker.peer_native import NativePeer
 
-FLUSH_NS_MAX: Final = 1_000_000_000
-"""How long a worker that ends waits for its last answers to leave."""
-TURN_MESSAGES_MAX: Final = 1_000
-"""Messages received, and sent, in one turn."""
-LOG_EVERY_NS: Final = 1_000_000_000
-"""Bad frames are logged at most this often, with their count."""
-
-_FAILED: Final = object()
-_UNANSWERED: Final = object()
-
-_Ended = tuple[Job, "tuple[bytes, ...] | object"]
-
-
-class _Engine:
-    """The library's thread of one `Worker.run`, and what it shares with the thread that runs the handler."""
-
-    def __init__(
-        self,
-        peer: WorkerPeer,
-        workers: Endpoint,
-        answers: Endpoint,
-        context: Context | None,
-        jobs: queue.SimpleQueue[list[Job] | None],
-    ) -> None:
-        self.peer = peer
-        self.error: Exception | None = None
-        self.ended: collections.deque[_Ended] = collections.deque()
-        self.alarm = Alarm()
-        self._endpoints = workers, answers
-        self._context = context
-        self._jobs = jobs
-        self._stopping = False
-        self._answers_unreachable = False
-        self._answers_lost = False
-        self._refusals_logged = 0
-        self._refusals_logged_at = 0
-        self._log = Log()
-        self._thread = threading.Thread(target=self._run, name="relet-worker", daemon=True)
-        look_after(self)
-        self._thread.start()
-
-    # --- Called by other threads.
-
-    def stop(self) -> None:
-        """Send the last answers, within bounds, and end the thread."""
-        self._stopping = True
-        self.alarm.ring()
-        self._thread.join(3 * FLUSH_NS_MAX / 1e9)
-
-    def at_exit(self) -> None:
-        """The interpreter ends while `run` is still on in a daemon thread."""
-        self.stop()
-
-    def after_fork(self) -> None:
-        """`run` goes on in the parent; the child has none of it."""
-        self.alarm.asleep = False
-
-    # --- The thread.
-
-    def _run(self) -> None:
-        context = self._context or Context()
-        try:
-            now = time.monotonic_ns()
-            asking = Link(context, zmq.DEALER, self._endpoints[0], now)
-            with contextlib.closing(asking):
-                answering = Link(context, zmq.PUSH, self._endpoints[1], now)
-                with contextlib.closing(answering):
-                    self._turns(asking, answering)
-                    answering.close(self._flush(answering))
-        except Exception as error:  # noqa: BLE001 - told to who called `run`
-            if not was_terminated(error, context):
-                self.error = error
-                self._log.say(logging.ERROR, Event.LIBRARY_FAILED, exc_info=True, endpoint=self._endpoints[0].url)
-        self.peer.stopped()
-        self._jobs.put(None)
-        if self._context is None:
-            context.term()  # waits for the last answers, as long as they may linger
-
-    def _turns(self, asking: Link, answering: Link) -> None:
-        """Turn until told to stop. What has arrived first, then news of the connections, then outcomes, then asks."""
-        peer, sleeper = self.peer, Sleeper(self.alarm)
-        while not self._stopping:
-            now = time.monotonic_ns()
-            received = self._receive(asking, now)
-            for news in asking.news(now):
-                self._hear(news, asking, now)
-            for news in answering.news(now):
-                self._hear_answering(news)
-            peer.answering = answering.connected
-            stuck = self._send_answers(answering)
-            if peer.retired:
-                peer.closed()
-                asking.rebuild(now, peer.pause_ns)
-            asks = peer.asks_due()
-            asks_stuck = False
-            if asks > 0:
-                asked = asking.send([ASK] * asks)
-                peer.asked(asked)
-                asks_stuck = asked < asks
-            if received < TURN_MESSAGES_MAX and (stuck or not (peer.answers and peer.answering)):
-                watched = asking.watched(writable=asks_stuck) + answering.watched(writable=stuck)
-                sleeper.sleep(earliest((asking.due, answering.due)), now, watched, self._idle)
-
-    def _receive(self, asking: Link, now: int) -> int:
-        """Hand on the jobs that have arrived; how many messages there were. An idle worker holds none of them."""
-        messages = asking.receive(TURN_MESSAGES_MAX)
-        if messages:
-            jobs = self.peer.received(messages)
-            if jobs:
-                self._jobs.put(jobs)
-            self._log_refusals(now)
-        return len(messages)
-
-    def _idle(self) -> bool:
-        return not (self.ended or self._stopping)
-
-    def _take_ended(self) -> None:
-        peer, ended = self.peer, self.ended
-        while ended:
-            job, outcome = ended.popleft()
-            if isinstance(outcome, tuple):
-                peer.answered(job, outcome)
-            elif outcome is _FAILED:
-                peer.failed(job)
-            else:
-                peer.unanswered(job)
-
-    def _send_answers(self, answering: Link) -> bool:
-        """Send what can be sent; whether more would go if the socket took it."""
-        self._take_ended()
-        outgoing = self.peer.outgoing(TURN_MESSAGES_MAX)
-        if not outgoing:
-            return False
-        sent = answering.send(outgoing)
-        self.peer.sent(sent)
-        return sent < len(outgoing)
-
-    def _flush(self, answering: Link) -> int:
-        """Hand the last answers to ZeroMQ; returns how long they may linger there, in milliseconds."""
-        peer, sleeper = self.peer, Sleeper(Alarm())
-        end = time.monotonic_ns() + FLUSH_NS_MAX
-        while True:
-            now = time.monotonic_ns()
-            answering.news(now)
-            peer.answering = answering.connected
-            stuck = self._send_answers(answering)
-            if not peer.answers or now >= end:
-                break
-            due = earliest((end, answering.due))
-            sleeper.sleep(due, now, answering.watched(writable=stuck), lambda: True)
-        return max(1, (end - now) // 1_000_000) if answering.connected else 0
-
-    def _hear(self, news: News, asking: Link, now: int) -> None:
-        peer, log, endpoint = self.peer, self._log, asking.endpoint.url
-        if news is News.CONNECTED:
-            peer.became_connected()
-            log.say(logging.INFO, Event.BROKER_CONNECTED, endpoint=endpoint)
-            self._tell_answers_unreachable()
-        elif news is News.LOST:
-            peer.lost()
-            self._answers_lost = False  # the broker lets again what it still holds of this worker
-            asking.rebuild(now)
-            log.say(logging.WARNING, Event.BROKER_LOST, endpoint=endpoint)
-        else:
-            log.say(logging.WARNING, Event.BROKER_UNREACHABLE, endpoint=endpoint)
-
-    def _hear_answering(self, news: News) -> None:
-        """The second connection is told of only where the first one stands: else it is the same news twice.
-
-        The same holds for its loss, which retires the first one: not at once, because a broker that ends takes both
-        with it, but with the next news, which is that it stands again or that it does not come back.
-        """
-        if news is News.LOST:
-            self._answers_lost = self.peer.connected
-        elif self._answers_lost:
-            self._answers_lost = False
-            self.peer.answers_lost()
-        if news is News.UNREACHABLE:
-            self._answers_unreachable = True
-            self._tell_answers_unreachable()
-        elif news is News.CONNECTED:
-            self._answers_unreachable = False
-
-    def _tell_answers_unreachable(self) -> None:
-        if self._answers_unreachable and self.peer.connected:
-            self._log.say(logging.WARNING, Event.BROKER_UNREACHABLE, endpoint=self._endpoints[1].url)
-
-    def _log_refusals(self, now: int) -> None:
-        counters = self.peer.counters
-        count = counters.jobs_refused + counters.frames_refused
-        if count != self._refusals_logged and now - self._refusals_logged_at >= LOG_EVERY_NS:
-            endpoint = self._endpoints[0].url
-            self._log.say(
-                logging.WARNING, Event.REQUEST_REFUSED, count=count - self._refusals_logged, endpoint=endpoint
-            )
-            self._refusals_logged = count
-            self._refusals_logged_at = now
+QUEUES_MAX: Final = 100
+"""Queues that one worker serves."""
+AGENT: Final = f"relet/{__version__}"
 
 
 class Worker:
@@ -240,16 +40,31 @@ class Worker:
     Either pass a function, or derive a class with `process(data) -> bytes`, or with `process_multipart(frames)` where
     jobs or answers are several frames.
 
-    A handler that raises `NoAnswer` leaves its job unanswered. One that raises anything else has failed: this is logged
-    (`handler_failed`) and counted, the job is not answered, and the worker reconnects, so that the broker lets the job
-    again at once, as a counted attempt. The jobs it holds besides are finished and answered before.
+    In the handler, `current_job()` tells more of the job, and takes progress, pieces of the result and extensions of
+    its time. What a handler raises is an outcome too:
+
+    - `FailJob`: this attempt has failed, and how, and when or whether to try again.
+    - `HandBack`: another worker shall do it. In the dialect of 2010, which has no word for it, like a failure.
+    - `NoAnswer`: nothing is said. The job stays this worker's until its time is up; the worker goes on.
+    - any other exception: the attempt has failed with the exception's type and text. This is logged
+      (`handler_failed`), with the traceback. The dialect of 2010 cannot say it: there the worker finishes and answers
+      the other jobs that it holds and reconnects, so that the broker lets the job again at once, as a counted attempt.
+    - what is no `Exception`, such as KeyboardInterrupt or SystemExit: it ends `run` and goes on to its caller. The job
+      in hand is handed back, because who ends a program says nothing of the job; one that ends every program that
+      touches it is given up by the broker's bound on hand-overs.
 
     Args:
         workers: the broker's endpoint for workers, for example `tcp://localhost:4162`.
-        answers: the broker's endpoint for answers, for example `tcp://localhost:4163`.
+        answers: the broker's endpoint for answers, for example `tcp://localhost:4163`. The native dialect does without:
+            it may be None there, and is not connected to.
         handler: what to do with a job's body; returns the answer.
+        dialect: "native", or "2010" for a broker that speaks no other.
+        queues: names of the queues to serve, the most important first: 1 to 100 of 1 to 200 characters. The dialect of
+            2010 serves "default" only.
         ahead: jobs to have asked for or hold at a time, 1 to 1,000. With 1 the worker is idle while its answer goes out
-            and the next job comes in. More hide that time, and each is an attempt lost when the worker dies.
+            and the next job comes in. More hide that time; a job that lies here could meanwhile be done elsewhere, and
+            in the dialect of 2010 it is an attempt lost when the worker dies. None: 1 in the dialect of 2010, natively
+            about 15 ms worth of jobs, learnt from those that have ended, and 1 where they take a second.
         context: where the sockets are made; needed for `inproc://`. None: one of the worker's own. With a context of
             yours, its end waits up to a second for the last answer to leave.
         answer_bytes_max: bytes of one answer. A handler that returns more has failed: the broker's limit, of the same
@@ -257,26 +72,27 @@ class Worker:
 
     Raises:
         EndpointError: an endpoint cannot be meant, or both are the same.
-        ValueError: `ahead` is out of range.
+        ValueError: `dialect`, `queues` or `ahead` is none of those above; `answers` is missing in the dialect of 2010.
         TypeError: there is nothing to do a job with.
     """
 
     def __init__(
         self,
         workers: str,
-        answers: str,
+        answers: str | None = None,
         handler: Callable[[bytes], bytes] | None = None,
         *,
-        ahead: int = 1,
+        dialect: str = DIALECT_DEFAULT,
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
+        ahead: int | None = None,
         context: zmq.Context[Any] | None = None,
         answer_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
         if handler is not None and not callable(handler):
             raise TypeError(f"a handler is a function of bytes, not {type(handler).__name__}")
         self._answer_bytes_max = answer_bytes_max
-        self._endpoints = parse_connect(workers), parse_connect(answers)
-        check_distinct({"workers": self._endpoints[0], "answers": self._endpoints[1]})
-        if context is None and any(endpoint.scheme == "inproc" for endpoint in self._endpoints):
+        endpoints = _endpoints_of(workers, answers)
+        if context is None and any(endpoint.scheme == "inproc" for endpoint in endpoints):
             raise ValueError("inproc:// needs the context of the broker: Worker(..., context=...)")
         kind = type(self)
         overridden = kind.process is not Worker.process or kind.process_multipart is not Worker.process_multipart
@@ -284,20 +100,42 @@ class Worker:
             raise TypeError("pass a handler, or derive a class with process(data) or process_multipart(frames)")
         self._handler = handler
         self._context = context
-        self._peer = WorkerPeer(ahead)
-        self._jobs: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        self._counters = Counters()
+        self._make_line = self._line_maker(dialect, endpoints, _queues_of(queues), ahead)
+        self._line: Line = self._make_line()
+        self._engine: Engine | None = None
+        self._jobs: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
         self._stopping = False
         self._running = False
+
+    def _line_maker(
+        self, dialect: str, endpoints: list[Endpoint], queues: tuple[str, ...], ahead: int | None
+    ) -> Callable[[], Line]:
+        """What makes the line of a run. Of the dialect of 2010 it is the same one, which may still owe answers."""
+        if dialect == DIALECT_NATIVE:
+            native = (endpoints[0], queues, ahead)
+            _native_line(*native, self._counters, self._answer_bytes_max)  # whatever is wrong is said now
+            return lambda: _native_line(*native, self._counters, self._answer_bytes_max)
+        if dialect != DIALECT_2010:
+            raise ValueError(_no_dialect(dialect))
+        if len(endpoints) < 2:
+            raise ValueError("the dialect of 2010 answers at an endpoint of its own: Worker(workers, answers, ...)")
+        if queues != (DEFAULT_QUEUE,):
+            raise ValueError("the dialect of 2010 serves the default queue only: use dialect='native'")
+        peer = Peer2010(1 if ahead is None else ahead)
+        peer.counters = self._counters
+        line = Line2010(peer, endpoints[0], endpoints[1])
+        return lambda: line
 
     @property
     def counters(self) -> Counters:
         """What has happened so far; do not write to it."""
-        return self._peer.counters
+        return self._counters
 
     @property
     def connected(self) -> bool:
-        """Whether the worker's connection to the broker stands now."""
-        return self._peer.connected
+        """Whether the broker is there now: natively, whether it has welcomed this worker."""
+        return self._line.connected
 
     def process(self, data: bytes) -> bytes:
         """Do one job whose body is one frame; override it. The default calls the handler."""
@@ -313,9 +151,9 @@ class Worker:
     def run(self) -> None:
         """Work until `stop`, in this thread.
 
-        Ends also with what a handler raises that is no `Exception`, such as KeyboardInterrupt or SystemExit:
-        connections are closed, answers flushed, the job in hand stays unanswered, and the exception goes on to the
-        caller.
+        Ends also with what a handler raises that is no `Exception`, such as KeyboardInterrupt or SystemExit: the job in
+        hand is handed back (in the dialect of 2010 it stays unanswered), answers are flushed, connections are closed,
+        and the exception goes on to the caller.
 
         Raises:
             RuntimeError: it is running already.
@@ -326,54 +164,74 @@ class Worker:
         if self._stopping:
             return
         self._running = True
-        engine = _Engine(self._peer, *self._endpoints, self._context, self._jobs)
+        self._line = line = self._make_line()
+        self._engine = engine = Engine(line, self._context, self._jobs)
+        hand = Hand(line.asides)
+        before = take_hand(hand)
         try:
-            self._work(engine)
+            self._work(engine, hand)
         finally:
+            take_hand(before)
+            if hand.job is not None:
+                line.inbox.append((hand.job, Silence.HANDED_BACK, clock()))
             engine.stop()
+            self._engine = None
             self._running = False
         if engine.error is not None:
             raise engine.error
 
     def stop(self) -> None:
-        """End `run`: the job in hand is finished and answered, jobs that wait behind it are dropped.
+        """End `run`: the job in hand is finished and answered, jobs that wait behind it are not started.
 
-        May be called by any thread and by a signal handler. A worker that was stopped stays stopped.
+        Natively they are handed back at once. May be called by any thread and by a signal handler. A worker that was
+        stopped stays stopped.
         """
         self._stopping = True
+        engine = self._engine
+        if engine is not None:
+            engine.retire()
         self._jobs.put(None)
 
-    def _work(self, engine: _Engine) -> None:
-        while self._do(engine, self._jobs.get()):
+    def _work(self, engine: Engine, hand: Hand) -> None:
+        while self._do(engine, hand, self._jobs.get()):
             pass  # no local holds on to the last batch while this thread waits for the next one
 
-    def _do(self, engine: _Engine, batch: list[Job] | None) -> bool:
+    def _do(self, engine: Engine, hand: Hand, batch: list[Any] | None) -> bool:
         """Do these jobs; whether to go on."""
         if batch is None:  # `stop` says so, or the library's thread has ended
             return False
-        ended, alarm = engine.ended, engine.alarm
+        put, start, alarm = engine.line.inbox.append, engine.line.start, engine.alarm
+        now = clock()
         for job in batch:
             if self._stopping:
                 return False
-            if job.start():
-                ended.append((job, self._done(job)))
-                if alarm.asleep:
-                    alarm.ring()
+            hand.job = job
+            if start(job, now):
+                outcome = self._done(job)
+                now = clock()
+                put((job, outcome, now))
+            else:
+                put((job, Silence.UNSTARTED, now))
+            hand.job = None
+            if alarm.asleep:
+                alarm.ring()
         return True
 
-    def _done(self, job: Job) -> tuple[bytes, ...] | object:
+    def _done(self, job: Held) -> Outcome:
         """Run the handler; nothing that it raises as an `Exception` goes further."""
         try:
-            answer = self.process_multipart(list(job.frames))
-            frames = _frames(answer)
-            size = sum(map(len, frames))
+            frames = _frames(self.process_multipart(list(job.frames)))
+            size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
             if size > self._answer_bytes_max:
                 raise ValueError(f"an answer of {size:,} bytes is above answer_bytes_max ({self._answer_bytes_max:,})")
         except NoAnswer:
-            return _UNANSWERED
+            return Silence.UNANSWERED
+        except HandBack:
+            return Silence.HANDED_BACK
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its own affair
-            Log().say(logging.ERROR, Event.HANDLER_FAILED, exc_info=True, error=repr(error))
-            return _FAILED
+            if not isinstance(error, FailJob):  # which is meant, and told to the client
+                Log().say(logging.ERROR, Event.HANDLER_FAILED, exc_info=True, error=repr(error))
+            return failure_of(error)
         return frames
 
 
@@ -383,11 +241,45 @@ def _frames(answer: Any) -> tuple[bytes, ...]:
         return answer
     if isinstance(answer, bytes | bytearray | memoryview | str):
         raise TypeError("process_multipart returns a sequence of frames, not one frame")
-    frames = []
-    for frame in answer:
-        if not isinstance(frame, bytes | bytearray | memoryview):
-            raise TypeError(f"an answer is bytes, not {type(frame).__name__}")
-        frames.append(bytes(frame))  # as it is where it is bytes already
+    frames = as_bytes(tuple(answer))
     if not frames:
         raise ValueError("an answer has at least one frame")
-    return tuple(frames)
+    return frames
+
+
+def _endpoints_of(workers: str, answers: str | None) -> list[Endpoint]:
+    """Both endpoints, or the first one where there is no second."""
+    if answers is None:
+        return [parse_connect(workers)]
+    endpoints = {"workers": parse_connect(workers), "answers": parse_connect(answers)}
+    check_distinct(endpoints)
+    return list(endpoints.values())
+
+
+def _queues_of(queues: Sequence[str]) -> tuple[str, ...]:
+    """Names of queues, checked."""
+    if isinstance(queues, str):
+        raise TypeError(f"queues are several names: queues=({queues!r},)")
+    names = tuple(queues)
+    if not 1 <= len(names) <= QUEUES_MAX or len(set(names)) != len(names):
+        raise ValueError(f"a worker serves 1 to {QUEUES_MAX} queues, each named once, not {len(names)}")
+    for name in names:
+        if type(name) is not str or not 1 <= len(name) <= QUEUE_CHARACTERS_MAX:
+            raise ValueError(f"a queue has a name of 1 to {QUEUE_CHARACTERS_MAX} characters, not {name!r:.250}")
+        name.encode()  # lone surrogates cannot be sent: a UnicodeEncodeError is a ValueError
+    return names
+
+
+def _no_dialect(dialect: object) -> str:
+    close = difflib.get_close_matches(str(dialect), (DIALECT_NATIVE, DIALECT_2010), n=1, cutoff=0.3)
+    hint = f": did you mean {close[0]!r}?" if close else f": use {DIALECT_NATIVE!r} or {DIALECT_2010!r}"
+    return f"there is no dialect {dialect!r}{hint}"
+
+
+def _native_line(
+    workers: Endpoint, queues: tuple[str, ...], ahead: int | None, counters: Counters, answer_bytes_max: int
+) -> Line:
+    """The line of one run: its end says goodbye, so the next run is another incarnation."""
+    peer = NativePeer(os.urandom(INCARNATION_BYTES), queues, ahead, AGENT)
+    peer.counters = counters
+    return NativeLine(peer, workers, answer_bytes_max)

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from relet.worker.peer import AHEAD_MAX, PAUSE_NS, PAUSE_NS_MAX, Job, WorkerPeer
+from relet.worker.pace import AHEAD_MAX
+from relet.worker.peer2010 import PAUSE_NS, PAUSE_NS_MAX, Job, Peer2010
 
 
-def connected(ahead: int = 1) -> WorkerPeer:
+def connected(ahead: int = 1) -> Peer2010:
     """A peer both of whose connections are there."""
-    peer = WorkerPeer(ahead)
+    peer = Peer2010(ahead)
     peer.became_connected()
     peer.answering = True
     return peer
 
 
-def ask(peer: WorkerPeer) -> int:
+def ask(peer: Peer2010) -> int:
     """Send all asks that are due; how many these were."""
     asks = peer.asks_due()
     peer.asked(asks)
     return asks
 
 
-def given(peer: WorkerPeer, *ids: bytes) -> list[Job]:
+def given(peer: Peer2010, *ids: bytes) -> list[Job]:
     """The broker gives jobs with these ids."""
     return peer.received([(b"", id_, b"body of " + id_) for id_ in ids])
 
 
-def send_all(peer: WorkerPeer) -> list[tuple[bytes, tuple[bytes, ...]]]:
+def send_all(peer: Peer2010) -> list[tuple[bytes, tuple[bytes, ...]]]:
     """What goes out when the socket takes everything."""
     messages = peer.outgoing(1_000)
     peer.sent(len(messages))
@@ -38,7 +39,7 @@ def send_all(peer: WorkerPeer) -> list[tuple[bytes, tuple[bytes, ...]]]:
 def test_ahead_has_bounds(ahead: int) -> None:
     """A worker asks for one job at least, and for no more than brokers keep."""
     with pytest.raises(ValueError, match="ahead must be between 1 and 1000"):
-        WorkerPeer(ahead)
+        Peer2010(ahead)
 
 
 def test_one_ask_is_one_job_and_the_next_ask_comes_when_it_has_ended() -> None:
@@ -68,7 +69,7 @@ def test_asks_and_held_jobs_together_are_ahead() -> None:
 
 def test_a_worker_that_cannot_answer_does_not_ask() -> None:
     """A job whose answer cannot leave is a lost attempt."""
-    peer = WorkerPeer()
+    peer = Peer2010()
     peer.became_connected()
     assert peer.asks_due() == 0
     peer.answering = True

@@ -1,4 +1,4 @@
-"""The worker's side of the wire, without sockets, threads or clock: jobs come in, asks and answers go out.
+"""The worker's side of the dialect of 2010, without sockets, threads or clock: jobs come in, asks and answers go out.
 
 One ask is one job. The worker keeps `ahead` of them going: asks that were not answered yet, plus jobs that it holds,
 which are the one in hand and those that wait behind it. It asks on one connection and answers on another, and asks only
@@ -26,44 +26,18 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
-import msgspec
+from relet.worker.outcome import Counters
+from relet.worker.pace import AHEAD_MAX
 
 DELIMITER: Final = b""
 ASK: Final = (DELIMITER, b"")
 """The 2010 dialect's ask; the broker does not look at what stands behind the delimiter."""
-AHEAD_MAX: Final = 1_000
-"""Asks that one worker may have open, because brokers bound them too (`asks_per_worker_max`)."""
 PAUSE_NS: Final = 10_000_000
 PAUSE_NS_MAX: Final = 1_000_000_000
 """Pause before the new connection after the second failure in a row, doubled with each one up to the maximum."""
 
 Message = tuple[bytes, tuple[bytes, ...]]
 """Id, answer: the pump flattens the tuple."""
-
-
-class NoAnswer(Exception):
-    """Raised by a handler: this job shall stay unanswered. The broker lets it again when its time is up."""
-
-
-class Counters(msgspec.Struct):
-    """What has happened since the worker was made. Read it from any thread; each number only grows."""
-
-    jobs: int = 0
-    """Jobs received."""
-    answered: int = 0
-    """Jobs done whose answers were handed to ZeroMQ or wait for the connection."""
-    unanswered: int = 0
-    """Jobs that the handler left unanswered on purpose (`NoAnswer`)."""
-    failed: int = 0
-    """Jobs whose handler raised."""
-    dropped: int = 0
-    """Jobs received and not started, because their connection went or the worker was stopped."""
-    losses: int = 0
-    """Connections lost."""
-    jobs_refused: int = 0
-    """Jobs that came without an ask."""
-    frames_refused: int = 0
-    """Messages that are no jobs."""
 
 
 class Job:
@@ -85,7 +59,7 @@ class Job:
         return not self.dropped
 
 
-class WorkerPeer:
+class Peer2010:
     """All asks, jobs and answers of one worker.
 
     Args:
@@ -194,6 +168,14 @@ class WorkerPeer:
     def failed(self, job: Job) -> None:
         """The handler raised. The connection is retired, if it is still the one on which this job came."""
         self.counters.failed += 1
+        self._retire(job)
+
+    def handed_back(self, job: Job) -> None:
+        """The handler wants another worker to do it. The dialect has no word for that: it costs an attempt as well."""
+        self.counters.handed_back += 1
+        self._retire(job)
+
+    def _retire(self, job: Job) -> None:
         self._retiring |= job.connection == self._connection
         self._held.discard(job)
         self.pause_ns = (

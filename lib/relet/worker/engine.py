@@ -1,0 +1,201 @@
+"""The library's thread of one `Worker.run`, and what it shares with the thread that runs the handler.
+
+The handler runs in the thread that called `run`; this one owns the sockets and never runs the handler, so a long job
+does not keep the connection from being looked after. Jobs cross over in batches through a `queue.SimpleQueue`, whose
+`put` is safe in signal handlers; what became of them comes back through a deque, with an alarm that costs a system call
+only while this thread sleeps.
+
+Which dialect is spoken, and over how many connections, is the affair of a `Line`: this file turns it.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import logging
+import queue
+import threading
+import time
+from typing import Any, Final, Protocol
+
+from relet.events import Event
+from relet.transport.link import Alarm, Context, Log, Sleeper, earliest, look_after, was_terminated
+from relet.worker.job import Asides
+
+FLUSH_NS_MAX: Final = 1_000_000_000
+"""How long a worker that ends waits for its last reports to be sent, and natively to be acknowledged."""
+LINGER_MS_MIN: Final = 100
+"""How long what was sent last may take to leave, at least."""
+TURN_MESSAGES_MAX: Final = 1_000
+"""Messages received, and sent, in one turn."""
+LOG_EVERY_NS: Final = 1_000_000_000
+"""What a broker refused, or said that could not be taken, is logged at most this often, with its count."""
+
+if hasattr(time, "CLOCK_BOOTTIME"):
+    clock = functools.partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+    """Nanoseconds; it goes on while the machine is suspended, so that a worker notices how long it slept."""
+else:
+    clock = functools.partial(time.monotonic_ns)
+
+
+class Held(Protocol):
+    """A job that waits for the handler, or is in its hands."""
+
+    frames: tuple[bytes, ...]
+
+
+Inbox = collections.deque[tuple[Any, Any, int]]
+"""(job, what the handler made of it or said about it, when): from the handler's thread."""
+
+
+class Line(Protocol):
+    """The connections of one worker and the protocol on them.
+
+    All but `start` and `connected` is for the library's thread.
+    """
+
+    url: str
+    """For the log."""
+    asides: Asides | None
+    """Where the handler says something of a job under way; None: the dialect has no words for it."""
+    inbox: Inbox
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there; read by any thread."""
+
+    def start(self, job: Any, now: int) -> bool:
+        """Whether the handler's thread, which calls this, may begin the job."""
+
+    def open(self, context: Context, now: int) -> None:
+        """Make the sockets."""
+
+    def turn(self, now: int, *, ending: bool) -> tuple[list[Held], bool]:
+        """Do all that is to be done now; returns jobs for the handler, and whether nothing is left to do.
+
+        Args:
+            now: nanoseconds of `clock`.
+            ending: whether only what was reported matters any more.
+        """
+
+    def due(self, now: int) -> int | None:
+        """When to turn again though nothing comes; None: never."""
+
+    def watched(self) -> list[tuple[Any, int]]:
+        """What to sleep on: `Link.watched` of all links."""
+
+    def retire(self) -> None:
+        """The worker is to end: ask for nothing any more. May be called again."""
+
+    @property
+    def flushed(self) -> bool:
+        """Whether all that was reported has left, as safely as the dialect can know."""
+
+    def close(self, linger_ms: int) -> None:
+        """Close the sockets; what was sent may leave within this time."""
+
+    def stopped(self) -> None:
+        """Nothing is started or sent any more."""
+
+
+class Engine:
+    """The thread that turns a line.
+
+    Args:
+        line: not opened yet.
+        context: where the sockets are made; None: one of the thread's own.
+        jobs: gets lists of jobs, and None at the end.
+    """
+
+    def __init__(self, line: Line, context: Context | None, jobs: queue.SimpleQueue[list[Any] | None]) -> None:
+        self.error: Exception | None = None
+        self.alarm = Alarm()
+        self.line = line
+        self._context = context
+        self._jobs = jobs
+        self._retiring = False
+        self._retired = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="relet-worker", daemon=True)
+        if line.asides is not None:
+            line.asides.wake = self.alarm.ring
+        look_after(self)
+        self._thread.start()
+
+    # --- Called by other threads.
+
+    def retire(self) -> None:
+        """Ask for nothing any more, while the handler finishes what it has. Signal handlers may call it."""
+        self._retiring = True
+        self.alarm.ring()
+
+    def stop(self) -> None:
+        """Send the last reports, within bounds, and end the thread."""
+        self._stopping = True
+        self.alarm.ring()
+        self._thread.join(3 * FLUSH_NS_MAX / 1e9)
+
+    def at_exit(self) -> None:
+        """The interpreter ends while `run` is still on in a daemon thread."""
+        self.stop()
+
+    def after_fork(self) -> None:
+        """`run` goes on in the parent; the child has none of it."""
+        self.alarm.asleep = False
+
+    # --- The thread.
+
+    def _run(self) -> None:
+        context, line = self._context or Context(), self.line
+        linger_ms = 0
+        try:
+            try:
+                line.open(context, clock())
+                self._turns()
+                linger_ms = self._flush()
+            finally:
+                line.close(linger_ms)
+        except Exception as error:  # noqa: BLE001 - told to who called `run`
+            if not was_terminated(error, context):
+                self.error = error
+                Log().say(logging.ERROR, Event.LIBRARY_FAILED, exc_info=True, endpoint=line.url)
+        line.stopped()
+        if line.asides is not None:
+            line.asides.end()
+        self._jobs.put(None)
+        if self._context is None:
+            context.term()  # waits for the last reports, as long as they may linger
+
+    def _turns(self) -> None:
+        """Turn until told to stop."""
+        line, sleeper = self.line, Sleeper(self.alarm)
+        while not self._stopping:
+            now = clock()
+            if self._retiring and not self._retired:
+                self._retired = True
+                line.retire()
+            if self._turn(now, ending=False):
+                sleeper.sleep(line.due(now), now, line.watched(), self._idle)
+
+    def _turn(self, now: int, *, ending: bool) -> bool:
+        """An idle worker holds none of the jobs that it has handed on."""
+        jobs, rests = self.line.turn(now, ending=ending)
+        if jobs:
+            self._jobs.put(jobs)
+        return rests
+
+    def _idle(self) -> bool:
+        return not (self.line.inbox or self._stopping or self._retiring is not self._retired)
+
+    def _flush(self) -> int:
+        """Hand the last reports to ZeroMQ; returns how long they may linger there, in milliseconds."""
+        line, sleeper = self.line, Sleeper(Alarm())
+        line.retire()
+        end = clock() + FLUSH_NS_MAX
+        while True:
+            now = clock()
+            rests = self._turn(now, ending=True)
+            if line.flushed or now >= end:
+                return max(LINGER_MS_MIN, (end - now) // 1_000_000)
+            if rests:
+                sleeper.sleep(earliest((end, line.due(now))), now, line.watched(), lambda: True)

@@ -1,0 +1,55 @@
+"""How many jobs to ask for ahead of the one in hand.
+
+A worker that asks only when it is idle waits for the way to the broker and back with every job. Jobs asked for ahead
+hide that way, but each lies with this worker while another might do it, and is lost for a while when this worker dies.
+So the worker asks ahead for a fixed time's worth of work, longer than the way takes and shorter than anybody notices:
+thousands of tiny jobs, two of ten milliseconds, and none where a job takes a second, of which the way is nothing.
+
+How long a job takes is learnt from those that have ended, the latest ones most. A worker that knows little asks for
+little: never more ahead than it has done already.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+AHEAD_MAX: Final = 1_000
+"""Jobs that one worker may ask for or hold, because brokers bound them too."""
+WORK_NS: Final = 15_000_000
+"""How much work to have ahead: several times the way to a broker, also on a busy machine."""
+ALONE_NS: Final = 1_000_000_000
+"""From this long on, a job is fetched when the one before has ended: the way is a thousandth of it."""
+MEMORY: Final = 0.875
+"""What the mean of the past weighs when one more job has ended: about eight jobs are remembered."""
+
+
+class Pace:
+    """What the past says about how far ahead to ask.
+
+    Args:
+        fixed: always so many, 1 to `AHEAD_MAX`; None: learn it.
+    """
+
+    def __init__(self, fixed: int | None = None) -> None:
+        if fixed is not None and not 1 <= fixed <= AHEAD_MAX:
+            raise ValueError(f"ahead must be between 1 and {AHEAD_MAX}, not {fixed}")
+        self.ahead = 1 if fixed is None else fixed
+        """Jobs to have asked for or hold, the one in hand among them."""
+        self.mean_ns = 0.0
+        """How long a job takes; 0 while nothing is known."""
+        self._fixed = fixed is not None
+        self._ended = 0
+
+    def ended(self, count: int, busy_ns: int) -> None:
+        """So many jobs have ended, after so many nanoseconds in the handler's hands, all together."""
+        if self._fixed or count <= 0:
+            return
+        mean = busy_ns / count
+        past = MEMORY**count if self._ended else 0.0
+        self._ended += count
+        self.mean_ns = past * self.mean_ns + (1 - past) * mean
+        if self.mean_ns >= ALONE_NS:
+            self.ahead = 1
+        else:
+            wanted = AHEAD_MAX if self.mean_ns * AHEAD_MAX <= WORK_NS else -int(-WORK_NS // self.mean_ns)
+            self.ahead = max(2, min(wanted, self._ended))
