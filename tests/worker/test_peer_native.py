@@ -709,13 +709,25 @@ def test_reports_that_were_not_acknowledged_are_sent_again() -> None:
     talk.peer.take(talk.inbox)  # not sent any more
     talk.peer.lost(talk.now)
     hello = talk.connect()
-    assert (set(hello.running), set(hello.held)) == ({b"b", b"d"}, {b"e", b"c"})
+    assert (set(hello.running), set(hello.held)) == ({b"b", b"c", b"d"}, {b"e"})
     said = talk.welcome(handed=5, received=2)
     assert [(type(one), one.n) for one in said] == [(HandBack, 3), (Complete, 6)]
     assert said[-1].credit == 5 + 9 - 1
     assert talk.peer.counters.reports_resent == 1
     assert talk.turn(dispatch(b"f", 6, ack=6)) == []
     assert len(talk.peer._reports) == 0
+
+
+def test_a_job_that_is_handed_back_is_claimed_as_what_it_was() -> None:
+    """Started or not: the broker counts an attempt where one began."""
+    talk = Talk(3).ready()
+    one, *_ = talk.give(b"a", b"b")
+    talk.do(one, Silence.HANDED_BACK)
+    talk.turn(Recall(tokens=(b"b",)))
+    talk.peer.lost(talk.now)
+    hello = talk.connect()
+    assert (hello.running, hello.held) == ((b"a",), (b"b",))
+    assert [type(one) for one in talk.welcome(handed=2)] == [HandBack, HandBack]
 
 
 def test_what_is_lost_is_dropped_or_told_to_the_handler() -> None:

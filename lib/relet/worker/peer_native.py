@@ -422,10 +422,10 @@ class NativePeer:
             if self._take_held(token) is not None:
                 self._hand_back(token)
 
-    def _hand_back(self, token: bytes) -> None:
+    def _hand_back(self, token: bytes, *, started: bool = False) -> None:
         self.counters.handed_back += 1
         number = self._reports.next_number()
-        self._reports.add(HandBack(token=token, n=number))
+        self._reports.add(HandBack(token=token, n=number), started=started)
 
     # --- What the handler's thread says.
 
@@ -461,13 +461,13 @@ class NativePeer:
             if self._take_held(token) is not None:
                 self._hand_back(token)
             return
-        self._held.pop(token, None)  # where `run` was interrupted before the handler was called
+        unstarted = self._held.pop(token, None) is job  # `run` was interrupted before the handler was called
         del self._open[token]
         self._pace.ended(1, at - job.began)
         if outcome is Silence.UNANSWERED:
             self.counters.unanswered += 1
         elif outcome is Silence.HANDED_BACK:
-            self._hand_back(token)
+            self._hand_back(token, started=not unstarted)
         else:
             self.counters.failed += 1
             failure: Failure = outcome

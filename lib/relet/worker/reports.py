@@ -22,8 +22,8 @@ from itertools import islice
 from relet.messages import Complete, Extend, Fail, HandBack, Partial, Progress
 
 Message = Complete | Fail | HandBack | Partial | Progress | Extend
-Report = tuple[int, Message, tuple[bytes, ...], int]
-"""Number, header, body, bytes of the body."""
+Report = tuple[int, Message, tuple[bytes, ...], int, bool]
+"""Number, header, body, bytes of the body, whether the job had been started."""
 
 
 class Reports:
@@ -45,10 +45,10 @@ class Reports:
         self.number += 1
         return self.number
 
-    def add(self, message: Message, frames: tuple[bytes, ...] = (), size: int = 0) -> None:
+    def add(self, message: Message, frames: tuple[bytes, ...] = (), size: int = 0, *, started: bool = True) -> None:
         """A report that waits to be sent; its number is the last one that was given out."""
         self.bytes += size
-        self._unsent.append((message.n, message, frames, size))
+        self._unsent.append((message.n, message, frames, size, started))
 
     def unsent(self, count_max: int) -> list[Report]:
         """The next reports to send, at most so many. Then say how many were `sent`."""
@@ -81,7 +81,7 @@ class Reports:
 
     def sent_as(self, number: int) -> Message | None:
         """The report of this number, where it was sent and is not acknowledged."""
-        return next((message for n, message, _, _ in self._unacknowledged if n == number), None)
+        return next((message for n, message, *_ in self._unacknowledged if n == number), None)
 
     def lost(self) -> int:
         """The connection went: pieces of results that wait will not be sent. Returns their bytes."""
@@ -108,11 +108,11 @@ class Reports:
         return count
 
     def claims(self) -> Iterator[tuple[bool, bytes]]:
-        """(whether it was not done, token) of those that decide about a job, the latest first."""
+        """(whether it was never started, token) of jobs that these decide about, the latest first."""
         for report in itertools.chain(reversed(self._unsent), reversed(self._unacknowledged)):
             message = report[1]
             if type(message) is not Partial:
-                yield type(message) is HandBack, message.token
+                yield not report[4], message.token
 
     def clear(self) -> None:
         """Nothing will be sent any more."""
