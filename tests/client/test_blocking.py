@@ -382,7 +382,7 @@ def test_a_callback_that_exits_keeps_no_other_caller_waiting(broker: FakeBroker)
         assert entered.wait(WAIT_SECONDS)
         batch = [(request[1], b"", request[3]) for request in heard[1:]]
         engine = engine_of(client)
-        receive, engine._answered = engine._answered, lambda _: receive(batch)  # type: ignore[method-assign]
+        hear, engine._hear = engine._hear, lambda _, now: hear(batch, now)  # type: ignore[method-assign]
         broker.answer(heard[1])
         go_on.set()
         assert leaving.result(WAIT_SECONDS) == b"leave"

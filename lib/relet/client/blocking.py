@@ -1,36 +1,49 @@
-"""The client for programs with threads: a thin shell around `peer.ClientPeer` and the thread in `engine`."""
+"""The client for programs with threads: a thin shell around a `peer.Peer` and the thread in `engine`."""
 
 from __future__ import annotations
 
+import difflib
+import os
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from types import EllipsisType, TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, overload
 
 import zmq
 
+from relet._version import __version__
 from relet.client.engine import Engine
-from relet.client.peer import Body, Counters
+from relet.client.peer import USUAL, Body, Counters, Peer
+from relet.client.peer2010 import CORRELATION_SECRET_BYTES, Peer2010, correlations
+from relet.client.peer_native import NativePeer, request_ids
+from relet.client.terms import Asking, Kind, Terms
+from relet.client.told import Enqueued, JobStatus
 from relet.client.waiting import (
     AsTheyCome,
     Call,
-    CancellableFuture,
     Channel,
     InOrder,
+    JobFuture,
     Mapped,
     MultipartCall,
     MultipartSubmitted,
+    OnPartial,
+    OnProgress,
     Submitted,
+    Waiter,
 )
+from relet.dialects.native import REQUEST_ID_BYTES_MAX, REQUEST_ID_BYTES_MIN
 from relet.transport.endpoints import parse_connect
-from relet.transport.link import BODY_BYTES_MAX
+from relet.transport.link import BODY_BYTES_MAX, DIALECT_2010, DIALECT_DEFAULT, DIALECT_NATIVE
 
 REQUESTS_OPEN_MAX: Final = 100_000
 """Requests of one client open at a time, because each is kept until its answer comes: 0.3 KiB, 1.8 with a future."""
 REQUESTS_OPEN_BYTES_MAX: Final = 1 << 30
 """Bytes of their bodies together, because they are kept to be sent again. One request alone may be larger."""
 WINDOW_DEFAULT: Final = 1_000
+JOB_ID_BYTES: Final = 16
+
+USUAL_TERMS: Final = Terms()
 
 Timeout: TypeAlias = "float | EllipsisType | None"
 """Seconds; None: for ever; `...`: as the client was told."""
@@ -47,8 +60,11 @@ class Client:
 
     Args:
         clients: the broker's endpoint for clients, for example `tcp://localhost:4161`.
+        dialect: `"native"`, or `"2010"` for brokers that speak nothing else. That one knows neither terms nor headers,
+            request ids, `enqueue`, `result` and `state`, and a failed job has no reason in it.
         timeout: seconds that a call waits, unless it says otherwise; None: for ever.
         resend: whether requests that were under way when the connection was lost are sent again.
+        terms: for all jobs that come without their own.
         context: where the socket is made; needed for `inproc://`. None: one of the client's own.
         requests_open_max: requests open at a time.
         requests_open_bytes_max: bytes of their bodies together.
@@ -57,15 +73,17 @@ class Client:
 
     Raises:
         EndpointError: the endpoint cannot be meant.
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or the dialect cannot say the terms.
     """
 
     def __init__(
         self,
         clients: str,
         *,
+        dialect: str = DIALECT_DEFAULT,
         timeout: float | None = None,
         resend: bool = True,
+        terms: Terms = USUAL_TERMS,
         context: zmq.Context[Any] | None = None,
         requests_open_max: int = REQUESTS_OPEN_MAX,
         requests_open_bytes_max: int = REQUESTS_OPEN_BYTES_MAX,
@@ -76,11 +94,20 @@ class Client:
         endpoint = parse_connect(clients)
         if endpoint.scheme == "inproc" and context is None:
             raise ValueError("inproc:// needs the context of the broker: Client(..., context=...)")
+        self._is_native = _is_native(dialect)
+        self._terms = terms
+        self._check_terms(terms)
+        self._job = USUAL if terms == USUAL_TERMS else Asking(Kind.JOB, terms)
         self._timeout_ns = _nanoseconds(timeout)
+        peer: Peer[Waiter]
+        if self._is_native:
+            peer = NativePeer(request_ids(), resend=resend, agent=f"relet {__version__}")
+        else:
+            peer = Peer2010(correlations(os.urandom(CORRELATION_SECRET_BYTES)), resend=resend)
         self._engine = Engine(
             endpoint,
             context,
-            resend=resend,
+            peer,
             open_max=requests_open_max,
             open_bytes_max=requests_open_bytes_max,
             body_bytes_max=body_bytes_max,
@@ -98,26 +125,55 @@ class Client:
         """What has happened so far; do not write to it."""
         return self._engine.peer.counters
 
-    def call(self, data: bytes, *, timeout: Timeout = ...) -> bytes:
+    # --- Call and wait.
+
+    def call(
+        self,
+        data: bytes,
+        *,
+        timeout: Timeout = ...,
+        terms: Terms | None = None,
+        headers: Mapping[str, str] | None = None,
+        request_id: bytes | None = None,
+    ) -> bytes:
         """The answer to one job.
 
         Args:
             data: the job's body.
             timeout: seconds; None: for ever; not given: the client's.
+            terms: not given: the client's.
+            headers: travel with the job to the worker.
+            request_id: 16 to 64 bytes; who asks under an id that is known, from this process or another, gets the
+                outcome of that job, and no new job is made. None: the library draws one.
 
         Raises:
-            JobFailed: the broker gave the job up (or a worker answered with one empty frame).
+            JobFailed: the broker gave the job up, and says why (in the 2010 dialect it does not, and a worker that
+                answers with one empty frame looks the same).
+            JobRefused: the broker did not take the job, nor would it later. While it is busy, the job waits here and is
+                offered again.
             TimeoutError: no answer in time. The job may still be done.
             BrokerLost: the connection was lost, and `resend` is off.
             ClientClosed: the client was closed meanwhile.
             UnexpectedAnswer: the answer has not one frame.
+            ValueError: an argument that cannot be, or that the dialect cannot say.
         """
-        answer: bytes = self._call(Call(_frame(data), self._in_nanoseconds(timeout)))
+        asking = self._asking(terms, headers)
+        answer: bytes = self._call(Call(_frame(data), self._in_nanoseconds(timeout), asking, self._id(request_id)))
         return answer
 
-    def call_multipart(self, frames: Sequence[bytes], *, timeout: Timeout = ...) -> list[bytes]:
+    def call_multipart(
+        self,
+        frames: Sequence[bytes],
+        *,
+        timeout: Timeout = ...,
+        terms: Terms | None = None,
+        headers: Mapping[str, str] | None = None,
+        request_id: bytes | None = None,
+    ) -> list[bytes]:
         """The answer to one job whose body and answer are several frames; otherwise as `call`."""
-        answer: list[bytes] = self._call(MultipartCall(_frames(frames), self._in_nanoseconds(timeout)))
+        asking = self._asking(terms, headers)
+        timeout_ns = self._in_nanoseconds(timeout)
+        answer: list[bytes] = self._call(MultipartCall(_frames(frames), timeout_ns, asking, self._id(request_id)))
         return answer
 
     def _call(self, call: Call) -> Any:
@@ -130,21 +186,61 @@ class Client:
             raise
         return call.result()
 
-    def submit(self, data: bytes, *, timeout: Timeout = ...) -> Future[bytes]:
-        """A future for the answer to one job; parameters and errors as for `call`.
+    # --- Call and look later, in this process.
+
+    def submit(
+        self,
+        data: bytes,
+        *,
+        timeout: Timeout = ...,
+        terms: Terms | None = None,
+        headers: Mapping[str, str] | None = None,
+        request_id: bytes | None = None,
+        on_partial: OnPartial | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> JobFuture[bytes]:
+        """A future for the answer to one job; other parameters and errors as for `call`.
 
         A future that is cancelled frees its place; its job may still be done. Callbacks run in the library's thread:
-        keep them short, and never wait in them.
+        keep them short, and never wait in them. `on_partial` is called with each `Partial` that the worker sends ahead
+        of its answer, `on_progress` with each `Progress`; what these two raise is logged.
         """
-        return self._submit(Submitted, _frame(data), timeout)
+        return self._submit(Submitted, _frame(data), timeout, terms, headers, request_id, on_partial, on_progress)
 
-    def submit_multipart(self, frames: Sequence[bytes], *, timeout: Timeout = ...) -> Future[list[bytes]]:
+    def submit_multipart(
+        self,
+        frames: Sequence[bytes],
+        *,
+        timeout: Timeout = ...,
+        terms: Terms | None = None,
+        headers: Mapping[str, str] | None = None,
+        request_id: bytes | None = None,
+        on_partial: OnPartial | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> JobFuture[list[bytes]]:
         """As `submit`, for bodies and answers of several frames."""
-        return self._submit(MultipartSubmitted, _frames(frames), timeout)
+        return self._submit(
+            MultipartSubmitted, _frames(frames), timeout, terms, headers, request_id, on_partial, on_progress
+        )
 
-    def _submit(self, kind: type[Submitted], body: Body, timeout: Timeout) -> Future[Any]:
-        future: CancellableFuture[Any] = CancellableFuture()
-        request = kind(body, self._in_nanoseconds(timeout), future)
+    def _submit(
+        self,
+        kind: type[Submitted],
+        body: Body,
+        timeout: Timeout,
+        terms: Terms | None,
+        headers: Mapping[str, str] | None,
+        request_id: bytes | None,
+        on_partial: OnPartial | None,
+        on_progress: OnProgress | None,
+    ) -> JobFuture[Any]:
+        follow = on_partial is not None or on_progress is not None
+        if follow:
+            self._need_native("on_partial and on_progress")
+        asking = self._asking(terms, headers, follow=follow)
+        name = self._id(request_id)
+        future: JobFuture[Any] = JobFuture()
+        request = kind(body, self._in_nanoseconds(timeout), asking, name, future, on_partial, on_progress)
         future.engine, future.request = self._engine, request
         try:
             self._engine.submit(request)
@@ -152,6 +248,128 @@ class Client:
             self._engine.abandon([request])
             raise
         return future
+
+    # --- Hand over, and ask later, from anywhere.
+
+    def enqueue(
+        self,
+        data: bytes | Sequence[bytes],
+        *,
+        timeout: Timeout = ...,
+        terms: Terms | None = None,
+        headers: Mapping[str, str] | None = None,
+        request_id: bytes | None = None,
+    ) -> Enqueued:
+        """Hand a job over, and return when the broker has taken it. Its outcome is there for `result`, from this
+        process or another, for as long as the broker keeps outcomes.
+
+        `data` is the job's body, or a sequence of its frames; other parameters as for `call`.
+
+        Raises:
+            As `call`, but for what concerns answers. After a TimeoutError or BrokerLost it is not known whether the
+            broker has the job; asking again under the same `request_id` is safe.
+        """
+        (outcome,) = self._enqueue([data], timeout, terms, headers, None if request_id is None else [request_id])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def enqueue_many(
+        self,
+        datas: Iterable[bytes | Sequence[bytes]],
+        *,
+        timeout: Timeout = ...,
+        terms: Terms | None = None,
+        headers: Mapping[str, str] | None = None,
+        request_ids: Sequence[bytes] | None = None,
+    ) -> list[Enqueued | Exception]:
+        """Hand many jobs over in as few messages as the broker's limits allow.
+
+        Each of `datas` is as in `enqueue`; `request_ids` are one for each of them; other parameters as for `call`.
+
+        Returns:
+            For each job, in order, what `enqueue` would return, or the exception that it would raise.
+        """
+        return self._enqueue(datas, timeout, terms, headers, request_ids)
+
+    def _enqueue(
+        self,
+        datas: Iterable[bytes | Sequence[bytes]],
+        timeout: Timeout,
+        terms: Terms | None,
+        headers: Mapping[str, str] | None,
+        request_ids: Sequence[bytes] | None,
+    ) -> list[Enqueued | Exception]:
+        self._need_native("enqueue")
+        engine, channel, timeout_ns = self._engine, Channel(), self._in_nanoseconds(timeout)
+        engine.must_not_wait()
+        asking = Asking(Kind.ENQUEUE, self._terms if terms is None else terms, headers)
+        bodies = [_body(data) for data in datas]
+        names = [b""] * len(bodies) if request_ids is None else [self._id(name) for name in request_ids]
+        if len(names) != len(bodies):
+            raise ValueError(f"{len(bodies)} jobs need as many request_ids, not {len(names)}")
+        requests = [
+            Mapped(body, timeout_ns, asking, channel, index, name)
+            for index, (body, name) in enumerate(zip(bodies, names, strict=True))
+        ]
+        no_room = TimeoutError("too many requests were open all the time")
+        outcomes: list[Any] = [no_room] * len(requests)
+        try:
+            left = engine.submit_all(requests)
+            while left:
+                batch = channel.batches.get()
+                left -= len(batch)
+                for index, outcome in batch:
+                    outcomes[index] = outcome
+        except BaseException:  # as in `_call`
+            engine.abandon(requests)
+            raise
+        return outcomes
+
+    def result(self, request_id: bytes | None = None, *, job_id: bytes | None = None, timeout: Timeout = ...) -> bytes:
+        """The answer to a job that was handed over before: now where it is there, else when it comes.
+
+        Args:
+            request_id: what it was submitted under, or instead
+            job_id: what the broker calls it (`Enqueued.job_id`).
+            timeout: seconds; None: for ever; not given: the client's.
+
+        Raises:
+            JobFailed: it has ended otherwise.
+            JobUnknown: nobody has submitted it to this broker.
+            JobExpired: there may have been such a job, and nothing of it is kept.
+            TimeoutError, ClientClosed, UnexpectedAnswer, ValueError: as `call`.
+        """
+        answer: bytes = self._call(self._question(Call, Kind.RESULT, request_id, job_id, timeout))
+        return answer
+
+    def result_multipart(
+        self, request_id: bytes | None = None, *, job_id: bytes | None = None, timeout: Timeout = ...
+    ) -> list[bytes]:
+        """As `result`, for answers of several frames."""
+        answer: list[bytes] = self._call(self._question(MultipartCall, Kind.RESULT, request_id, job_id, timeout))
+        return answer
+
+    def state(
+        self, request_id: bytes | None = None, *, job_id: bytes | None = None, timeout: Timeout = ...
+    ) -> JobStatus:
+        """Where a job stands; parameters as for `result`. A job that is not known has a state, too."""
+        status: JobStatus = self._call(self._question(Call, Kind.STATE, request_id, job_id, timeout))
+        return status
+
+    def _question(
+        self, call: type[Call], kind: Kind, request_id: bytes | None, job_id: bytes | None, timeout: Timeout
+    ) -> Call:
+        self._need_native(kind.value)
+        if (request_id is None) == (job_id is None):
+            raise ValueError("say which job: request_id or job_id, and not both")
+        if job_id is None:
+            return call(b"", self._in_nanoseconds(timeout), Asking(kind), self._id(request_id))
+        if len(job_id) != JOB_ID_BYTES:
+            raise ValueError(f"a job_id has {JOB_ID_BYTES} bytes, not {len(job_id)}")
+        return call(b"", self._in_nanoseconds(timeout), Asking(kind, by_job=True), bytes(job_id))
+
+    # --- Many.
 
     @overload
     def map(
@@ -161,6 +379,8 @@ class Client:
         window: int = ...,
         ordered: bool = ...,
         timeout: Timeout = ...,
+        terms: Terms | None = ...,
+        headers: Mapping[str, str] | None = ...,
         return_exceptions: Literal[False] = ...,
     ) -> Iterator[bytes]: ...
 
@@ -172,6 +392,8 @@ class Client:
         window: int = ...,
         ordered: bool = ...,
         timeout: Timeout = ...,
+        terms: Terms | None = ...,
+        headers: Mapping[str, str] | None = ...,
         return_exceptions: bool,
     ) -> Iterator[bytes | Exception]: ...
 
@@ -182,6 +404,8 @@ class Client:
         window: int = WINDOW_DEFAULT,
         ordered: bool = True,
         timeout: Timeout = ...,
+        terms: Terms | None = None,
+        headers: Mapping[str, str] | None = None,
         return_exceptions: bool = False,
     ) -> Iterator[bytes] | Iterator[bytes | Exception]:
         """The answers to many jobs, while they come.
@@ -194,6 +418,8 @@ class Client:
             window: jobs that are under way, or done and not yet handed on, at a time.
             ordered: in the order of `datas`; else as they come.
             timeout: seconds for each job, from when it is read; as in `call`.
+            terms: of all of them; as in `call`.
+            headers: of all of them; as in `call`.
             return_exceptions: hand errors on in the place of answers; else the first one is raised and ends it.
 
         Raises:
@@ -201,10 +427,17 @@ class Client:
         """
         if window < 1:
             raise ValueError("window must be at least 1")
-        return self._map(iter(datas), window, self._in_nanoseconds(timeout), ordered, return_exceptions)
+        asking = self._asking(terms, headers)
+        return self._map(iter(datas), window, self._in_nanoseconds(timeout), asking, ordered, return_exceptions)
 
     def _map(
-        self, datas: Iterator[bytes], window: int, timeout_ns: int | None, ordered: bool, return_exceptions: bool
+        self,
+        datas: Iterator[bytes],
+        window: int,
+        timeout_ns: int | None,
+        asking: Asking,
+        ordered: bool,
+        return_exceptions: bool,
     ) -> Generator[Any, None, None]:
         engine, channel = self._engine, Channel()
         submit, batches = engine.submit, channel.batches
@@ -231,7 +464,7 @@ class Client:
                     except StopIteration:
                         more = False
                         continue
-                    requests[index] = request = Mapped(_frame(data), timeout_ns, channel, index)
+                    requests[index] = request = Mapped(_frame(data), timeout_ns, asking, channel, index)
                     try:
                         submit(request)
                     except TimeoutError as error:  # there was no room
@@ -244,6 +477,8 @@ class Client:
         finally:
             if requests:
                 engine.abandon(list(requests.values()))
+
+    # --- The end.
 
     def close(self) -> None:
         """End the client; idempotent. What is open ends with `ClientClosed`."""
@@ -260,6 +495,51 @@ class Client:
 
     def _in_nanoseconds(self, timeout: Timeout) -> int | None:
         return self._timeout_ns if timeout is ... else _nanoseconds(timeout)
+
+    def _asking(self, terms: Terms | None, headers: Mapping[str, str] | None, *, follow: bool = False) -> Asking:
+        """How a job on these terms is asked for."""
+        if terms is None and not headers and not follow:
+            return self._job
+        if headers:
+            self._need_native("headers")
+        if terms is not None:
+            self._check_terms(terms)
+        return Asking(Kind.JOB, self._terms if terms is None else terms, headers, follow=follow)
+
+    def _check_terms(self, terms: Terms) -> None:
+        if not self._is_native and (unusual := terms.unusual()):
+            raise ValueError(
+                f"the 2010 dialect cannot say {', '.join(unusual)}: leave that out of the terms, or use"
+                ' dialect="native"'
+            )
+
+    def _need_native(self, what: str) -> None:
+        if not self._is_native:
+            raise ValueError(f'the 2010 dialect has no {what}: use dialect="native"')
+
+    def _id(self, request_id: bytes | None) -> bytes:
+        """A request id of the caller's as the peer wants it, which draws one where it is b""."""
+        if request_id is None:
+            return b""
+        self._need_native("request_id")
+        if not REQUEST_ID_BYTES_MIN <= len(request_id) <= REQUEST_ID_BYTES_MAX:
+            raise ValueError(
+                f"a request_id has {REQUEST_ID_BYTES_MIN} to {REQUEST_ID_BYTES_MAX} bytes, not {len(request_id)}: take"
+                " 16 random ones, or the SHA-256 of what makes the request the same"
+            )
+        return _frame(request_id)
+
+
+def _is_native(dialect: str) -> bool:
+    if dialect in (DIALECT_NATIVE, DIALECT_2010):
+        return dialect == DIALECT_NATIVE
+    near = difflib.get_close_matches(str(dialect), (DIALECT_NATIVE, DIALECT_2010), 1)
+    did_you_mean = f": did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"dialect must be {DIALECT_NATIVE!r} or {DIALECT_2010!r}, not {dialect!r}{did_you_mean}")
+
+
+def _body(data: bytes | Sequence[bytes]) -> Body:
+    return _frame(data) if isinstance(data, bytes | bytearray | memoryview) else _frames(data)
 
 
 def _frame(data: object) -> bytes:

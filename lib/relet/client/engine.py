@@ -2,14 +2,13 @@
 
 The callers put requests into an inbox; the thread takes all that has gathered there since its last turn, hands it to
 the peer, and sends it in one call. It owns the socket, sleeps while nothing happens, and runs no code of the user's but
-the callbacks of futures.
+callbacks. Which dialect is spoken is the peer's business.
 """
 
 from __future__ import annotations
 
 import collections
 import logging
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -17,9 +16,9 @@ from typing import Final, TypeVar
 
 import zmq
 
-from relet.client.errors import BrokerLost, ClientClosed, JobFailed, UnexpectedAnswer
-from relet.client.peer import CORRELATION_SECRET_BYTES, FAILURE, ClientPeer, Request
-from relet.client.waiting import Channel, Mapped, Outcome, Waiter
+from relet.client.errors import ClientClosed
+from relet.client.peer import Outcome, Peer
+from relet.client.waiting import Channel, Mapped, Waiter
 from relet.events import Event
 from relet.transport.endpoints import Endpoint
 from relet.transport.link import (
@@ -41,6 +40,9 @@ CLOSE_SECONDS_MAX: Final = 2.0
 REFUSALS_LOGGED_EVERY_NS: Final = 1_000_000_000
 """Bad frames and unknown answers are logged at most this often, with their count."""
 
+CALLBACK_FAILED: Final = "callback_failed"
+"""Event: a callback for partial results or progress raised (error, with the traceback). error"""
+
 T = TypeVar("T")
 
 
@@ -53,13 +55,13 @@ class Engine:
         self,
         endpoint: Endpoint,
         context: Context | None,
+        peer: Peer[Waiter],
         *,
-        resend: bool,
         open_max: int,
         open_bytes_max: int,
         body_bytes_max: int,
     ) -> None:
-        self.peer: ClientPeer[Waiter] = ClientPeer(os.urandom(CORRELATION_SECRET_BYTES), resend=resend)
+        self.peer = peer
         self.connected = False
         self._open_max = open_max
         self._open_bytes_max = open_bytes_max
@@ -89,10 +91,7 @@ class Engine:
         time is up before there is room, and ValueError where its body is too large.
         """
         if request.bytes > self._body_bytes_max:
-            raise ValueError(
-                f"a body of {request.bytes:,} bytes is above body_bytes_max ({self._body_bytes_max:,}): "
-                "send less, or raise the broker's --body-bytes-max and the client's"
-            )
+            raise self._too_large(request)
         with self._lock:
             if (self._open >= self._open_max or self._open_bytes + request.bytes > self._open_bytes_max) and self._open:
                 self._await_room(request)
@@ -104,17 +103,48 @@ class Engine:
         if self._alarm.asleep:
             self._alarm.ring()
 
+    def submit_all(self, requests: Sequence[Waiter]) -> int:
+        """Open many requests so that they can go in one message; otherwise as `submit`.
+
+        Returns how many were opened: fewer than all where there was no room for the others in time.
+        """
+        for request in requests:
+            if request.bytes > self._body_bytes_max:
+                raise self._too_large(request)
+        with self._lock:  # the thread is not rung before all are there, but where it has to make room
+            opened = 0
+            for request in requests:
+                if self._open and not self._has_room(request):
+                    self._alarm.ring()
+                    try:
+                        self._await_room(request)
+                    except TimeoutError:
+                        break
+                if self._closed_because:
+                    raise ClientClosed(self._closed_because)
+                self._open += 1
+                self._open_bytes += request.bytes
+                self._inbox.append(request)
+                opened += 1
+        self._alarm.ring()
+        return opened
+
+    def _too_large(self, request: Waiter) -> ValueError:
+        return ValueError(
+            f"a body of {request.bytes:,} bytes is above body_bytes_max ({self._body_bytes_max:,}): "
+            "send less, or raise the broker's --body-bytes-max and the client's"
+        )
+
+    def _has_room(self, request: Waiter) -> bool:
+        return self._open < self._open_max and self._open_bytes + request.bytes <= self._open_bytes_max
+
     def _await_room(self, request: Waiter) -> None:
         if threading.get_ident() == self._thread.ident:
             raise RuntimeError("a future's callback must not wait, and too many requests are open to submit another")
         deadline = None if request.timeout_ns is None else time.monotonic_ns() + request.timeout_ns
         self._waiting_for_room += 1
         try:
-            while (
-                not self._closed_because
-                and self._open
-                and (self._open >= self._open_max or self._open_bytes + request.bytes > self._open_bytes_max)
-            ):
+            while not self._closed_because and self._open and not self._has_room(request):
                 left = None if deadline is None else (deadline - time.monotonic_ns()) / 1e9
                 if left is not None and left <= 0:
                     raise TimeoutError("too many requests were open all the time")
@@ -211,65 +241,78 @@ class Engine:
         peer, inbox = self.peer, self._inbox
         messages = link.receive(TURN_MESSAGES_MAX)
         if messages:
-            self._answered(messages)
+            self._hear(messages, now)
         for news in link.news(now):
-            self._hear(news, link, now)
+            self._learn(news, link, now)
         unwanted = _take_all(self._unwanted)  # before the inbox, where their requests may still be
         if inbox:
             peer.submit(_take_all(inbox), now)
         for requests in unwanted:
-            ended = peer.abandon(requests)
-            self._make_room(len(ended), sum(request.bytes for request in ended))
-            for request in ended:
-                request.dropped()
+            self._drop(requests)
         due = peer.due
         if due is not None and due <= now:
-            expired = peer.expire(now)
-            self._deliver([(request, _no_answer(request)) for request in expired])
+            self._deliver(peer.expire(now))
+            if peer.deaf:
+                self._lose(link, now, why="the broker was silent for too long")
         stuck = False
-        outgoing = peer.outgoing(TURN_MESSAGES_MAX)
+        outgoing = peer.outgoing(TURN_MESSAGES_MAX, now)
         if outgoing:
             sent = link.send(outgoing)
-            peer.sent(sent)
+            peer.sent(sent, now)
             stuck = sent < len(outgoing)
+        self.connected = peer.ready
+        self._log_notices()
         self._log_refusals(now)
-        return len(messages) < TURN_MESSAGES_MAX and (stuck or not (peer.connected and peer.unsent)), stuck
+        return len(messages) < TURN_MESSAGES_MAX and (stuck or not peer.wants_to_send), stuck
+
+    def _drop(self, requests: Sequence[Waiter]) -> None:
+        ended = self.peer.abandon(requests)
+        self._make_room(len(ended), sum(request.bytes for request in ended))
+        for request in ended:
+            request.dropped()
 
     def _idle(self) -> bool:
         return not (self._inbox or self._unwanted or self._closed_because)
 
-    def _hear(self, news: News, link: Link, now: int) -> None:
-        peer, log, endpoint = self.peer, self._log, self._endpoint.url
+    def _learn(self, news: News, link: Link, now: int) -> None:
+        peer = self.peer
         if news is News.CONNECTED:
-            peer.became_connected()
-            self.connected = True
-            log.say(logging.INFO, Event.BROKER_CONNECTED, endpoint=endpoint)
+            peer.became_connected(now)
         elif news is News.LOST:
-            while messages := link.receive(TURN_MESSAGES_MAX):
-                self._answered(messages)
-            self.connected = False
-            link.rebuild(now)
-            log.say(logging.WARNING, Event.BROKER_LOST, endpoint=endpoint, requests_open=len(peer))
-            self._deliver([(request, BrokerLost(f"the connection to {endpoint} was lost")) for request in peer.lost()])
+            self._lose(link, now, why="the connection went")
         else:
-            log.say(logging.WARNING, Event.BROKER_UNREACHABLE, endpoint=endpoint, requests_open=len(peer))
+            self._log.say(
+                logging.WARNING, Event.BROKER_UNREACHABLE, endpoint=self._endpoint.url, requests_open=len(peer)
+            )
 
-    def _answered(self, messages: list[tuple[bytes, ...]]) -> None:
-        settled: list[tuple[Waiter, Outcome]] = []
-        failed = 0
-        for request, frames in self.peer.received(messages):
-            if len(frames) == 1 and frames[0] and not request.multipart:  # nearly always
-                settled.append((request, frames[0]))
-            elif frames == FAILURE:
-                failed += 1
-                settled.append((request, JobFailed("the broker gave the job up")))
-            elif request.multipart:
-                settled.append((request, list(frames)))
-            else:
-                settled.append((request, UnexpectedAnswer(frames)))
-        self.peer.counters.failed += failed
+    def _lose(self, link: Link, now: int, *, why: str) -> None:
+        while messages := link.receive(TURN_MESSAGES_MAX):
+            self._hear(messages, now)
+        peer, endpoint = self.peer, self._endpoint.url
+        self.connected = False
+        self._log_notices()
+        link.rebuild(now)
+        self._log.say(logging.WARNING, Event.BROKER_LOST, endpoint=endpoint, requests_open=len(peer), why=why)
+        self._deliver(peer.lost(f"the connection to {endpoint} was lost: {why}"))
+
+    def _hear(self, messages: list[tuple[bytes, ...]], now: int) -> None:
+        """Tell callers what these messages mean: followers first, because outcomes come last of all."""
+        settled = self.peer.received(messages, now)
+        if self.peer.followed:
+            self._tell_followers()
         if settled:
             self._deliver(settled)
+
+    def _tell_followers(self) -> None:
+        followed = self.peer.followed.copy()
+        self.peer.followed.clear()
+        for request, told in followed:
+            try:
+                request.follow(told)
+            except Exception as error:  # noqa: BLE001 - the user's
+                self._log.say(
+                    logging.ERROR, CALLBACK_FAILED, exc_info=True, error=repr(error), endpoint=self._endpoint.url
+                )
 
     def _deliver(self, settled: list[tuple[Waiter, Outcome]]) -> None:
         """Make room first, so that who wakes up by an outcome finds it; then tell.
@@ -305,6 +348,13 @@ class Engine:
             if self._waiting_for_room:
                 self._room.notify_all()
 
+    def _log_notices(self) -> None:
+        notices = self.peer.notices
+        if notices:
+            for notice in notices:
+                self._log.say(notice.level, notice.event, endpoint=self._endpoint.url, **notice.fields)
+            notices.clear()
+
     def _log_refusals(self, now: int) -> None:
         counters = self.peer.counters
         count = counters.answers_unknown + counters.frames_refused
@@ -327,7 +377,3 @@ def _take_all(items: collections.deque[T]) -> list[T]:
 def _caused(error: Exception, cause: BaseException | None) -> Exception:
     error.__cause__ = cause
     return error
-
-
-def _no_answer(request: Request) -> TimeoutError:
-    return TimeoutError(f"no answer within {(request.timeout_ns or 0) / 1e9:g} s")

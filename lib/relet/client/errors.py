@@ -2,17 +2,85 @@
 
 from __future__ import annotations
 
+from relet.messages import Entry
+
 
 class ClientError(Exception):
     """All of the client's own errors."""
 
 
 class JobFailed(ClientError):
-    """The broker has given the job up: its tries are spent, or it can never be done.
+    """The job has ended, and not well: its tries are spent, it failed for good, or it was cancelled.
 
-    In the 2010 dialect this is one empty frame and carries no reason. A worker that answers with one empty frame looks
-    the same.
+    In the 2010 dialect this is one empty frame and carries no reason; a worker that answers with one empty frame looks
+    the same. There only the text is set.
+
+    Args:
+        message: the text, where there is nothing to make one of.
+        state: `discarded` or `cancelled`; "" where it is not known, as for all that follows.
+        reason: the rule that ended it: `tries_spent`, `handovers_spent`, `failed`, `asker_gone`, `broker_stopped`.
+        kind: the name of the last failure's error, as its worker said it.
+        text: its text.
+        attempts: how many counted.
+        ledger: the attempts that did not lead to an answer, oldest first.
+        request_id: what it was asked under.
     """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        state: str = "",
+        reason: str = "",
+        kind: str = "",
+        text: str = "",
+        attempts: int = 0,
+        ledger: tuple[Entry, ...] = (),
+        request_id: bytes = b"",
+    ) -> None:
+        super().__init__(message or _line(state, reason, kind, text, attempts, ledger))
+        self.state = state
+        self.reason = reason
+        self.kind = kind
+        self.text = text
+        self.attempts = attempts
+        self.ledger = ledger
+        self.request_id = request_id
+
+
+def _line(state: str, reason: str, kind: str, text: str, attempts: int, ledger: tuple[Entry, ...]) -> str:
+    """One line of all that is known, the last failure at its end."""
+    line = f"the job was {state}"
+    if reason:
+        line += f" ({reason})"
+    line += f" after {attempts} attempt{'' if attempts == 1 else 's'}"
+    last = ": ".join(part for part in (kind, text) if part)
+    if not last and ledger:
+        last = f"the last one {ledger[-1].cause}"
+    return " ".join(f"{line}: {last}".split()) if last else line
+
+
+class JobRefused(ClientError):
+    """The broker did not take the job, and would not take it later either.
+
+    `code` is a word for programs (`too_large`, `conflict`, `expired`, `bad_request` ...: docs/protocol.md, message
+    `submitted`), `text` a sentence for people.
+    """
+
+    def __init__(self, code: str, text: str = "") -> None:
+        super().__init__(f"{code}: {text}" if text else code)
+        self.code = code
+        self.text = text
+
+
+class JobUnknown(ClientError):
+    """The broker knows of no job under this id, and it is too young to have been forgotten: nobody has submitted it to
+    this broker.
+    """
+
+
+class JobExpired(ClientError):
+    """There may have been a job under this id, and nothing of it is kept any more."""
 
 
 class BrokerLost(ClientError):
@@ -24,11 +92,11 @@ class ClientClosed(ClientError):
 
 
 class UnexpectedAnswer(ClientError):
-    """`call`, `submit` and `map` expect an answer of one frame, and this job's has another number of frames.
+    """`call`, `submit`, `map` and `result` expect an answer of one frame, and this job's has another number of frames.
 
-    `frames` holds the answer; `call_multipart` and `submit_multipart` take any.
+    `frames` holds the answer; the calls whose names end with `_multipart` take any.
     """
 
     def __init__(self, frames: tuple[bytes, ...]) -> None:
-        super().__init__(f"the answer has {len(frames)} frames, not one: use call_multipart or submit_multipart")
+        super().__init__(f"the answer has {len(frames)} frames, not one: use the call for several, with _multipart")
         self.frames = frames

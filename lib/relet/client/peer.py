@@ -1,74 +1,99 @@
-"""The client's side of the wire, without sockets, threads or clock: requests go in, messages and outcomes come out.
+"""What a client's two dialects share: its open requests, without sockets, threads or clock.
 
-A request is open from `submit` until it was answered, has expired, or was abandoned. Each gets a correlation frame that
-stands before the delimiter; it is part of the return path, so every broker brings it back. It begins with bytes that
-only this client knows and ends with a count, so an answer that names an open request is the answer to that request, and
-anything else - a second answer, one that came too late, nonsense - is counted and dropped.
+A request is open from `submit` until it has ended: answered, refused, expired, or abandoned. It has a table key of its
+own, which is what it is called on the wire, but for the few requests of which several may carry one name.
 
-    not sent --outgoing, sent--> sent --received--> answered
+    not sent --outgoing, sent--> sent --received--> ended
         ^                          |
-        +---------- lost ----------+      (with `resend`: same correlation, in the order of submission)
+        +---------- lost ----------+      (with `resend`: under the same name, in the order of submission)
 
-Requests that are open are kept in the order in which they came, and those not yet sent a second time in a table of
-their own: both are exact, so whatever ends early leaves nothing behind. Deadlines are in a heap that holds no request;
-entries of requests that have ended stay until they are half of it, then it is built anew. Deadlines that grow, which is
-what one timeout for all gives, enter a heap at its end, for the price of one comparison.
+Requests that are open are kept in the order in which they came, and those not yet sent in a table of their own: both
+are exact, so whatever ends early leaves nothing behind. Deadlines are in a heap that holds no request; entries of
+requests that have ended stay until they are half of it, then it is built anew. Deadlines that grow, which is what one
+timeout for all gives, enter a heap at its end, for the price of one comparison.
 
-Time is an argument: monotonic nanoseconds.
+A `Peer` is the seam between the library's thread and a dialect: `peer2010` and `peer_native` derive from it, and the
+thread knows no other difference between them. Time is an argument: monotonic nanoseconds.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
-from itertools import islice
-from typing import Final, Generic, TypeAlias, TypeVar
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
-CORRELATION_SECRET_BYTES: Final = 10
-CORRELATION_COUNT_BYTES: Final = 6
+from relet.client.errors import BrokerLost, UnexpectedAnswer
+from relet.client.terms import Asking, Kind
+from relet.client.told import Enqueued, JobStatus, Partial, Progress
+
 STALE_DEADLINES_MIN: Final = 256
 """Below so many a heap is not worth building anew."""
-
-DELIMITER: Final = b""
-FAILURE: Final = (b"",)
-"""The 2010 dialect's way to say that the job was given up: an answer of one empty frame."""
-
 
 Body: TypeAlias = bytes | tuple[bytes, ...]
 """Opaque frames: the frame itself where there is one, else a tuple of them."""
 
+Outcome: TypeAlias = "bytes | list[bytes] | Enqueued | JobStatus | Exception"
+"""How a request ends: by its answer, by what else it asked for, or by an error."""
+
+USUAL: Final = Asking()
+"""A job on the usual terms."""
+
 
 class Request:
-    """One job that a client wants done. Shells derive from it to add who waits for the outcome.
+    """One thing that a client wants of the broker. Shells derive from it to add who waits for the outcome.
 
     Args:
         body: the job's frame, or a tuple of frames.
         timeout_ns: how long the caller waits, in nanoseconds from `submit`; None: for ever.
+        asking: what is wanted, and on what terms.
+        name: the request id, or the job id, where the caller has one; else the peer draws one.
     """
 
-    __slots__ = ("body", "bytes", "correlation", "timeout_ns")
+    __slots__ = ("asked_at", "asking", "body", "bytes", "key", "name", "timeout_ns")
 
-    def __init__(self, body: Body, timeout_ns: int | None = None) -> None:
+    multipart = False
+    """Whether the caller takes an answer of any number of frames."""
+
+    def __init__(self, body: Body, timeout_ns: int | None = None, asking: Asking = USUAL, name: bytes = b"") -> None:
         self.body: Body = body
         self.timeout_ns = timeout_ns
-        self.correlation = b""
+        self.asking = asking
+        self.name = name
+        """What it is called on the wire: in the native dialect its request id, in that of 2010 the correlation."""
+        self.key = b""
+        """Its place in the peer's tables."""
+        self.asked_at = 0
+        """When it was first sent, monotonic nanoseconds; 0: never yet."""
         self.bytes = len(body) if isinstance(body, bytes) else sum(map(len, body))
+
+    def learn(self, headers: dict[str, str] | None, again: bool) -> None:
+        """The outcome, which follows, came with headers, or from a broker that may have had the job done again."""
 
 
 R = TypeVar("R", bound=Request)
 
-Message: TypeAlias = tuple[bytes, bytes, Body]
-"""Correlation, delimiter, body: the pump flattens a tuple."""
+Message: TypeAlias = tuple[Any, ...]
+"""Frames; the pump flattens tuples among them."""
+
+
+def answer_of(frames: tuple[bytes, ...], *, multipart: bool) -> Outcome:
+    """The outcome that an answer of these frames is for who takes several, or one alone."""
+    if multipart:
+        return list(frames)
+    return frames[0] if len(frames) == 1 else UnexpectedAnswer(frames)
 
 
 class Counters(msgspec.Struct):
     """What has happened since the client was made. Read it from any thread; each number only grows."""
 
     submitted: int = 0
+    """Requests of every kind."""
     answered: int = 0
-    """Outcomes that reached their request, failures included."""
+    """Requests that ended by what the broker said of them: answers, failures, acknowledgements, refusals."""
     failed: int = 0
     """Of these, the jobs that the broker gave up."""
     expired: int = 0
@@ -76,32 +101,55 @@ class Counters(msgspec.Struct):
     abandoned: int = 0
     """Requests that nobody wanted any more: cancelled futures, iterators closed early."""
     resent: int = 0
-    """Requests sent again after the connection was lost."""
+    """Requests sent again after the connection, or the session, was lost."""
     losses: int = 0
     """Connections lost."""
     answers_unknown: int = 0
     """Answers to no open request: late, double, or not ours."""
     frames_refused: int = 0
-    """Messages that are no answers at all."""
+    """Messages that are none: no signature, a header that cannot be read."""
+    refused: int = 0
+    """Of those answered, the requests that the broker refused for good."""
+    refused_busy: int = 0
+    """Refusals because of a limit, or of a broker that stops; each request is asked again later."""
+    answered_again: int = 0
+    """Outcomes of jobs that an earlier broker may have had done before."""
+    outcomes_missed: int = 0
+    """Outcomes that the broker has told and that never came; what was open was asked again."""
+    errors: int = 0
+    """What the broker could not take of us, and said so, where it is not part of the protocol's course."""
+    followed: int = 0
+    """Partial results and notes of progress that reached their request."""
 
 
-class ClientPeer(Generic[R]):
+class Notice(msgspec.Struct, frozen=True):
+    """Something that whoever looks after the program should know: a line of the log."""
+
+    level: int
+    event: str
+    fields: dict[str, Any] = {}
+
+
+class Peer(ABC, Generic[R]):
     """All open requests of one client.
 
     Args:
-        secret: `CORRELATION_SECRET_BYTES` random bytes, drawn anew for every client.
+        names: names for requests, unguessable, and never one twice.
         resend: whether requests that were sent are sent again when the connection was lost.
     """
 
-    def __init__(self, secret: bytes, *, resend: bool = True) -> None:
-        if len(secret) != CORRELATION_SECRET_BYTES:
-            msg = f"secret must have {CORRELATION_SECRET_BYTES} bytes"
-            raise ValueError(msg)
+    def __init__(self, names: Iterator[bytes], *, resend: bool = True) -> None:
         self.counters = Counters()
-        self.connected = False
-        self._secret = secret
+        self.ready = False
+        """Whether the broker is there, and jobs may be sent."""
+        self.deaf = False
+        """Whether the broker has been silent for too long, though it was asked: the connection should be given up."""
+        self.notices: list[Notice] = []
+        """What is to be logged; whoever logs it clears it."""
+        self.followed: list[tuple[R, Partial | Progress]] = []
+        """What followers are to be told, before the outcomes of the same `received`; whoever tells it clears it."""
+        self._names = names
         self._resend = resend
-        self._count = 0
         self._open: dict[bytes, R] = {}
         self._unsent: dict[bytes, R] = {}
         self._deadlines: list[tuple[int, bytes]] = []
@@ -115,87 +163,80 @@ class ClientPeer(Generic[R]):
         """How many open requests wait to be sent."""
         return len(self._unsent)
 
+    @property
+    @abstractmethod
+    def wants_to_send(self) -> bool:
+        """Whether `outgoing` would give something."""
+
     def submit(self, requests: Iterable[R], now: int) -> None:
         """Open these requests, in order; their timeouts begin `now`."""
-        secret, count, opened, unsent = self._secret, self._count, self._open, self._unsent
+        names, opened, unsent = self._names, self._open, self._unsent
+        submitted = 0
         for request in requests:
-            count += 1
-            request.correlation = correlation = secret + count.to_bytes(CORRELATION_COUNT_BYTES, "big")
-            opened[correlation] = unsent[correlation] = request
+            submitted += 1
+            if request.name or request.asking.kind is not Kind.JOB:
+                self._open_named(request)
+            else:
+                request.name = request.key = name = next(names)
+                opened[name] = unsent[name] = request
             if request.timeout_ns is not None:
                 self._timed += 1
-                heapq.heappush(self._deadlines, (now + request.timeout_ns, correlation))
-        self.counters.submitted += count - self._count
-        self._count = count
+                heapq.heappush(self._deadlines, (now + request.timeout_ns, request.key))
+        self.counters.submitted += submitted
 
-    def became_connected(self) -> None:
-        """The broker is there: whatever waits may be sent."""
-        self.connected = True
+    @abstractmethod
+    def _open_named(self, request: R) -> None:
+        """Open a request that came with a name, or that is no plain job."""
 
-    def lost(self) -> list[R]:
-        """The connection went. Returns the requests that end by this: with `resend` none, else all that were sent."""
-        self.connected = False
-        self.counters.losses += 1
-        sent = len(self._open) - len(self._unsent)
-        if self._resend:
-            self.counters.resent += sent
-            self._unsent = dict(self._open)
-            return []
-        unsent = self._unsent
-        ended = [request for correlation, request in self._open.items() if correlation not in unsent]
-        for request in ended:
-            self._forget(request)
-        return ended
+    @abstractmethod
+    def became_connected(self, now: int) -> None:
+        """The connection stands."""
 
-    def outgoing(self, messages_max: int) -> list[Message]:
-        """The next messages to send, at most so many; [] while there is no connection. Then say how many were
-        `sent`.
+    def lost(self, why: str) -> list[tuple[R, Outcome]]:
+        """The connection went. Returns the requests that end by this: with `resend` none, else all jobs that were
+        sent.
         """
-        if not self.connected or not self._unsent:
-            return []
-        return [(c, DELIMITER, r.body) for c, r in islice(self._unsent.items(), messages_max)]
+        self.ready = self.deaf = False
+        self.counters.losses += 1
+        return self._begin_again(why)
 
-    def sent(self, count: int) -> None:
-        """The first so many of `outgoing` went."""
+    def _begin_again(self, why: str) -> list[tuple[R, Outcome]]:
+        """Nothing that was sent is known to have arrived: all of it waits to be sent again, or ends."""
         unsent = self._unsent
-        if count == len(unsent):
-            self._unsent = {}
+        sent = len(self._open) - len(unsent)
+        if not self._resend:
+            ended = [r for key, r in self._open.items() if key not in unsent and r.asking.submits]
+            for request in ended:
+                self._forget(request)
+            sent -= len(ended)
         else:
-            for correlation in list(islice(unsent, count)):
-                del unsent[correlation]
+            ended = []
+        self.counters.resent += sent
+        self._unsent = dict(self._open)
+        return [(request, BrokerLost(why)) for request in ended]
 
-    def received(self, messages: Iterable[tuple[bytes, ...]]) -> list[tuple[R, tuple[bytes, ...]]]:
-        """The requests that these messages answer, each with the frames of its answer."""
-        answered: list[tuple[R, tuple[bytes, ...]]] = []
-        pop, unsent = self._open.pop, self._unsent
-        unknown = 0
-        for message in messages:
-            if len(message) < 2 or message[1]:
-                self.counters.frames_refused += 1
-                continue
-            request = pop(message[0], None)
-            if request is None:
-                unknown += 1
-                continue
-            if request.timeout_ns is not None:
-                self._timed -= 1
-            if unsent:
-                unsent.pop(message[0], None)
-            answered.append((request, message[2:]))
-        self.counters.answered += len(answered)
-        self.counters.answers_unknown += unknown
-        return answered
+    @abstractmethod
+    def outgoing(self, messages_max: int, now: int) -> list[Message]:
+        """The next messages to send, at most so many; [] while nothing can be said. Then say how many were `sent`."""
+
+    @abstractmethod
+    def sent(self, count: int, now: int) -> None:
+        """The first so many of `outgoing` went."""
+
+    @abstractmethod
+    def received(self, messages: Iterable[tuple[bytes, ...]], now: int) -> list[tuple[R, Outcome]]:
+        """The requests that end by these messages. Nothing that a broker says raises an error."""
 
     def abandon(self, requests: Iterable[R]) -> list[R]:
         """Nobody wants these any more. Returns those that were open; their answers will be unknown."""
-        ended = [request for request in requests if self._open.get(request.correlation) is request]
+        ended = [request for request in requests if self._open.get(request.key) is request]
         for request in ended:
             self._forget(request)
         self.counters.abandoned += len(ended)
         return ended
 
-    def expire(self, now: int) -> list[R]:
-        """End the requests whose time is up, and return them."""
+    def expire(self, now: int) -> list[tuple[R, Outcome]]:
+        """Do what is due, and end the requests whose time is up."""
         deadlines, ended = self._deadlines, []
         while deadlines and deadlines[0][0] <= now:
             request = self._open.get(heapq.heappop(deadlines)[1])
@@ -203,11 +244,11 @@ class ClientPeer(Generic[R]):
                 self._forget(request)
                 ended.append(request)
         self.counters.expired += len(ended)
-        return ended
+        return [(r, TimeoutError(f"no answer within {(r.timeout_ns or 0) / 1e9:g} s")) for r in ended]
 
     @property
     def due(self) -> int | None:
-        """When the next request expires; None where none does."""
+        """When `expire` has something to do; None where never."""
         deadlines, opened = self._deadlines, self._open
         while deadlines and deadlines[0][1] not in opened:
             heapq.heappop(deadlines)
@@ -226,7 +267,13 @@ class ClientPeer(Generic[R]):
         return ended
 
     def _forget(self, request: R) -> None:
-        del self._open[request.correlation]
-        self._unsent.pop(request.correlation, None)
+        del self._open[request.key]
+        self._unsent.pop(request.key, None)
         if request.timeout_ns is not None:
             self._timed -= 1
+
+    def _say(self, level: int, event: str, **fields: Any) -> None:
+        self.notices.append(Notice(level, event, fields))
+
+    def _warn(self, event: str, **fields: Any) -> None:
+        self._say(logging.WARNING, event, **fields)

@@ -10,24 +10,25 @@ from __future__ import annotations
 import collections
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from relet.client.peer import Body, Request
-
-Outcome: TypeAlias = "bytes | list[bytes] | Exception"
+from relet.client.peer import USUAL, Body, Outcome, Request
+from relet.client.terms import Asking
+from relet.client.told import Partial, Progress
 
 T = TypeVar("T")
 
+OnPartial: TypeAlias = "Callable[[Partial], object]"
+OnProgress: TypeAlias = "Callable[[Progress], object]"
+
 
 class Waiter(Request):
-    """A request whose caller is told of its outcome. The three kinds differ in how."""
+    """A request whose caller is told of its outcome. The kinds differ in how."""
 
     __slots__ = ()
-
-    multipart = False
-    """Whether the caller takes an answer of any number of frames."""
 
     def settle(self, outcome: Outcome) -> None:
         """Tell the caller. Called once at most, by the library's thread."""
@@ -36,14 +37,17 @@ class Waiter(Request):
     def dropped(self) -> None:
         """The caller does not want it any more, and it was open until now."""
 
+    def follow(self, told: Partial | Progress) -> None:
+        """Tell the caller how far it is. What the user's code raises is raised."""
+
 
 class Call(Waiter):
     """One caller waits in `call`."""
 
     __slots__ = ("lock", "outcome")
 
-    def __init__(self, body: Body, timeout_ns: int | None) -> None:
-        super().__init__(body, timeout_ns)
+    def __init__(self, body: Body, timeout_ns: int | None, asking: Asking = USUAL, name: bytes = b"") -> None:
+        super().__init__(body, timeout_ns, asking, name)
         self.lock = threading.Lock()
         self.lock.acquire()
         self.outcome: Outcome = b""
@@ -53,8 +57,8 @@ class Call(Waiter):
         self.outcome = outcome
         self.lock.release()
 
-    def result(self) -> bytes | list[bytes]:
-        """The answer, once `lock` could be acquired; raises where there is none."""
+    def result(self) -> Any:
+        """The outcome, once `lock` could be acquired; raises where there is none."""
         outcome, self.outcome = self.outcome, b""
         if isinstance(outcome, Exception):
             try:
@@ -81,11 +85,35 @@ class Abandons(Protocol):
 class Submitted(Waiter):
     """A future stands for the outcome."""
 
-    __slots__ = ("_future",)
+    __slots__ = ("_future", "_on_partial", "_on_progress")
 
-    def __init__(self, body: Body, timeout_ns: int | None, future: CancellableFuture[Any]) -> None:
-        super().__init__(body, timeout_ns)
+    def __init__(
+        self,
+        body: Body,
+        timeout_ns: int | None,
+        asking: Asking,
+        name: bytes,
+        future: JobFuture[Any],
+        on_partial: OnPartial | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        super().__init__(body, timeout_ns, asking, name)
         self._future = future
+        self._on_partial = on_partial
+        self._on_progress = on_progress
+
+    def learn(self, headers: dict[str, str] | None, again: bool) -> None:
+        """Put it where the caller finds it."""
+        self._future.headers = headers or {}
+        self._future.again = again
+
+    def follow(self, told: Partial | Progress) -> None:
+        """Call back."""
+        if isinstance(told, Partial):
+            if self._on_partial is not None:
+                self._on_partial(told)
+        elif self._on_progress is not None:
+            self._on_progress(told)
 
     def settle(self, outcome: Outcome) -> None:
         """Settle the future, unless it was cancelled."""
@@ -110,9 +138,16 @@ class MultipartSubmitted(Submitted):
     multipart = True
 
 
-class CancellableFuture(Future[T]):
-    """A future that gives up its request when it is cancelled; the job itself cannot be called back in this dialect."""
+class JobFuture(Future[T]):
+    """What `submit` returns: a `concurrent.futures.Future`, and what came beside the answer.
 
+    Cancelling it gives up the request and frees its place; the job may still be done.
+    """
+
+    headers: Mapping[str, str] = MappingProxyType({})
+    """Once it is done: the headers of the answer, which are the worker's where it gave any, else the job's."""
+    again: bool = False
+    """Once it is done: an earlier broker, which this one knows nothing of, may have had the job done before."""
     engine: Abandons | None = None
     request: Submitted | None = None
     """What to give up; None where it has ended."""
@@ -127,16 +162,21 @@ class CancellableFuture(Future[T]):
 
 
 class Mapped(Waiter):
-    """One of the jobs of a `map`."""
+    """One of the jobs of a `map`, or one that is enqueued together with others."""
 
     __slots__ = ("channel", "index")
 
-    def __init__(self, data: bytes, timeout_ns: int | None, channel: Channel, index: int) -> None:
+    def __init__(
+        self, body: Body, timeout_ns: int | None, asking: Asking, channel: Channel, index: int, name: bytes = b""
+    ) -> None:
         # Not through the base class: a call costs as much as all the assignments together.
-        self.body = data
+        self.body = body
         self.timeout_ns = timeout_ns
-        self.correlation = b""
-        self.bytes = len(data)
+        self.asking = asking
+        self.name = name
+        self.key = b""
+        self.asked_at = 0
+        self.bytes = len(body) if isinstance(body, bytes) else sum(map(len, body))
         self.channel = channel
         self.index = index
 
