@@ -7,13 +7,31 @@ import socket as sockets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import structlog
 import zmq
 
 from relet import Worker
+from relet.dialects import native
+from relet.messages import (
+    SIGNATURE,
+    VERSION,
+    Ack,
+    Complete,
+    Dispatch,
+    Extend,
+    Fail,
+    HandBack,
+    Heartbeat,
+    Partial,
+    Progress,
+    Said,
+    Welcome,
+    WorkerAsk,
+    WorkerHello,
+)
 
 WAIT_MS_MAX = 5_000
 WAIT_SECONDS = 5.0
@@ -104,6 +122,88 @@ class FakeBroker:
         return not self._results.poll(0)
 
 
+M = TypeVar("M", bound=Said)
+
+
+class NativeBroker:
+    """A ROUTER in the test's own thread that speaks the native dialect with one worker, as the test says."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], workers: str = "tcp://127.0.0.1:*") -> None:
+        self._context = context
+        self.workers = workers
+        self.peer = b""
+        """Who spoke last."""
+        self.body: list[bytes] = []
+        """Behind the header of the last message."""
+        self.seq = 0
+        self.acks = True
+        """Whether every report that is heard is acknowledged at once."""
+        self.open()
+
+    def open(self) -> None:
+        """Bind, the second time to the same port."""
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.linger = 0
+        self._socket.router_mandatory = True
+        self._socket.bind(self.workers)
+        self.workers = self._socket.get_string(zmq.LAST_ENDPOINT)
+
+    def close(self) -> None:
+        """Go, with all connections."""
+        if self.workers.startswith("tcp:"):
+            shut(self._socket, self.workers)
+        self._socket.close()
+
+    def hear(self, kind: type[M]) -> M:
+        """The next message, which must be of this kind; heartbeats are skipped unless asked for."""
+        while True:
+            assert self._socket.poll(WAIT_MS_MAX), f"no {kind.__name__} came"
+            self.peer, signature, header, *self.body = self._socket.recv_multipart()
+            assert signature == SIGNATURE
+            said = native.from_worker(VERSION, header)
+            if self.acks and isinstance(said, Complete | Fail | HandBack | Partial | Progress | Extend):
+                self.say(Ack(ack=said.n))
+            if isinstance(said, kind):
+                return said
+            assert isinstance(said, Heartbeat), f"{said} came, not {kind.__name__}"
+
+    def hears_nothing(self, ms: int = 0) -> bool:
+        """Whether nothing arrives within this time."""
+        return not self._socket.poll(ms)
+
+    def say(self, message: Said, *body: bytes) -> None:
+        """To who spoke last."""
+        self.send(SIGNATURE, native.encode(message), *body)
+
+    def send(self, *frames: bytes) -> None:
+        """Any frames to who spoke last."""
+        self._socket.send_multipart([self.peer, *frames])
+
+    def welcome(self, **fields: Any) -> WorkerHello:
+        """Hear a hello and welcome it; by default as a broker that expects no heartbeats while the test lasts."""
+        hello = self.hear(WorkerHello)
+        fields = {"epoch": 1, "heartbeat_ms": 60_000, "liveness_ms": 600_000, "limits": {}, **fields}
+        self.seq = fields.get("handed", 0)
+        self.say(Welcome(**fields))
+        return hello
+
+    def begin(self, **fields: Any) -> WorkerAsk:
+        """Welcome a worker; its first ask."""
+        self.welcome(**fields)
+        return self.hear(WorkerAsk)
+
+    def give(self, token: bytes, *body: bytes, **fields: Any) -> None:
+        """Hand a job over."""
+        self.seq += 1
+        self.say(Dispatch(**{"token": token, "seq": self.seq, "job": b"j" * 16, "attempt": 1, **fields}), *body)
+
+
+@pytest.fixture
+def native_broker(context: zmq.Context[zmq.Socket[bytes]]) -> NativeBroker:
+    """A fake broker of the native dialect that listens."""
+    return NativeBroker(context)
+
+
 @pytest.fixture
 def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
     """A context of the test's own."""
@@ -116,6 +216,25 @@ def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
 def broker(context: zmq.Context[zmq.Socket[bytes]]) -> FakeBroker:
     """A fake broker that listens."""
     return FakeBroker(context)
+
+
+class Gate:
+    """A handler that stops in each job until it is let go, and tells which job it has."""
+
+    def __init__(self) -> None:
+        self.entered: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.leave: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+
+    def __call__(self, data: bytes) -> bytes:
+        self.entered.put(data)
+        said = self.leave.get(timeout=WAIT_SECONDS)
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    def has(self) -> bytes:
+        """Wait until the handler is in a job; its body."""
+        return self.entered.get(timeout=WAIT_SECONDS)
 
 
 class Running:

@@ -1,4 +1,4 @@
-"""The blocking worker against a broker that is told what to do: rude, gone, back, and gone for good."""
+"""The blocking worker of 2010 against a broker that is told what to do: rude, gone, back, and gone for good."""
 
 from __future__ import annotations
 
@@ -14,30 +14,20 @@ from typing import Any
 import pytest
 import zmq
 
-from relet import NoAnswer, Worker
+import relet
+from relet import NoAnswer
 from relet.transport.endpoints import EndpointError
 from relet.transport.link import Sleeper
+from relet.worker import HandBack, current_job
 
-from .conftest import WAIT_SECONDS, FakeBroker, Lines, Running, until
+from .conftest import WAIT_SECONDS, FakeBroker, Gate, Lines, Running, until
 
 
-class Gate:
-    """A handler that stops in each job until it is let go, and tells which job it has."""
+class Worker(relet.Worker):
+    """A worker of the dialect of 2010."""
 
-    def __init__(self) -> None:
-        self.entered: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self.leave: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
-
-    def __call__(self, data: bytes) -> bytes:
-        self.entered.put(data)
-        said = self.leave.get(timeout=WAIT_SECONDS)
-        if isinstance(said, Exception):
-            raise said
-        return said
-
-    def has(self) -> bytes:
-        """Wait until the handler is in a job; its body."""
-        return self.entered.get(timeout=WAIT_SECONDS)
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, dialect="2010", **keywords)
 
 
 def echo(data: bytes) -> bytes:
@@ -203,6 +193,41 @@ def test_jobs_held_beside_the_failed_one_are_answered_before_the_worker_reconnec
         gate.set()
         assert [broker.answer()[0], broker.answer()[0]] == [b"2", b"3"]
         assert broker.ask() != peer
+
+
+def test_a_handler_that_hands_back_makes_the_worker_reconnect(broker: FakeBroker) -> None:
+    """The dialect has no word for it; so the broker lets the job again at once."""
+
+    def handler(data: bytes) -> bytes:
+        if data == b"not mine":
+            raise HandBack
+        return data
+
+    with Running(Worker(broker.workers, broker.answers, handler)) as worker:
+        first = broker.ask()
+        broker.give(first, b"id1", b"not mine")
+        assert broker.ask() != first
+        assert (worker.counters.handed_back, worker.counters.failed) == (1, 0)
+
+
+def test_a_handler_knows_nothing_of_its_job_that_the_dialect_does_not_say(broker: FakeBroker) -> None:
+    """What cannot be known is None, what cannot be said raises, and the message says what to change."""
+    wrong: list[str] = []
+
+    def handler(data: bytes) -> bytes:
+        job = current_job()
+        assert (job.id, job.uuid, job.attempt, job.tries, job.deadline) == (None,) * 5
+        assert (job.queue, job.headers, job.cancelled, job.answer_headers) == ("default", {}, False, None)
+        for say in (lambda: job.extend(1), lambda: job.progress(1), lambda: job.partial(b"")):
+            with pytest.raises(RuntimeError, match="dialect='native'") as raised:
+                say()
+            wrong.append(str(raised.value))
+        return data
+
+    with Running(Worker(broker.workers, broker.answers, handler)):
+        broker.give(broker.ask(), b"id", b"x")
+        assert broker.answer() == [b"id", b"x"]
+    assert len(wrong) == 3
 
 
 # --- Rude brokers, lost brokers.
@@ -395,7 +420,7 @@ def handler(data):
         print("in hand", flush=True)
         signal.pause()
     return data
-worker = Worker(sys.argv[1], sys.argv[2], handler)
+worker = Worker(sys.argv[1], sys.argv[2], handler, dialect="2010")
 if sys.argv[3] == "stop":
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
 try:

@@ -224,6 +224,12 @@ class Worker:
             size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
             if size > self._answer_bytes_max:
                 raise ValueError(f"an answer of {size:,} bytes is above answer_bytes_max ({self._answer_bytes_max:,})")
+            line = self._line
+            if size > line.answer_bytes_max or len(frames) > line.answer_frames_max:
+                raise ValueError(
+                    f"an answer of {size:,} bytes in {len(frames):,} frames: the broker takes {line.answer_bytes_max:,}"
+                    f" in {line.answer_frames_max:,}; send less, or raise its limits"
+                )
         except NoAnswer:
             return Silence.UNANSWERED
         except HandBack:

@@ -28,6 +28,8 @@ LINGER_MS_MIN: Final = 100
 """How long what was sent last may take to leave, at least."""
 TURN_MESSAGES_MAX: Final = 1_000
 """Messages received, and sent, in one turn."""
+NO_BOUND: Final = 1 << 62
+"""Bytes or frames of an answer, where the broker has not said what it takes."""
 LOG_EVERY_NS: Final = 1_000_000_000
 """What a broker refused, or said that could not be taken, is logged at most this often, with its count."""
 
@@ -59,6 +61,9 @@ class Line(Protocol):
     asides: Asides | None
     """Where the handler says something of a job under way; None: the dialect has no words for it."""
     inbox: Inbox
+    answer_bytes_max: int
+    answer_frames_max: int
+    """What the broker takes, as far as it has said so."""
 
     @property
     def connected(self) -> bool:

@@ -11,7 +11,7 @@ import zmq
 from relet.events import Event
 from relet.transport.endpoints import Endpoint
 from relet.transport.link import Context, Link, Log, News, earliest
-from relet.worker.engine import LOG_EVERY_NS, TURN_MESSAGES_MAX, Held, Inbox
+from relet.worker.engine import LOG_EVERY_NS, NO_BOUND, TURN_MESSAGES_MAX, Held, Inbox
 from relet.worker.job import Asides
 from relet.worker.outcome import Failure, Silence
 from relet.worker.peer2010 import ASK, Job, Peer2010
@@ -27,6 +27,7 @@ class Line2010:
     """
 
     asides: Asides | None = None
+    answer_bytes_max = answer_frames_max = NO_BOUND
 
     def __init__(self, peer: Peer2010, workers: Endpoint, answers: Endpoint) -> None:
         self.peer = peer

@@ -11,7 +11,7 @@ import zmq
 from relet.events import Event
 from relet.transport.endpoints import Endpoint
 from relet.transport.link import Context, Link, Log, News, earliest
-from relet.worker.engine import LOG_EVERY_NS, TURN_MESSAGES_MAX, Held, Inbox, clock
+from relet.worker.engine import LOG_EVERY_NS, NO_BOUND, TURN_MESSAGES_MAX, Held, Inbox, clock
 from relet.worker.job import Asides, Job
 from relet.worker.peer_native import NativePeer, Trouble
 
@@ -35,6 +35,7 @@ class NativeLine:
         self.inbox: Inbox = collections.deque()
         self.asides: Asides | None = Asides(self.inbox, clock, answer_bytes_max)
         self.start = peer.start
+        self.answer_bytes_max = self.answer_frames_max = NO_BOUND
         self._endpoint = workers
         self._link: Link | None = None
         self._stuck = False
@@ -81,16 +82,19 @@ class NativeLine:
         jobs = peer.heard(messages, now)
         if peer.welcomed:
             self._told_unwelcomed = False
+            limits = peer.limits
+            self.answer_bytes_max = limits.get("body_bytes") or NO_BOUND
+            self.answer_frames_max = limits.get("frames") or NO_BOUND
+            if self.asides is not None:
+                self.asides.headers_bytes_max = limits.get("headers_bytes", 0)
         return jobs
 
     def _tell_asides(self) -> None:
-        """Room for pieces of results, and what the broker takes."""
+        """There is room for pieces of results."""
         peer, asides = self.peer, self.asides
         if asides is not None and peer.pieces_freed:
             asides.freed(peer.pieces_freed)
             peer.pieces_freed = 0
-        if asides is not None and peer.limits:
-            asides.headers_bytes_max = peer.limits.get("headers_bytes", 0)
 
     def _hear(self, news: News, link: Link, now: int) -> list[Job]:
         """Jobs that were still unread when the connection went are ours: the next hello claims them."""

@@ -136,16 +136,15 @@ class NativePeer:
         self._held: dict[bytes, Job] = {}
         self._open: dict[bytes, Job] = {}
         self._extending: dict[bytes, Extension] = {}
-        self._extended: dict[bytes, tuple[int, Extension]] = {}  # sent and not acknowledged: its number
+        self._extended: dict[bytes, tuple[int, Extension]] = {}  # as it was sent last: its number
+        self._safe = 0  # the highest number of a report that was acknowledged
         self._notes: dict[bytes, Note] = {}
         self._session = 0
         self._epoch: int | None = None
         self._seq = 0  # the last hand-over of this session that is known
         self._begun: Job | None = None  # written by the handler's thread alone
-        self._started = 0
-        self._started_said = 0
-        self._credit = 0
-        self._credit_said = 0
+        self._started = self._started_said = 0
+        self._credit = self._credit_said = 0
         self._liveness_ns = LIVENESS_NS
         self._heartbeat_ns = LIVENESS_NS // 4
         self._grace_ns = GRACE_NS
@@ -198,9 +197,6 @@ class NativePeer:
         self.startable_until = min(self.startable_until, now + self._grace_ns)
         self.pieces_freed += self._reports.lost()
         self._notes.clear()
-        for token, (_, extension) in self._extended.items():
-            self._extending.setdefault(token, extension)
-        self._extended.clear()
 
     # --- Time.
 
@@ -339,9 +335,7 @@ class NativePeer:
 
     def _acknowledged(self, number: int) -> None:
         self._reports.acknowledged(number)
-        if self._extended:
-            for token in [token for token, (n, _) in self._extended.items() if n <= number]:
-                del self._extended[token]
+        self._safe = max(self._safe, number)
 
     def _hear_welcome(self, said: Welcome, now: int) -> None:
         limits = said.limits
@@ -369,6 +363,10 @@ class NativePeer:
             self._session += 1
             self._started = said.handed
             self._end_held()
+        self._safe = max(self._safe, said.received)
+        for token, (number, extension) in self._extended.items():
+            if number > self._safe:  # perhaps it did not arrive; a report of its own, because it says another time
+                self._extending.setdefault(token, extension)
         self.counters.reports_resent += self._reports.again(said.received, frozenset(said.lost))
 
     def _hear_no_session(self, now: int) -> None:
