@@ -31,6 +31,7 @@ ROOMS = {
     "store": 2,
     "transport": 2,
     "log": 2,
+    "conversation": 3,
     "server": 3,
     "broker": 3,
     "client": 3,
@@ -41,7 +42,7 @@ ROOMS = {
 }
 """Imports go from a higher number to a lower one. Of one number, nobody knows the other, but for `TOGETHER`."""
 
-TOGETHER = {("broker", "server")}
+TOGETHER = {("broker", "server"), ("server", "conversation")}
 """(who, whom): the program's loop around the loop that the simulation turns as well."""
 
 CORE_MAY_IMPORT = {
@@ -54,6 +55,7 @@ CORE_MAY_IMPORT = {
     "operator",
     "typing",
     "bisect",
+    "weakref",
     "abc",
     "msgspec",
     "relet",

@@ -14,8 +14,8 @@ from relet._version import __version__
 if TYPE_CHECKING:
     from relet.broker import Broker
     from relet.client import BrokerLost, Client, ClientClosed, ClientError, JobFailed, UnexpectedAnswer
+    from relet.core.effects import Counters
     from relet.core.limits import LimitError, Limits
-    from relet.core.machine import Counters
     from relet.events import Event
     from relet.transport.endpoints import EndpointError
     from relet.transport.port import BindError
@@ -49,7 +49,7 @@ _WHERE: Final = {
     "Client": "relet.client",
     "ClientClosed": "relet.client",
     "ClientError": "relet.client",
-    "Counters": "relet.core.machine",
+    "Counters": "relet.core.effects",
     "EndpointError": "relet.transport.endpoints",
     "Event": "relet.events",
     "JobFailed": "relet.client",

@@ -24,9 +24,10 @@ from typing import Any, Final, Self
 
 import zmq
 
+from relet.core.effects import Counters, Notice
 from relet.core.job import Job
 from relet.core.limits import Limits
-from relet.core.machine import Counters, Machine, Notice
+from relet.core.machine import Machine
 from relet.events import Event
 from relet.log import Log, Publisher
 from relet.server import Server
@@ -150,6 +151,7 @@ class Broker:
                 "answers": self._answers.endpoint,
             }
         )
+        self._clock = LeaseClock()
         self._machine = Machine(
             _tokens(),
             tries=tries,
@@ -157,8 +159,10 @@ class Broker:
             limits=limits,
             keeps_records=store is not None,
             trace=trace,
+            epoch=time.time_ns() // 1_000_000,
+            began_ns=self._clock.now(),
         )
-        self._clock = LeaseClock()
+        self._machine.wall_ns = time.time_ns() - self._clock.now()
         self._store = store
         if store is not None:
             try:
@@ -343,7 +347,7 @@ class Broker:
             self._stalled(late if late < STOPPED_NS else woke - began)
         if self._stops:  # already in this turn: what is read now may have been sent after the stop
             server.draining = True
-        server.turn(clock.now())
+        server.turn(clock.now(), time.time_ns())
         self._stalled(time.monotonic_ns() - woke)
         self._watch()
 

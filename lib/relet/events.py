@@ -35,8 +35,8 @@ class Event(StrEnum):
 
     # Workers (info, bounded rate).
     WORKER_ARRIVED = "worker_arrived"
-    """The first ask on a connection or return path. worker, socket_type, traced (False: the loss of this connection
-    cannot be known, only its timeout tells: a peer of ZMTP 2.0 or older, or of this process)"""
+    """The first ask on a connection or return path, or a native hello. worker, queues, socket_type, traced (False: the
+    loss of this connection cannot be known, only its timeout tells: a peer of ZMTP 2.0 or older, or of this process)"""
     WORKER_LOST = "worker_lost"
     """Its connection has gone. worker, jobs_held"""
 
@@ -47,6 +47,10 @@ class Event(StrEnum):
     """An ask above a limit, or not an ask at all. reason"""
     ANSWER_REFUSED = "answer_refused"
     """An answer to no open job: a second one, one after the end, or nonsense. count"""
+    REPORT_REFUSED = "report_refused"
+    """A native worker said something of a job that is not its own, or not any more. worker, reason"""
+    MESSAGE_REFUSED = "message_refused"
+    """A native message that could not be taken; its sender was told. reason, count"""
     HANDSHAKE_FAILED = "handshake_failed"
     """Connections that did not speak ZMTP, or not in time. role, count"""
     ACCEPT_FAILED = "accept_failed"
@@ -62,13 +66,15 @@ class Event(StrEnum):
 
     # Each step of a job (debug).
     JOB_ACCEPTED = "job_accepted"
-    """job, bytes"""
+    """job, queue, bytes"""
     JOB_DISPATCHED = "job_dispatched"
     """job, attempt, worker"""
+    JOB_STARTED = "job_started"
+    """Its worker says so. job, attempt"""
     JOB_UNDELIVERED = "job_undelivered"
     """The hand-over never left; the attempt is given back. job, handovers"""
     ATTEMPT_ENDED = "attempt_ended"
-    """Without an answer. job, attempt, cause"""
+    """Without an answer. job, attempt, cause, error"""
     JOB_FINISHED = "job_finished"
     """The one canonical line of a job. job, outcome, reason, attempts, wait_s, run_s, bytes"""
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from relet.core.machine import Notice
+from relet.core.effects import Notice
 from relet.events import Event
 
 LINES_MAX: Final = 5
@@ -21,6 +21,7 @@ _DEBUG: Final = frozenset(
     {
         Event.JOB_ACCEPTED,
         Event.JOB_DISPATCHED,
+        Event.JOB_STARTED,
         Event.JOB_UNDELIVERED,
         Event.ATTEMPT_ENDED,
         Event.JOB_FINISHED,
@@ -35,6 +36,8 @@ _WARNING: Final = frozenset(
         Event.REQUEST_REFUSED,
         Event.ASK_REFUSED,
         Event.ANSWER_REFUSED,
+        Event.REPORT_REFUSED,
+        Event.MESSAGE_REFUSED,
         Event.HANDSHAKE_FAILED,
         Event.ACCEPT_FAILED,
         Event.REPLY_DROPPED,

@@ -45,15 +45,19 @@ class Peer:
     outlives the connection is ever keyed by it. A peer that reconnects is another `Peer`.
     """
 
-    __slots__ = ("asks_one_at_a_time", "descriptor", "routing_id", "socket_type")
+    __slots__ = ("asks_one_at_a_time", "descriptor", "principal", "routing_id", "socket_type")
 
-    def __init__(self, routing_id: bytes, descriptor: int = NO_DESCRIPTOR, socket_type: str = "") -> None:
+    def __init__(
+        self, routing_id: bytes, descriptor: int = NO_DESCRIPTOR, socket_type: str = "", principal: str = ""
+    ) -> None:
         self.routing_id = routing_id
         """b"" once the connection has gone: libzmq has no such peer, so nothing can be sent to it."""
         self.descriptor = descriptor
         """File descriptor of the connection (`ZMQ_SRCFD`), or `NO_DESCRIPTOR`."""
         self.socket_type = socket_type
         """What the peer said it is when it connected: "REQ", "DEALER", "ROUTER" ...; "" where unknown."""
+        self.principal = principal
+        """Who it has proven to be; "" where nobody had to prove anything. Requests are looked up within it."""
         self.asks_one_at_a_time = socket_type == "REQ"
         """A REQ socket sends nothing more until it is answered: a second ask means that the first was given up."""
 
@@ -437,7 +441,7 @@ class JobState(Said, frozen=True, kw_only=True, tag="state"):
 
     id: bytes = b""
     job: bytes = b""
-    state: str = "unknown"
+    state: str
     attempts: int = 0
     reason: str = ""
 
@@ -473,10 +477,19 @@ class AttemptEnded(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     attempt: int
     cause: str
-    """`expired` or `worker_lost` (`core.job.Cause`)."""
-    began_ns: int
-    """Lease time at the dispatch, nanoseconds."""
-    ended_ns: int
+    """`expired`, `silent`, `failed` or `worker_lost` (`core.job.Cause`)."""
+    began_ms: int
+    """Milliseconds since 1970 (UTC)."""
+    ended_ms: int
+    worker: str = ""
+    kind: str = ""
+    """What its worker called the failure ..."""
+    text: str = ""
+    """... and said of it."""
+
+
+Key: TypeAlias = "bytes | tuple[str, bytes]"
+"""What a request is found by: its id where its principal is "", else (principal, id)."""
 
 
 class Accepted(msgspec.Struct, frozen=True, tag=1, array_like=True):
@@ -484,36 +497,68 @@ class Accepted(msgspec.Struct, frozen=True, tag=1, array_like=True):
 
     number: int
     body: tuple[bytes, ...]
+    queue: str = DEFAULT_QUEUE
+    accepted_ms: int = 0
+    """Milliseconds since 1970 (UTC)."""
+    terms: tuple[int | None, int | None, bool, bool, int] | None = None
+    """`core.job.Terms`, field by field; None: those of the broker."""
+    principal: str = ""
+    request: bytes = b""
+    """Request id; b"" where nobody can ask."""
+    id: bytes = b""
+    """Of the job, where its client was told."""
+    headers: dict[str, str] | None = None
+    again: bool = False
 
 
 class Attempt(msgspec.Struct, frozen=True, tag=2, array_like=True):
     """What is known of a job that is not final: absolute numbers, so the last record wins."""
 
     number: int
-    running: bool
-    """True while a worker may have it, False while it waits."""
+    state: int
+    """`core.job.State`."""
     token: bytes
     attempts: int
     handovers: int
     ledger: tuple[AttemptEnded, ...]
+    tokens: tuple[bytes, ...] = ()
+    shared: bytes = b""
+    session: bool = False
+    """Whether the last hand-over was to a session, which can claim it."""
+    due_ms: int = 0
+    """When a delay is over, milliseconds since 1970 (UTC); 0 where there is none."""
+    kind: str = ""
+    text: str = ""
 
 
 class Finished(msgspec.Struct, frozen=True, tag=3, array_like=True):
-    """A job reached its one final outcome. `kept` tells whether anything of it remains to be looked at."""
+    """A job reached its one final outcome. Nothing remains of it unless one of `kept` and `owed` says so."""
 
     number: int
     state: int
     reason: str
     attempts: int
     kept: bool
+    """It is kept as evidence."""
     ledger: tuple[AttemptEnded, ...]
     answer: tuple[bytes, ...] = ()
+    owed: bool = False
+    """Its outcome may be asked for again."""
+    ended_ms: int = 0
+    """Milliseconds since 1970 (UTC)."""
+    kind: str = ""
+    text: str = ""
+    headers: dict[str, str] | None = None
 
 
 class Forgotten(msgspec.Struct, frozen=True, tag=4, array_like=True):
-    """A final job that was kept has passed its retention."""
+    """What remained of a final job is not kept any more."""
 
     number: int
+    kept: bool = False
+    """Whether it goes on being evidence ..."""
+    owed: bool = False
+    """... or being owed."""
 
 
 Record: TypeAlias = Accepted | Attempt | Finished | Forgotten

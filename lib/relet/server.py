@@ -13,13 +13,16 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
+from relet.conversation import Conversation, RouterLike
+from relet.core.effects import Notice, Saying, Told
 from relet.core.job import Job
-from relet.core.machine import Machine, Notice
+from relet.core.machine import Machine
+from relet.core.roster import Session
 from relet.dialects import d2010
 from relet.events import Event
-from relet.messages import Body, Path, Peer, Refused, Request
+from relet.messages import Request
 from relet.store import Store
 from relet.transport.outbox import Outbox
 
@@ -32,22 +35,15 @@ OUTBOX_RETRY_NS_MAX: Final = 50_000_000
 yet, then half as often each time, because it tells of no single peer that it can be written to again."""
 
 
-class RouterLike(Protocol):
-    """What the loop asks of the clients' and the workers' endpoint (`transport.port.RouterPort`)."""
+class Promises(NamedTuple):
+    """What may leave the process once a turn is safe."""
 
-    receive: Callable[[int, int], list[tuple[Peer, Path, Body]]]
-    send: Callable[[list[tuple[Any, ...]]], list[tuple[int, int]]]
-    handshakes_failed: int
-    accepts_failed: int
-
-    def take_refused(self) -> list[Refused]:
-        """What was read since the last call and could not be taken."""
-
-    def take_lost(self) -> list[Peer]:
-        """The peers that have gone since the last call."""
-
-    def forget(self, peer: Peer) -> None:
-        """`peer` turned out to be gone."""
+    turn: int
+    finished: list[Job]
+    told: list[Told]
+    sayings: list[Saying]
+    acks: dict[Session, int]
+    notices: list[Notice]
 
 
 class PullLike(Protocol):
@@ -80,6 +76,7 @@ class Server:
         self.outbox = Outbox(
             clients.send, d2010.replies, bytes_max=limits.outbox_bytes_max, bytes_total_max=limits.outboxes_bytes_max
         )
+        self._conversation = Conversation(machine, clients, workers, self.outbox)
         self._clients = clients
         self._workers = workers
         self._answers = answers
@@ -89,20 +86,23 @@ class Server:
         """Turns only grow, also from one life of the broker to the next: a store answers with their numbers."""
         self._appended = self._turn
         """The last turn that gave records to the store."""
-        self._unsettled: deque[tuple[int, list[Job], list[Notice]]] = deque()
-        """(turn, finished jobs, notices): what speaks of turns that are not safe yet."""
+        self._unsettled: deque[Promises] = deque()
+        """What speaks of turns that are not safe yet."""
         self._answers_behind_since: int | None = None
         self._retry_at = 0
         self._retry_ns = OUTBOX_RETRY_NS_MIN
 
-    def turn(self, now: int) -> None:
-        """One turn at `now`, nanoseconds of lease time."""
-        machine, limits = self.machine, self.limits
+    def turn(self, now: int, wall: int = 0) -> None:
+        """One turn at `now`, nanoseconds of lease time, which is `wall` nanoseconds since 1970 (UTC)."""
+        machine, limits, conversation = self.machine, self.limits, self._conversation
         self._turn += 1
         self.busy = False
+        machine.wall_ns = wall - now
+        machine.draining = self.draining
         messages = self._answers.receive(limits.turn_messages_max)
         asks = self._workers.receive(limits.turn_messages_max, limits.jobs_bytes_max)
         requests = self._receive_requests()
+        heard = conversation.hear_workers(now)  # the last words of those who are gone are good; their asks end below
         self._apply_losses(now)
         if messages:
             answers, refused = d2010.answers(messages, frames_max=limits.frames_max, bytes_max=limits.body_bytes_max)
@@ -111,22 +111,26 @@ class Server:
                 machine.answers_refused(refused)
         if requests:
             machine.submit(requests, now)
+        conversation.hear_clients(now)
         if asks:
             machine.ask(asks, now)
         self._refuse()
-        if self._heard_all_answers(len(messages), now):
+        if self._heard_all_answers(max(len(messages), len(asks) + heard), now):
             machine.expire(now)
-        self._keep_and_tell()
+        self._keep_and_tell(now)
         machine.match(now)
-        if machine.dispatched:
+        if machine.dispatched or machine.handed:
             self._hand_over(now)
+        conversation.flush_acks()
+        if machine.said:  # what the match recalls
+            self._say()
         if self.outbox and now >= self._retry_at:
             self._retry(now)
         if self._store is not None and (machine.has_records or machine.notices):  # made after this turn's records left
             self.busy = True
         if self.paused and min(machine.room()) > 0:  # what ended in this turn made room: come back for the clients
             self.busy = True
-        if machine.finished:  # by hand-overs that were lost too often: their records belong to the next turn
+        if machine.finished or machine.told:  # by hand-overs that were lost too often: their records belong to the next
             self.busy = True
         if machine.notices and self._store is None:
             self._publish_all(machine.notices)
@@ -141,11 +145,13 @@ class Server:
 
     def stop(self, now: int) -> bool:
         """Ends open jobs, some at a time, and tells their clients; True when none is left, and no request unread."""
+        self.machine.draining = True
         left = self.machine.stop(now, self.limits.turn_steps_max) + self._refuse_new()
+        self._conversation.hear_clients(now)
         self._refuse()
         self._turn += 1
-        self._keep_and_tell()
-        self.machine.untold(self.outbox.retry())
+        self._keep_and_tell(now)
+        self._untold(self.outbox.retry())
         return left == 0 and not self._unsettled
 
     # --- In
@@ -184,19 +190,28 @@ class Server:
         for peer in self._workers.take_lost():
             self.machine.lost(peer, now)
         for peer in self._clients.take_lost():
-            jobs = self.outbox.drop(peer)
-            if jobs:
-                self.machine.untold(jobs)
+            subjects = self.outbox.drop(peer)
+            if subjects:
+                self._untold(subjects)
+            self.machine.requests.lost(peer, now)
 
     def _refuse(self) -> None:
         """What was read and could not be taken: answered where that can be, counted, told."""
         refused = self._clients.take_refused()
+        for it in refused:
+            if it.version:
+                self._conversation.refuse(it, worker=False)
+        refused = [it for it in refused if not it.version]
         if refused:
             answerable = [(it.peer, it.path) for it in refused if it.path is not None]
             self._reply_dropped(self.outbox.refuse(d2010.refusals(answerable)))
             for reason in dict.fromkeys(it.reason for it in refused):
                 self._refused_requests(sum(it.reason == reason for it in refused), reason)
         refused = self._workers.take_refused()
+        for it in refused:
+            if it.version:
+                self._conversation.refuse(it, worker=True)
+        refused = [it for it in refused if not it.version]
         if refused:
             for reason in dict.fromkeys(it.reason for it in refused):
                 self.machine.asks_refused(sum(it.reason == reason for it in refused), reason)
@@ -217,30 +232,57 @@ class Server:
 
     # --- Out
 
-    def _keep_and_tell(self) -> None:
+    def _say(self) -> None:
+        """What promises nothing, and waits for nothing."""
+        said, self.machine.said = self.machine.said, []
+        self._conversation.say(said)
+
+    def _keep_and_tell(self, now: int) -> None:
         """Records to the store; then whatever speaks of safe turns leaves, in order."""
         machine, store = self.machine, self._store
-        finished = machine.finished
+        if machine.said:
+            self._say()
         if store is None:
-            if finished:
-                machine.finished = []
+            if machine.finished:
+                finished, machine.finished = machine.finished, []
                 self._tell(finished)
+            if machine.told or machine.promised or machine.acks:
+                self._keep_promises(self._promises([]), now)
             return
-        notices, machine.finished, machine.notices = machine.notices, [], []
+        notices, machine.notices = machine.notices, []
         records = machine.take_records(self._turn)
         if records:
             store.append(self._turn, records)
             self._appended = self._turn
-        if finished or notices:
-            self._unsettled.append((self._turn, finished, notices))
+        if machine.finished or machine.told or machine.promised or machine.acks or notices:
+            self._unsettled.append(self._promises(notices))
         settled = store.settled()
         if settled >= self._appended:
             settled = self._turn
         machine.settled(settled)
-        while self._unsettled and self._unsettled[0][0] <= settled:
-            _, finished, notices = self._unsettled.popleft()
-            self._tell(finished)
-            self._publish_all(notices)
+        while self._unsettled and self._unsettled[0].turn <= settled:
+            promises = self._unsettled.popleft()
+            self._keep_promises(promises, now)
+            self._publish_all(promises.notices)
+
+    def _promises(self, notices: list[Notice]) -> Promises:
+        """Takes from the machine what speaks of this turn."""
+        machine = self.machine
+        promises = Promises(self._turn, machine.finished, machine.told, machine.promised, machine.acks, notices)
+        machine.finished, machine.told, machine.promised, machine.acks = [], [], [], {}
+        return promises
+
+    def _keep_promises(self, promises: Promises, now: int) -> None:
+        """The turn is safe."""
+        conversation = self._conversation
+        if promises.finished:
+            self._tell(promises.finished)
+        if promises.acks:
+            conversation.acknowledge(promises.acks)
+        if promises.sayings:
+            conversation.say(promises.sayings)
+        if promises.told:
+            conversation.tell(promises.told, now)
 
     def _tell(self, finished: list[Job]) -> None:
         if self._store is not None:
@@ -259,6 +301,11 @@ class Server:
         self.machine.dropped(sent.dropped)
         self._reply_dropped(len(sent.dropped), [job.number for job in sent.dropped[:10]])
 
+    def _untold(self, subjects: list[Any]) -> None:
+        """What waited in the outbox of somebody who has gone: jobs of 2010, and native outcomes."""
+        self.machine.untold([it for it in subjects if isinstance(it, Job)])
+        self._conversation.untold([it for it in subjects if not isinstance(it, Job)])
+
     def _reply_dropped(self, count: int, jobs: Sequence[int] = ()) -> None:
         if count:
             self.machine.counters.reply_dropped += count
@@ -267,13 +314,18 @@ class Server:
     def _hand_over(self, now: int) -> None:
         """Sends dispatched jobs. What cannot be sent goes back, its worker is asked no more, and others are tried."""
         machine, workers = self.machine, self._workers
-        while machine.dispatched:
-            jobs, machine.dispatched = machine.dispatched, []
-            failures = workers.send(d2010.dispatches(jobs))
-            if not failures:
+        while machine.dispatched or machine.handed:
+            failed: list[tuple[Job, int]] = []
+            if machine.dispatched:
+                jobs, machine.dispatched = machine.dispatched, []
+                failed = [(jobs[index], code) for index, code in workers.send(d2010.dispatches(jobs))]
+            if machine.handed:
+                jobs, machine.handed = machine.handed, []
+                failed += self._conversation.hand_over(jobs, now)
+            if not failed:
                 return
-            gone = [job.holder.peer for i, code in failures if code == errno.EHOSTUNREACH and (job := jobs[i]).holder]
-            machine.undelivered([jobs[i] for i, _ in failures], now)
+            gone = [job.holder.peer for job, code in failed if code == errno.EHOSTUNREACH and job.holder]
+            machine.undelivered([job for job, _ in failed], now)
             for peer in gone:
                 workers.forget(peer)
             for peer in (*gone, *workers.take_lost()):
@@ -282,7 +334,7 @@ class Server:
 
     def _retry(self, now: int) -> None:
         before = self.outbox.bytes
-        self.machine.untold(self.outbox.retry())
+        self._untold(self.outbox.retry())
         stuck = self.outbox.bytes == before
         self._retry_ns = min(2 * self._retry_ns, OUTBOX_RETRY_NS_MAX) if stuck else OUTBOX_RETRY_NS_MIN
         self._retry_at = now + self._retry_ns

@@ -7,22 +7,32 @@ from collections.abc import Callable
 import pytest
 
 from relet.core import job as jobs
-from relet.core.job import FINAL, TABLE, Happened, IllegalTransition, Job, Reason, State
+from relet.core.job import FINAL, HELD, TABLE, Happened, IllegalTransition, Job, Reason, State, Terms
+from relet.core.queue import Queue
 from relet.core.roster import Worker
 from relet.messages import Peer
 
 NOW = 7
+QUEUE = Queue()
+TERMS = Terms()
 
 
 def _job(state: State) -> Job:
-    job = Job(1, None, b"", b"body", 0, state=int(state), attempts=1)
-    job.holder = Worker(Peer(b"w"), b"") if state is State.RUNNING else None
+    job = Job(1, None, b"", b"body", 0, QUEUE, TERMS, state=int(state), attempts=1)
+    job.holder = Worker(Peer(b"w"), b"", (QUEUE,)) if state in (State.HELD, State.RUNNING) else None
     return job
 
 
 HOW: dict[Happened, Callable[[Job], None]] = {
     Happened.DISPATCHED: lambda job: jobs.dispatched([job], NOW),
-    Happened.UNDELIVERED: jobs.undelivered,
+    Happened.HANDED_OVER: lambda job: jobs.handed_over([job]),
+    Happened.STARTED: lambda job: jobs.started([job], NOW),
+    Happened.CLAIMED: jobs.claimed,
+    Happened.GIVEN_BACK: jobs.given_back,
+    Happened.POSTPONED: jobs.postponed,
+    Happened.DUE: jobs.due,
+    Happened.FAILED_FOR_GOOD: lambda job: jobs.failed_for_good(job, NOW),
+    Happened.DESERTED: lambda job: jobs.deserted(job, NOW),
     Happened.ANSWERED: lambda job: jobs.answered([job], NOW),
     Happened.ATTEMPT_ENDED: jobs.attempt_ended,
     Happened.BUDGET_SPENT: lambda job: jobs.budget_spent(job, Reason.TRIES_SPENT, NOW),
@@ -71,7 +81,9 @@ def test_every_event_has_a_function_of_its_name() -> None:
 def test_every_state_says_what_it_means(state: State) -> None:
     """The numbers of states are stored: they never change."""
     assert {it.name: int(it) for it in State} == {
+        "DELAYED": 1,
         "AVAILABLE": 2,
+        "HELD": 3,
         "RUNNING": 4,
         "COMPLETED": 5,
         "DISCARDED": 6,
@@ -82,11 +94,25 @@ def test_every_state_says_what_it_means(state: State) -> None:
 
 def test_a_dispatch_counts_an_attempt_and_a_lost_hand_over_gives_it_back() -> None:
     """An attempt that provably never began costs nothing but a hand-over."""
-    job = Job(1, None, b"", b"", 0)
+    job = Job(1, None, b"", b"", 0, QUEUE, TERMS)
     jobs.dispatched([job], NOW)
     assert (job.attempts, job.handovers, job.began_ns) == (1, 0, NOW)
-    jobs.undelivered(job)
+    jobs.given_back(job)
     assert (job.attempts, job.handovers, job.holder) == (0, 1, None)
+
+
+def test_an_attempt_of_a_held_job_counts_from_its_start() -> None:
+    """Handing over costs nothing; what comes back unstarted costs a hand-over, and so does what had started."""
+    job = Job(1, None, b"", b"", 0, QUEUE, TERMS)
+    jobs.handed_over([job])
+    assert (job.state, job.attempts) == (HELD, 0)
+    jobs.given_back(job)
+    assert (job.attempts, job.handovers) == (0, 1)
+    jobs.handed_over([job])
+    jobs.started([job], NOW)
+    assert (job.attempts, job.began_ns) == (1, NOW)
+    jobs.given_back(job)
+    assert (job.attempts, job.handovers) == (0, 2)
 
 
 def test_an_end_forgets_the_holder_and_notes_the_time() -> None:

@@ -330,10 +330,10 @@ TestAgainstTheModel = AgainstTheModel.TestCase
 class GivesUpEarly(Machine):
     """One attempt fewer than allowed."""
 
-    def _attempt_failed(self, job: Job, cause: Any, now: int) -> None:
+    def attempt_failed(self, job: Job, cause: Any, now: int, **said: Any) -> None:
         tries = self.tries
         self.tries = tries - 1 if tries is not None and tries > 1 else tries
-        super()._attempt_failed(job, cause, now)
+        super().attempt_failed(job, cause, now, **said)
         self.tries = tries
 
 
@@ -347,9 +347,9 @@ class TellsOutOfOrder(Machine):
 class ForgetsTokens(Machine):
     """An attempt gets a new id each time."""
 
-    def _attempt_failed(self, job: Job, cause: Any, now: int) -> None:
-        super()._attempt_failed(job, cause, now)
-        self._by_token.pop(job.token, None)
+    def attempt_failed(self, job: Job, cause: Any, now: int, **said: Any) -> None:
+        super().attempt_failed(job, cause, now, **said)
+        self.by_token.pop(job.token, None)
         job.token = b""
 
 

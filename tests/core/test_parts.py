@@ -13,7 +13,7 @@ from hypothesis import given
 
 from relet import broker
 from relet.broker import LeaseClock
-from relet.core.job import AVAILABLE, COMPLETED, DISCARDED, RUNNING, Job
+from relet.core.job import AVAILABLE, COMPLETED, DISCARDED, RUNNING, Job, Terms
 from relet.core.kept import Kept
 from relet.core.lease import NEVER, Lane
 from relet.core.limits import LimitError, Limits
@@ -27,7 +27,7 @@ from relet.transport.outbox import Outbox
 
 
 def _job(number: int, *, state: int = AVAILABLE, body: bytes = b"", peer: Peer | None = None) -> Job:
-    return Job(number, peer, b"", body, 0, state=state)
+    return Job(number, peer, b"", body, 0, Queue(), Terms(), state=state)
 
 
 # --- Queue
@@ -52,8 +52,8 @@ def test_a_queue_gives_the_oldest_and_counts_exactly(steps: list[str], rng: rand
             assert (job.number if job else None) == min(waiting, default=None)
             if job:
                 taken.append(waiting.pop(job.number))
-        elif step == "left" and (back := [job for job in waiting.values() if job.attempts]):
-            job = rng.choice(back)
+        elif step == "left" and waiting:
+            job = rng.choice(list(waiting.values()))
             del waiting[job.number]
             job.state = COMPLETED
             queue.left(job)
@@ -103,13 +103,16 @@ def test_a_lane_ends_leases_in_the_order_of_their_beginning() -> None:
 # --- Roster
 
 
-def _roster(**bounds: int) -> Roster:
-    return Roster(**{"asks_max": 1_000, "asks_per_worker_max": 100, "workers_max": 100, "paths_max": 100, **bounds})
+def _roster(queue: Queue | None = None, **bounds: int) -> Roster:
+    queue = Queue() if queue is None else queue
+    usual = {"asks_max": 1_000, "asks_per_worker_max": 100, "workers_max": 100, "paths_max": 100}
+    return Roster(queue, **{**usual, **bounds})
 
 
 def test_a_voided_worker_that_asks_again_keeps_its_place_and_stands_in_line_once() -> None:
     """Credit that was void is given anew; the line never holds anybody twice."""
-    roster = _roster()
+    queue = Queue()
+    roster = _roster(queue)
     one, other = Peer(b"1"), Peer(b"2")
     roster.ask([(one, b"", b""), (other, b"", b"")])
     (worker,) = roster.routes[one].values()
@@ -117,17 +120,18 @@ def test_a_voided_worker_that_asks_again_keeps_its_place_and_stands_in_line_once
     assert roster.asks == 1
     roster.ask([(one, b"", b"")] * 2)
     assert roster.asks == 3
-    assert [it.peer for it in roster.line] == [one, other]
+    assert [it.worker.peer for it in queue.line] == [one, other]
 
 
 def test_the_line_does_not_fill_with_the_dead() -> None:
     """Workers that come, ask and die leave nothing behind, though nobody ever gets a job."""
-    roster = _roster(workers_max=10_000, asks_max=10_000)
+    queue = Queue()
+    roster = _roster(queue, workers_max=10_000, asks_max=10_000)
     for number in range(5_000):
         peer = Peer(b"%d" % number)
         roster.ask([(peer, b"", b"")])
         roster.lost(peer)
-    assert len(roster.line) < 200
+    assert len(queue.line) < 200
     assert (roster.asks, roster.count) == (0, 0)
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relet.core import job as happened
-from relet.core.job import Job, Reason
+from relet.core.job import Job, Reason, Terms
+from relet.core.queue import Queue
 from relet.core.roster import Worker
 from relet.dialects import d2010
 from relet.messages import Peer
@@ -30,12 +31,12 @@ def on_the_wire(message: tuple[Any, ...]) -> list[str]:
 
 def job(body: Any = b"job", path: list[bytes] | None = None) -> Job:
     """A job of the client 00 11 22 33 44."""
-    return Job(1, Peer(bytes.fromhex("0011223344")), pack_path(path or []), body, 0)
+    return Job(1, Peer(bytes.fromhex("0011223344")), pack_path(path or []), body, 0, Queue(), Terms())
 
 
 def worker(path: list[bytes] | None = None) -> Worker:
     """The worker 00 aa bb cc dd."""
-    return Worker(Peer(bytes.fromhex("00aabbccdd")), pack_path(path or []))
+    return Worker(Peer(bytes.fromhex("00aabbccdd")), pack_path(path or []), (Queue(),))
 
 
 # --- Byte vectors: jobs to workers

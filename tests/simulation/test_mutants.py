@@ -29,8 +29,8 @@ WORLDS = 150
 class ForgetsAJob(Machine):
     """Some job vanishes when another comes back."""
 
-    def _attempt_failed(self, job: Job, cause: Any, now: int) -> None:
-        super()._attempt_failed(job, cause, now)
+    def attempt_failed(self, job: Job, cause: Any, now: int, **said: Any) -> None:
+        super().attempt_failed(job, cause, now, **said)
         if job.number % 10 == 0:
             self.queue.take()
 
@@ -48,20 +48,20 @@ class ForgetsQuietly(Machine):
 class GivesUpEarly(Machine):
     """One attempt fewer than allowed."""
 
-    def _attempt_failed(self, job: Job, cause: Any, now: int) -> None:
+    def attempt_failed(self, job: Job, cause: Any, now: int, **said: Any) -> None:
         tries = self.tries
         self.tries = tries - 1 if tries is not None and tries > 1 else tries
-        super()._attempt_failed(job, cause, now)
+        super().attempt_failed(job, cause, now, **said)
         self.tries = tries
 
 
 class NeverGivesUp(Machine):
     """One attempt more than allowed."""
 
-    def _attempt_failed(self, job: Job, cause: Any, now: int) -> None:
+    def attempt_failed(self, job: Job, cause: Any, now: int, **said: Any) -> None:
         tries = self.tries
         self.tries = tries + 1 if tries is not None else tries
-        super()._attempt_failed(job, cause, now)
+        super().attempt_failed(job, cause, now, **said)
         self.tries = tries
 
 
@@ -83,7 +83,7 @@ class IgnoresDeaths(Machine):
     """A lost worker keeps its leases."""
 
     def lost(self, peer: Peer, now: int) -> None:
-        for worker in self.roster.lost(peer):
+        for worker in self.roster.lost(peer)[0]:
             self.counters.workers_lost += 1
             worker.jobs.clear()
 
@@ -119,7 +119,7 @@ class RefusesLateAnswers(Machine):
     """An answer counts only while its job runs."""
 
     def complete(self, batch: list[Answer], now: int) -> None:
-        by_token = self._by_token
+        by_token = self.by_token
         super().complete([it for it in batch if it[0] in by_token and by_token[it[0]].holder is not None], now)
 
 
@@ -127,7 +127,7 @@ class TakesAnyAnswer(Machine):
     """An answer with a wrong id ends some job."""
 
     def complete(self, batch: list[Answer], now: int) -> None:
-        by_token = self._by_token
+        by_token = self.by_token
         super().complete(
             [it if it[0] in by_token or not by_token else (next(iter(by_token)), it[1]) for it in batch], now
         )
@@ -202,17 +202,17 @@ class ForgetsUndelivered(Server):
 class TellsBeforeItIsSafe(Server):
     """Outcomes leave with the turn, whatever the disk does."""
 
-    def _keep_and_tell(self) -> None:
+    def _keep_and_tell(self, now: int) -> None:
         finished, self.machine.finished = self.machine.finished, []
         self._tell(finished)
-        super()._keep_and_tell()
+        super()._keep_and_tell(now)
 
 
 class StaysPaused(Server):
     """Once its intake was paused, nothing wakes it for new jobs but other news."""
 
-    def turn(self, now: int) -> None:
-        super().turn(now)
+    def turn(self, now: int, wall: int = 0) -> None:
+        super().turn(now, wall)
         self.busy = self.busy and not self.paused
 
 
@@ -228,8 +228,8 @@ class NeverReadsAgain(Server):
 class ForgetsOutboxes(Server):
     """What a client did not take at once is thrown away."""
 
-    def turn(self, now: int) -> None:
-        super().turn(now)
+    def turn(self, now: int, wall: int = 0) -> None:
+        super().turn(now, wall)
         for peer in list(self.outbox._boxes):
             self.outbox.drop(peer)
 

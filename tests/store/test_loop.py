@@ -10,7 +10,7 @@ import pytest
 from relet.core.limits import Limits
 from relet.core.machine import Machine
 from relet.events import Event
-from relet.messages import TOO_LARGE, Peer, Refused
+from relet.messages import TOO_LARGE, Native, Peer, Refused
 from relet.server import Server
 from relet.store import StoreFailed
 from relet.testing import LateStore, census
@@ -27,6 +27,7 @@ class Port:
     def __init__(self) -> None:
         self.incoming: list[Any] = []
         self.refused: list[Refused] = []
+        self.native: list[Native] = []
         self.lost: list[Peer] = []
         self.sent: list[tuple[Any, ...]] = []
         self.codes: dict[Peer, int] = {}
@@ -41,6 +42,11 @@ class Port:
         failures = [(index, self.codes[it[0]]) for index, it in enumerate(messages) if it[0] in self.codes]
         self.sent += [it for it in messages if it[0] not in self.codes]
         return failures
+
+    def take_native(self) -> list[Native]:
+        """As a port."""
+        native, self.native = self.native, []
+        return native
 
     def take_refused(self) -> list[Refused]:
         """As a port."""

@@ -69,16 +69,16 @@ def test_an_accepted_job_comes_back_waiting(store: Store) -> None:
 
 def test_the_last_attempt_wins(store: Store) -> None:
     """Attempt records carry absolute numbers: a repeated or a later one replaces what was known."""
-    first = Attempt(1, True, b"token", 1, 0, ())
+    first = Attempt(1, RUNNING, b"token", 1, 0, ())
     store.append(1, [Accepted(1, (b"a",)), first, first])
-    store.append(2, [Attempt(1, False, b"token", 1, 2, (ENDED,))])
+    store.append(2, [Attempt(1, AVAILABLE, b"token", 1, 2, (ENDED,))])
     (job,) = _load(store).jobs()
     assert (job.state, job.token, job.attempts, job.handovers, job.ledger) == (AVAILABLE, b"token", 1, 2, (ENDED,))
 
 
 def test_a_running_job_comes_back_running_and_its_answer_counts(store: Store) -> None:
     """Somebody may still have it: an answer with its id is accepted, else it is let again when its lease is over."""
-    store.append(1, [Accepted(1, (b"a",)), Attempt(1, True, b"token", 1, 0, ())])
+    store.append(1, [Accepted(1, (b"a",)), Attempt(1, RUNNING, b"token", 1, 0, ())])
     machine = _load(store, timeout_ns=500)
     (job,) = machine.jobs()
     assert job.state == RUNNING
@@ -114,7 +114,7 @@ def test_applying_records_twice_changes_nothing(store: Store) -> None:
     """Each record has the whole truth about what it names."""
     records: list[Record] = [
         Accepted(1, (b"a",)),
-        Attempt(1, True, b"t", 1, 0, ()),
+        Attempt(1, RUNNING, b"t", 1, 0, ()),
         Accepted(2, (b"b",)),
         Finished(2, DISCARDED, "tries_spent", 1, True, (ENDED,)),
     ]
@@ -135,7 +135,7 @@ def test_numbers_go_on_where_they_were(store: Store) -> None:
 def test_old_jobs_are_dispatched_before_new_ones(store: Store) -> None:
     """Age counts across a restart: what came back before what never ran, and both by number."""
     store.append(1, [Accepted(number, (b"%d" % number,)) for number in (1, 2, 3)])
-    store.append(2, [Attempt(1, False, b"token", 1, 0, ())])
+    store.append(2, [Attempt(1, AVAILABLE, b"token", 1, 0, ())])
     machine = _load(store)
     machine.submit([(Peer(b"c"), b"", b"new")], 2_000)
     machine.take_records(3)

@@ -73,9 +73,9 @@ def chosen_limits(values: argparse.Namespace) -> dict[str, int]:
 
 def _option(field: str, default: int | None, reason: str) -> LimitOption:
     dashed = "--" + field.replace("_", "-")
-    if field.endswith("_ns"):
+    if field.endswith(("_ns", "_ns_max")):
         written = written_duration((default or 0) / NS_PER_SECOND).replace(" ", "")
-        return LimitOption(field, dashed.removesuffix("-ns"), default, reason, "TIME", _nanoseconds, written)
+        return LimitOption(field, dashed.replace("-ns", ""), default, reason, "TIME", _nanoseconds, written)
     if "_bytes_" in field:
         return LimitOption(field, dashed, default, reason, "SIZE", size, written_size(default or 0))
     written = "derived" if default is None else f"{default:_}"

@@ -9,35 +9,49 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from relet.messages import AttemptEnded, Body, Path, Peer
+from relet.messages import AttemptEnded, Body, Key, Path, Peer
 
 if TYPE_CHECKING:
+    from relet.core.askers import Asker
+    from relet.core.lease import Timer
+    from relet.core.queue import Queue
     from relet.core.roster import Worker
 
 
 class State(IntEnum):
     """Where a job stands. Numbers are stored, so they never change."""
 
+    DELAYED = 1
+    """It waits for a moment: its last attempt failed, and its worker said when the next may be. The moment moves it on;
+    so do a late answer, the loss of its askers where they want that, and the end of the broker."""
     AVAILABLE = 2
     """It waits for an ask, at its place by age. A dispatch moves it on; so do a late answer and the end of the
     broker."""
+    HELD = 3
+    """It was handed to a worker that will say when it starts. Its start or any report on it moves it on; so do the
+    return of the hand-over - not delivered, recalled, not confirmed by a worker that was lost - and what ends an
+    AVAILABLE job."""
     RUNNING = 4
-    """A worker has it under a lease. Its answer, the end of the lease, the loss of the worker or of the hand-over, or
-    the end of the broker moves it on."""
+    """A worker has it under a lease. Its answer, its failure, the end of the lease, the loss of the worker or of the
+    hand-over, or the end of the broker moves it on."""
     COMPLETED = 5
     """Final: a worker answered, and the client is owed that answer."""
     DISCARDED = 6
-    """Final: a budget is spent. The client is told that it failed; the job is kept as a dead letter."""
+    """Final: a budget is spent, or its worker said that it has failed for good. The client is told that it failed; the
+    job is kept as a dead letter."""
     CANCELLED = 7
-    """Final: the broker ended before the job did. The client is told that it failed."""
+    """Final: the broker ended before the job did, or nobody waits for it who wanted it else. The client is told that it
+    failed."""
 
 
 # The hot path compares with these: `x == State.MEMBER` costs 77 ns, a module's constant 11.
+DELAYED: Final[int] = int(State.DELAYED)
 AVAILABLE: Final[int] = int(State.AVAILABLE)
+HELD: Final[int] = int(State.HELD)
 RUNNING: Final[int] = int(State.RUNNING)
 COMPLETED: Final[int] = int(State.COMPLETED)
 DISCARDED: Final[int] = int(State.DISCARDED)
@@ -50,15 +64,29 @@ class Happened(StrEnum):
     """What can happen to a job after it was accepted."""
 
     DISPATCHED = "dispatched"
-    """It was handed to a worker that had asked."""
-    UNDELIVERED = "undelivered"
-    """The hand-over provably never left: the attempt is given back."""
+    """It was handed to a worker that had asked and does not say when it starts: the attempt begins."""
+    HANDED_OVER = "handed_over"
+    """It was handed to a worker that had asked and will say when it starts."""
+    STARTED = "started"
+    """Its worker has started it: the attempt begins."""
+    CLAIMED = "claimed"
+    """The session that had it was taken for lost, and is back with it: the attempt goes on."""
+    GIVEN_BACK = "given_back"
+    """The hand-over never left or never arrived, or its worker does not want it: it costs no attempt."""
     ANSWERED = "answered"
     """A worker sent a valid answer: of this attempt, or late, of one before."""
     ATTEMPT_ENDED = "attempt_ended"
-    """The lease ran out or its worker was lost, and there are tries left."""
+    """The attempt failed, its lease ran out or its worker was lost, and there are tries left."""
+    POSTPONED = "postponed"
+    """The same, and the next attempt is not to be before some moment."""
+    DUE = "due"
+    """That moment has come."""
     BUDGET_SPENT = "budget_spent"
-    """The same, or one more hand-over was given back, and there is nothing left to spend."""
+    """An attempt ended, or one more hand-over was given back, and there is nothing left to spend."""
+    FAILED_FOR_GOOD = "failed_for_good"
+    """Its worker said that no other attempt shall be made."""
+    DESERTED = "deserted"
+    """All who asked for it are gone, and want it to end then."""
     STOPPED = "stopped"
     """The broker ends."""
 
@@ -73,14 +101,29 @@ class Row(NamedTuple):
 
 
 TABLE: Final = (
+    Row(State.DELAYED, Happened.DUE, State.AVAILABLE, "place by age"),
+    Row(State.DELAYED, Happened.ANSWERED, State.COMPLETED, "late answer; reply"),
+    Row(State.DELAYED, Happened.DESERTED, State.CANCELLED, "failure told"),
+    Row(State.DELAYED, Happened.STOPPED, State.CANCELLED, "failure told"),
     Row(State.AVAILABLE, Happened.DISPATCHED, State.RUNNING, "lease, attempt + 1"),
+    Row(State.AVAILABLE, Happened.HANDED_OVER, State.HELD, "token"),
+    Row(State.AVAILABLE, Happened.CLAIMED, State.RUNNING, "lease goes on, ledger entry struck out"),
     Row(State.AVAILABLE, Happened.ANSWERED, State.COMPLETED, "late answer; reply"),
     Row(State.AVAILABLE, Happened.BUDGET_SPENT, State.DISCARDED, "too many lost hand-overs; failure told; dead letter"),
+    Row(State.AVAILABLE, Happened.DESERTED, State.CANCELLED, "failure told"),
     Row(State.AVAILABLE, Happened.STOPPED, State.CANCELLED, "failure told"),
-    Row(State.RUNNING, Happened.UNDELIVERED, State.AVAILABLE, "attempt given back, handovers + 1, old place"),
-    Row(State.RUNNING, Happened.ANSWERED, State.COMPLETED, "lease ends; reply"),
+    Row(State.HELD, Happened.STARTED, State.RUNNING, "lease, attempt + 1"),
+    Row(State.HELD, Happened.GIVEN_BACK, State.AVAILABLE, "handovers + 1, old place"),
+    Row(State.HELD, Happened.ANSWERED, State.COMPLETED, "late answer; reply; its holder is told to drop it"),
+    Row(State.HELD, Happened.DESERTED, State.CANCELLED, "failure told; its holder is told to drop it"),
+    Row(State.HELD, Happened.STOPPED, State.CANCELLED, "failure told"),
+    Row(State.RUNNING, Happened.GIVEN_BACK, State.AVAILABLE, "attempt given back, handovers + 1, old place"),
+    Row(State.RUNNING, Happened.ANSWERED, State.COMPLETED, "lease ends; reply; another holder is told to stop"),
     Row(State.RUNNING, Happened.ATTEMPT_ENDED, State.AVAILABLE, "ledger entry, place by age"),
+    Row(State.RUNNING, Happened.POSTPONED, State.DELAYED, "ledger entry"),
     Row(State.RUNNING, Happened.BUDGET_SPENT, State.DISCARDED, "ledger entry; failure told; dead letter"),
+    Row(State.RUNNING, Happened.FAILED_FOR_GOOD, State.DISCARDED, "ledger entry; failure told; dead letter"),
+    Row(State.RUNNING, Happened.DESERTED, State.CANCELLED, "failure told; its holder is told to stop"),
     Row(State.RUNNING, Happened.STOPPED, State.CANCELLED, "failure told"),
 )
 
@@ -90,8 +133,12 @@ class Cause(StrEnum):
 
     EXPIRED = "expired"
     """Its time was up."""
+    SILENT = "silent"
+    """Its worker did not extend or report for longer than the job allows."""
+    FAILED = "failed"
+    """Its worker said so."""
     WORKER_LOST = "worker_lost"
-    """The connection of its worker went."""
+    """The connection of its worker went, or nothing was heard of it for too long."""
 
 
 class Reason(StrEnum):
@@ -100,7 +147,11 @@ class Reason(StrEnum):
     TRIES_SPENT = "tries_spent"
     """As many counted attempts as allowed, none answered."""
     HANDOVERS_SPENT = "handovers_spent"
-    """Too many hand-overs never reached a worker (`handovers_max`)."""
+    """Too many hand-overs came to nothing and were given back (`handovers_max`)."""
+    FAILED = "failed"
+    """Its worker said that it has failed for good."""
+    ASKER_GONE = "asker_gone"
+    """All who asked for it are gone, and had said that it shall end then."""
     BROKER_STOPPED = "broker_stopped"
     """The broker was stopped, and its drain time was over."""
 
@@ -119,11 +170,29 @@ def _moves(happened: Happened) -> tuple[int, ...]:
 
 
 _DISPATCHED: Final = _moves(Happened.DISPATCHED)
-_UNDELIVERED: Final = _moves(Happened.UNDELIVERED)
+_HANDED_OVER: Final = _moves(Happened.HANDED_OVER)
+_STARTED: Final = _moves(Happened.STARTED)
+_GIVEN_BACK: Final = _moves(Happened.GIVEN_BACK)
 _ANSWERED: Final = _moves(Happened.ANSWERED)
-_ATTEMPT_ENDED: Final = _moves(Happened.ATTEMPT_ENDED)
-_BUDGET_SPENT: Final = _moves(Happened.BUDGET_SPENT)
-_STOPPED: Final = _moves(Happened.STOPPED)
+
+
+class Terms(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What was agreed about a job when it was submitted. Many jobs share one."""
+
+    run_ns: int | None = None
+    """Limit of one attempt, from its start; None: none."""
+    silence_ns: int | None = None
+    """An attempt must be reported on at least so often; None: need not."""
+    late_any: bool = True
+    """Whether any attempt may complete the job; else the current one only."""
+    ends_alone: bool = False
+    """Whether it ends when nobody waits for it any more."""
+    keep_ns: int = 0
+    """How long its outcome is kept also when it was received."""
+
+
+Asked: TypeAlias = "tuple[Asker, bytes, bool]"
+"""(who, the id by which the outcome is told, whether partial results and progress are wanted)."""
 
 
 class Job(msgspec.Struct, gc=False, eq=False):
@@ -136,28 +205,64 @@ class Job(msgspec.Struct, gc=False, eq=False):
     number: int
     """Acceptance number: 1, 2, 3 ... It is the job's age and its name in logs and records."""
     peer: Peer | None
-    """Who is owed the outcome, and with `path` how; None when nobody is: loaded from a store, or its asker is gone."""
+    """Who is owed the outcome in the dialect of 2010, and with `path` how; None when nobody is: it came in the native
+    dialect, or from a store."""
     path: Path
     body: Body
     """Opaque frames; what remains of them after the outcome is up to who keeps the job."""
     accepted_ns: int
     """Lease time of the acceptance."""
+    queue: Queue
+    terms: Terms
     state: int = AVAILABLE
     attempts: int = 0
     """Counted attempts, the running one included."""
     handovers: int = 0
-    """Hand-overs that provably never left; not counted as attempts."""
+    """Hand-overs that came to nothing and were given back; not counted as attempts."""
     token: bytes = b""
-    """What a worker names the job by: drawn at its first dispatch, unguessable, the same for every attempt."""
+    """The right to report on it, unguessable: of the current hand-over, or, where that was to a worker of 2010, of all
+    hand-overs to such workers."""
+    tokens: tuple[bytes, ...] = ()
+    """Tokens of earlier hand-overs that are good for a late answer."""
+    shared: bytes = b""
+    """Of all tokens that of the workers of 2010, where sessions have had the job, too."""
     holder: Worker | None = None
-    """The worker whose lease it is, while RUNNING; None also for a running job loaded from a store."""
+    """The worker that has it, while HELD or RUNNING; None also for a job loaded from a store."""
+    seq: int = 0
+    """Number of the hand-over in its holder's session."""
+    timer: Timer | None = None
+    """Where its deadline stands, if it has one."""
     began_ns: int = 0
-    """Lease time at which the running attempt was dispatched."""
+    """Lease time at which the running attempt began."""
+    due_ns: int = 0
+    """When something is to happen to it, where its timer keeps single deadlines."""
+    ends_ns: int = 0
+    """When its run limit ends, in that case."""
     ended_ns: int = 0
     answer: Body = b""
     reason: str = ""
+    kind: str = ""
+    """Of the last failure, as its worker said it."""
+    text: str = ""
     ledger: tuple[AttemptEnded, ...] = ()
     """The attempts that ended badly; the last `ledger_entries_max` of them."""
+    id: bytes = b""
+    """Laid out as UUIDv7; drawn when somebody is first told of it."""
+    request: Key | None = None
+    """What a native client asks for it by; None: nobody can ask."""
+    askers: tuple[Asked, ...] = ()
+    """Who is owed the outcome natively."""
+    unreceived: int = 0
+    """Of them, those that were told and have not said that they received it."""
+    size: int = 0
+    """Bytes of the body when it was asked for natively, to know it again."""
+    headers: dict[str, str] | None = None
+    answer_headers: dict[str, str] | None = None
+    """What its worker gave with the answer."""
+    partials: int = 0
+    """Partial results of the running attempt."""
+    again: bool = False
+    """It was first asked before this broker began: an earlier one may have had it done."""
 
 
 def _illegal(job: Job, happened: Happened) -> IllegalTransition:
@@ -179,13 +284,37 @@ def dispatched(jobs: Iterable[Job], now: int) -> None:
         job.began_ns = now
 
 
-def undelivered(job: Job) -> None:
-    """The hand-over never left: the attempt is given back."""
-    to = _UNDELIVERED[job.state]
+def handed_over(jobs: Iterable[Job]) -> None:
+    """Each was handed to its `holder`, which will say when it starts."""
+    column = _HANDED_OVER
+    for job in jobs:
+        to = column[job.state]
+        if not to:
+            raise _illegal(job, Happened.HANDED_OVER)
+        job.state = to
+
+
+def started(jobs: Iterable[Job], now: int) -> None:
+    """Their holders have started them: the attempts count from here."""
+    column = _STARTED
+    for job in jobs:
+        to = column[job.state]
+        if not to:
+            raise _illegal(job, Happened.STARTED)
+        job.state = to
+        job.attempts += 1
+        job.began_ns = now
+        job.partials = 0
+
+
+def given_back(job: Job) -> None:
+    """The hand-over came to nothing: an attempt that had begun is given back."""
+    to = _GIVEN_BACK[job.state]
     if not to:
-        raise _illegal(job, Happened.UNDELIVERED)
+        raise _illegal(job, Happened.GIVEN_BACK)
+    if job.state == RUNNING:
+        job.attempts -= 1
     job.state = to
-    job.attempts -= 1
     job.handovers += 1
     job.holder = None
 
@@ -202,32 +331,59 @@ def answered(jobs: Iterable[Job], now: int) -> None:
         job.holder = None
 
 
-def attempt_ended(job: Job) -> None:
-    """The attempt came to nothing and another may follow."""
-    to = _ATTEMPT_ENDED[job.state]
+def _moved(job: Job, happened: Happened) -> None:
+    """For what does not happen to every job."""
+    to = _COLUMNS[happened][job.state]
     if not to:
-        raise _illegal(job, Happened.ATTEMPT_ENDED)
+        raise _illegal(job, happened)
     job.state = to
     job.holder = None
+
+
+def claimed(job: Job) -> None:
+    """Its attempt had not ended after all."""
+    _moved(job, Happened.CLAIMED)
+
+
+def attempt_ended(job: Job) -> None:
+    """The attempt came to nothing and another may follow."""
+    _moved(job, Happened.ATTEMPT_ENDED)
+
+
+def postponed(job: Job) -> None:
+    """The same, and it waits for its `due_ns`."""
+    _moved(job, Happened.POSTPONED)
+
+
+def due(job: Job) -> None:
+    """The moment it waited for has come."""
+    _moved(job, Happened.DUE)
 
 
 def budget_spent(job: Job, reason: Reason, now: int) -> None:
     """There is nothing left to spend on this job."""
-    to = _BUDGET_SPENT[job.state]
-    if not to:
-        raise _illegal(job, Happened.BUDGET_SPENT)
-    job.state = to
-    job.reason = reason.value
-    job.ended_ns = now
-    job.holder = None
+    _ended(job, Happened.BUDGET_SPENT, reason, now)
+
+
+def failed_for_good(job: Job, now: int) -> None:
+    """Its worker said that no other attempt shall be made."""
+    _ended(job, Happened.FAILED_FOR_GOOD, Reason.FAILED, now)
+
+
+def deserted(job: Job, now: int) -> None:
+    """Nobody waits for it any more."""
+    _ended(job, Happened.DESERTED, Reason.ASKER_GONE, now)
 
 
 def stopped(job: Job, now: int) -> None:
     """The broker ends before the job did."""
-    to = _STOPPED[job.state]
-    if not to:
-        raise _illegal(job, Happened.STOPPED)
-    job.state = to
-    job.reason = Reason.BROKER_STOPPED.value
+    _ended(job, Happened.STOPPED, Reason.BROKER_STOPPED, now)
+
+
+def _ended(job: Job, happened: Happened, reason: Reason, now: int) -> None:
+    _moved(job, happened)
+    job.reason = reason.value
     job.ended_ns = now
-    job.holder = None
+
+
+_COLUMNS: Final = {happened: _moves(happened) for happened in Happened}

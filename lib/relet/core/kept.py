@@ -1,45 +1,82 @@
-"""Final jobs that are kept as evidence: dead letters, and outcomes that reached nobody. Bounded, the oldest go
-first.
+"""Final jobs that are kept: as evidence - dead letters, and outcomes that reached nobody - or because their outcome is
+owed to somebody who may ask again. Bounded by number, by bytes and by age; the oldest go first.
+
+An ordered dict, because most outcomes leave again at once, in any order, and the oldest must be found without walking
+over where they were.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from relet.core.job import Job
+from relet.core.lease import NEVER
 from relet.messages import held_bytes
 
 
 class Kept:
     """Final jobs by number, oldest first."""
 
-    __slots__ = ("_bytes_max", "_jobs", "_jobs_max", "bytes")
+    __slots__ = ("_age_ns_max", "_bytes_max", "_entry_bytes", "_jobs", "_jobs_max", "bytes")
 
-    def __init__(self, *, jobs_max: int, bytes_max: int) -> None:
-        self._jobs: dict[int, Job] = {}
+    def __init__(self, *, jobs_max: int, bytes_max: int, age_ns_max: int = NEVER, entry_bytes: int = 0) -> None:
+        """`entry_bytes`: what each counts beyond its frames."""
+        self._entry_bytes = entry_bytes
+        self._jobs: OrderedDict[int, tuple[Job, int]] = OrderedDict()
         self._jobs_max = jobs_max
         self._bytes_max = bytes_max
+        self._age_ns_max = age_ns_max
         self.bytes = 0
-        """Of bodies and answers."""
+        """Of bodies, answers and entries."""
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def __iter__(self) -> Iterator[Job]:
-        return iter(self._jobs.values())
+        return (job for job, _ in self._jobs.values())
+
+    def __contains__(self, job: Job) -> bool:
+        return job.number in self._jobs
 
     def keep(self, job: Job) -> list[Job]:
         """Keeps a final job; returns those that had to go for it, which may be the job itself."""
-        self._jobs[job.number] = job
-        self.bytes += _size(job)
+        answer = job.answer
+        size = (len(answer) if type(answer) is bytes else held_bytes(answer, b"")) + self._entry_bytes
+        if job.body:
+            size += held_bytes(job.body, b"")
+        self._jobs[job.number] = job, size
+        self.bytes += size
+        if len(self._jobs) <= self._jobs_max and self.bytes <= self._bytes_max:
+            return []
         forgotten: list[Job] = []
         while len(self._jobs) > self._jobs_max or self.bytes > self._bytes_max:
-            number = next(iter(self._jobs))
-            oldest = self._jobs.pop(number)
-            self.bytes -= _size(oldest)
-            forgotten.append(oldest)
+            forgotten.append(self._drop_oldest())
         return forgotten
 
+    def _drop_oldest(self) -> Job:
+        _, (job, size) = self._jobs.popitem(last=False)
+        self.bytes -= size
+        return job
 
-def _size(job: Job) -> int:
-    return held_bytes(job.body, b"") + held_bytes(job.answer, b"")
+    def drop(self, job: Job) -> bool:
+        """The job is not kept any more; False where it was not."""
+        entry = self._jobs.pop(job.number, None)
+        if entry is None:
+            return False
+        self.bytes -= entry[1]
+        return True
+
+    def due(self) -> int:
+        """When the oldest has been kept for as long as it may."""
+        if not self._jobs or self._age_ns_max == NEVER:
+            return NEVER
+        job, _ = next(iter(self._jobs.values()))
+        return job.ended_ns + self._age_ns_max
+
+    def take_aged(self, now: int, jobs_max: int) -> list[Job]:
+        """Up to so many that have been kept for as long as they may; they are not any more."""
+        aged: list[Job] = []
+        while len(aged) < jobs_max and self.due() <= now:
+            aged.append(self._drop_oldest())
+        return aged

@@ -7,17 +7,32 @@ would keep rate x timeout entries.
 A lane is a plain dict. To find its oldest entry it walks over those deleted before, about a nanosecond each, so one
 look is one walk, however many leases it ends. An `OrderedDict` finds it at once, and beside a million running jobs
 costs each an eighth more for its linked list.
+
+Deadlines that are truly individual - a delay, a lease that was extended, a worker that must not be silent for long -
+stand in `Deadlines`: a heap of (moment, number) that never holds a job. A deadline that moves later only changes the
+job; its entry is put right when it comes up.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from relet.core.job import Job
 
 NEVER: Final = 1 << 62
 """A moment that does not come (nanoseconds)."""
+
+
+_STALE_WORTH_REBUILDING: Final = 64
+"""Below this a rebuild costs more than the entries it frees."""
+
+
+class Timer(Protocol):
+    """Where deadlines stand. The machine deletes there what ends early."""
+
+    running: dict[int, Job]
 
 
 class Lane:
@@ -37,6 +52,7 @@ class Lane:
         running = self.running
         for job in jobs:
             running[job.number] = job
+            job.timer = self
         if self.due == NEVER:
             self.due = now + self.lease_ns
 
@@ -53,4 +69,53 @@ class Lane:
             expired.append(job)
         for job in expired:
             del running[job.number]
+        return expired
+
+
+class Deadlines:
+    """Jobs with a deadline of their own, `due_ns`."""
+
+    __slots__ = ("_heap", "running")
+
+    def __init__(self) -> None:
+        self.running: dict[int, Job] = {}
+        """By job number."""
+        self._heap: list[tuple[int, int]] = []
+        """(moment, number): for each job one entry that is not later than its deadline, and stale ones."""
+
+    @property
+    def due(self) -> int:
+        """No deadline comes before this moment; it may be earlier than the first that does."""
+        return self._heap[0][0] if self._heap else NEVER
+
+    def begin(self, job: Job, due_ns: int) -> None:
+        """The deadline of this job is `due_ns` from now on, whatever it was."""
+        fresh = job.timer is not self
+        if fresh:
+            self.running[job.number] = job
+            job.timer = self
+        if fresh or due_ns < job.due_ns:
+            heapq.heappush(self._heap, (due_ns, job.number))
+            if len(self._heap) > 2 * len(self.running) + _STALE_WORTH_REBUILDING:
+                job.due_ns = due_ns
+                self._heap = sorted((each.due_ns, number) for number, each in self.running.items())
+        job.due_ns = due_ns
+
+    def take_expired(self, now: int, jobs_max: int) -> list[Job]:
+        """Up to `jobs_max` jobs whose deadline has come, in that order; they stand here no more."""
+        expired: list[Job] = []
+        heap = self._heap
+        looks = jobs_max
+        while heap and heap[0][0] <= now and looks > 0:
+            looks -= 1
+            _, number = heapq.heappop(heap)
+            job = self.running.get(number)
+            if job is None:
+                continue
+            if job.due_ns > now:
+                heapq.heappush(heap, (job.due_ns, number))
+            else:
+                del self.running[number]
+                job.timer = None
+                expired.append(job)
         return expired

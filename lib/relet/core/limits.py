@@ -50,21 +50,52 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     frame_copy_bytes_max: int = 16 * KIB
     """Frames below this are copied, larger ones stay in libzmq's memory, whose smallest piece is about 8 KiB."""
     handovers_max: int | None = None
-    """Hand-overs of one job that may fail to leave; None stands for ten times the tries, 100 where tries are
-    unlimited."""
+    """Hand-overs of one job that may come to nothing and be given back; None stands for ten times the tries, 100 where
+    tries are unlimited."""
     kept_jobs_max: int = 10_000
-    """Dead letters and outcomes that reached nobody, kept for inspection; the oldest go first."""
+    """Dead letters and outcomes that reached nobody of 2010, kept for inspection; the oldest go first."""
     kept_bytes_max: int = 64 * MIB
     """Bytes of their bodies and answers."""
     ledger_entries_max: int = 100
     """Failed attempts remembered of one job; the oldest go first."""
     worker_grace_ns: int = 20_000_000
-    """How long the leases of a lost worker outlive its connection: its last answer may be under way on the other
-    one."""
+    """How long the leases of a lost worker of 2010 outlive its connection: its last answer may be under way on the
+    other one."""
+    session_grace_ns: int = 250_000_000
+    """How long a native worker keeps its session without a connection: a live one is back sooner, on another."""
+    liveness_ns: int = 10_000_000_000
+    """How long nothing may be heard of a native worker; it says something four times as often. An extension module
+    that holds the interpreter lock for longer makes its worker look dead."""
+    recall_ns: int = 100_000_000
+    """How long a native worker may hold a job unstarted while another has nothing to do: less would take back what is
+    about to start."""
+    asker_grace_ns: int = 1_000_000_000
+    """How long a native client may be away before jobs that shall end with it do."""
+    askers_per_job_max: int = 100
+    """Connections that may wait for the outcome of one job, because each is told."""
+    outcomes_max: int = 100_000
+    """Outcomes that native clients have not received yet, or asked to be kept; the oldest go first."""
+    outcomes_bytes_max: int = 256 * MIB
+    """Bytes of their results, because they are kept in memory."""
+    outcome_ns: int = 3_600_000_000_000
+    """How long an outcome is kept for who asks again, an hour: connections and programs come back within it."""
+    run_ns_max: int = 7 * 24 * 3_600 * 10**9
+    """The longest run limit, and the ceiling of its extensions: a week. A job that may run for longer has none."""
+    retry_ns_max: int = 7 * 24 * 3_600 * 10**9
+    """The longest time that a worker may ask for before the next attempt."""
+    headers_bytes_max: int = 8 * KIB
+    """Bytes of the headers of one job or answer, names and values, because every open job keeps its own."""
+    ids_per_message_max: int = 1_000
+    """Jobs in one message, because they are admitted in one turn."""
+    queues_per_worker_max: int = 100
+    """Queues that one native worker may serve, because it has a place in the line of each."""
+    error_text_max: int = 1_000
+    """Characters of what a worker may say of a failure; the rest is cut off."""
 
     def __post_init__(self) -> None:
+        may_be_zero = {"worker_grace_ns", "session_grace_ns", "asker_grace_ns", "recall_ns"}
         for field in self.__struct_fields__:
-            value, least = getattr(self, field), 0 if field == "worker_grace_ns" else 1
+            value, least = getattr(self, field), 0 if field in may_be_zero else 1
             if value is None and field == "handovers_max":
                 continue
             if type(value) is not int or value < least:

@@ -2,11 +2,15 @@
 
 It reads no clock, socket, file or random number. Messages and timers go in with `now`; an iterator of unguessable
 tokens is passed in. What it decides comes out as plain lists that the shell carries out in this order: records to
-keep, then jobs that finished and jobs that were dispatched to send, then notices to publish.
+keep, then what promises something - outcomes, acknowledgements - and jobs that were dispatched, then notices to
+publish.
 
-The path of one job: `submit` makes it and puts it in the queue; `match` hands it to the worker whose turn it is;
+The path of one job: `submit` makes it and puts it in its queue; `match` hands it to the worker whose turn it is;
 `complete` ends it, or `expire` (its time was up, its worker was lost) lets it again or discards it. One batch of
 messages is one call, because a call and an object per message would cost more than the decisions.
+
+What native workers can say beyond that is in `reports`, what native clients can in `requests`: two parts with doors of
+their own, which know sessions and identities. What becomes of a job is decided here for both dialects alike.
 
 With a store there is one more step: a job that was accepted may be dispatched only after `settled` has said that its
 acceptance is safe. Without one, no records are built at all.
@@ -14,78 +18,62 @@ acceptance is safe. Without one, no records are built at all.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from relet.core import job as happened
-from relet.core.job import AVAILABLE, COMPLETED, DISCARDED, RUNNING, Cause, Job, Reason, State
+from relet.core import records
+from relet.core.effects import Counters, Notice, Saying, Told
+from relet.core.job import (
+    AVAILABLE,
+    COMPLETED,
+    DELAYED,
+    DISCARDED,
+    FINAL,
+    HELD,
+    RUNNING,
+    Cause,
+    Job,
+    Reason,
+    State,
+    Terms,
+)
 from relet.core.kept import Kept
-from relet.core.lease import NEVER, Lane
+from relet.core.lease import NEVER, Deadlines, Lane
 from relet.core.limits import Limits
-from relet.core.queue import Queue
-from relet.core.roster import Roster, Worker, name_of
+from relet.core.queue import Queue, Queues
+from relet.core.reports import Reports
+from relet.core.requests import Requests
+from relet.core.roster import Roster, Session, Worker
 from relet.events import Event
 from relet.messages import (
     NO_DESCRIPTOR,
-    Accepted,
     Answer,
     Ask,
-    Attempt,
     AttemptEnded,
-    Body,
-    Finished,
     Forgotten,
     Peer,
     Record,
     Request,
     body_bytes,
-    body_frames,
     held_bytes,
 )
 
 RECLAIM_NS: Final = 30 * 10**9
 """How long a job that was running when the broker ended may still be answered, where jobs have no timeout."""
-
-
-class Counters(msgspec.Struct):
-    """What has happened since the broker began. Every number only grows."""
-
-    jobs_accepted: int = 0
-    jobs_completed: int = 0
-    jobs_discarded: int = 0
-    jobs_cancelled: int = 0
-    dispatches: int = 0
-    attempts_expired: int = 0
-    attempts_lost: int = 0
-    """Attempts that ended with the connection of their worker."""
-    handovers_undelivered: int = 0
-    """Hand-overs that provably never left and cost no attempt."""
-    answers_late: int = 0
-    """Answers to a job that was waiting for its next attempt; they count."""
-    answers_refused: int = 0
-    """Answers to no open job."""
-    asks_refused: int = 0
-    requests_refused: int = 0
-    """Messages of clients that could never become a job."""
-    replies_unroutable: int = 0
-    """Outcomes whose client was gone."""
-    reply_dropped: int = 0
-    """Outcomes whose client did not read while its outbox was full."""
-    workers_arrived: int = 0
-    workers_lost: int = 0
-
-
-Notice = tuple[Event, dict[str, Any]]
+TOKENS_MAX: Final = 100
+"""Earlier hand-overs of one job by which a late answer is known; the oldest go first."""
+RECALL_LOOKS_MAX: Final = 100
+"""Workers and jobs looked at to find one that can be recalled."""
 
 
 class Machine:
     """Every job of one broker, and the rules. Times are nanoseconds of lease time."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - a machine is its tables, and each is said what it is for
         self,
         tokens: Iterator[bytes],
         *,
@@ -94,19 +82,33 @@ class Machine:
         limits: Limits | None = None,
         keeps_records: bool = False,
         trace: bool = False,
+        epoch: int = 1,
+        began_ns: int = 0,
     ) -> None:
         """Makes an empty machine.
 
-        `tokens` are unguessable, all different. `tries` bounds counted attempts, `timeout_ns` is the length of a lease;
-        None: no bound. With `trace`, each step of a job is a notice.
+        `tokens` are unguessable, all different, 16 bytes each. `tries` bounds counted attempts, `timeout_ns` is the
+        length of a lease; None: no bound. With `trace`, each step of a job is a notice. `epoch` is this life of the
+        broker, which began at `began_ns`, lease time.
         """
         self.limits = limits = limits or Limits()
         self.tries = tries
         self.timeout_ns = timeout_ns
+        self.terms = Terms(run_ns=timeout_ns)
+        """What holds for a job that says nothing else."""
         self.trace = trace
+        self.epoch = epoch
+        self.began_ns = began_ns
+        self.wall_ns = 0
+        """What has to be added to lease time for nanoseconds since 1970 (UTC); the shell sets it, every turn."""
+        self.draining = False
+        """No new jobs."""
         self.counters = Counters()
-        self.queue = Queue()
+        self.queues = Queues()
+        self.queue = self.queues.default
+        """Where the jobs wait that name no queue."""
         self.roster = Roster(
+            self.queue,
             asks_max=limits.asks_max,
             asks_per_worker_max=limits.asks_per_worker_max,
             workers_max=limits.peers_max,
@@ -116,70 +118,127 @@ class Machine:
         self.open = 0
         """Jobs that are not final."""
         self.open_bytes = 0
-        """Bytes of their bodies and return paths (`held_bytes`)."""
+        """Bytes of their bodies, headers and return paths (`held`)."""
 
         self.finished: list[Job] = []
-        """Effect: jobs that became final, in that order; their clients are to be told."""
+        """Effect: jobs of 2010 that became final, in that order; their clients are to be told."""
+        self.told: list[Told] = []
+        """Effect: the same for native clients."""
         self.dispatched: list[Job] = []
-        """Effect: jobs to be sent to their holders."""
+        """Effect: jobs to be sent to their holders, workers of 2010."""
+        self.handed: list[Job] = []
+        """Effect: jobs to be sent to their holders, sessions."""
+        self.promised: list[Saying] = []
+        """Effect: (to whom, what, body): what is to be said once this turn is safe."""
+        self.said: list[Saying] = []
+        """Effect: the same, of what promises nothing: to be said at once."""
+        self.acks: dict[Session, int] = {}
+        """Effect: sessions that reported something, and the number of the last report: to be acknowledged."""
         self.notices: list[Notice] = []
         """Effect: what to publish."""
 
-        self._tokens = tokens
-        self._by_token: dict[bytes, Job] = {}
-        """Every open job that was ever dispatched."""
+        self.by_token: dict[bytes, Job] = {}
+        """Every token that gives a right to an open job. This is the one place where possession is proven."""
+        self.tokens = tokens
+        self.stirred: dict[Queue, None] = {}
+        """Queues in which something may be matched."""
+        self.deadlines = Deadlines()
+        """Delays, and leases with an end of their own."""
+        self.reports = Reports(self)
+        self.requests = Requests(self)
         self._lane = Lane(timeout_ns) if timeout_ns is not None else None
         self._reclaim = Lane(RECLAIM_NS)
-        """Running jobs from a store, where jobs have no timeout."""
-        self._lost: deque[tuple[int, Worker]] = deque()
-        """(end of the grace, worker): lost ones that still hold leases, in the order of their loss."""
+        """Jobs of 2010 that were running when an earlier broker ended, where jobs have no timeout."""
+        self._unclaimed = Lane(limits.liveness_ns)
+        """Jobs that a session had then: it must claim them."""
+        self._held = Lane(limits.recall_ns)
+        """Held jobs: after this long they may be recalled ..."""
+        self.recalled = Lane(limits.liveness_ns)
+        """... and then must be given back or started."""
+        self._lost: list[tuple[int, int, Worker]] = []
+        """A heap (moment, number, worker): lost ones whose jobs are to be let again then."""
+        self._losses = 0
         self._of_lost: list[Job] = []
         """Jobs of the first of these whose leases are being ended, oldest last."""
         self._handovers_max = limits.handovers_of(tries)
         self._number = 0
-        self._keeps_records = keeps_records
+        self.keeps_records = keeps_records
         self._records: list[Record] = []
+        self._number_safe = 0
+        """Jobs up to this number may be dispatched, as far as a store goes."""
         self._accepted: list[Job] = []
         """Accepted in this turn, where there is a store."""
         self._unsafe: deque[tuple[int, list[Job]]] = deque()
         """(turn, accepted jobs): not to be dispatched before that turn is safe."""
 
+    def wall_ms(self, now: int) -> int:
+        """Milliseconds since 1970 (UTC)."""
+        return (now + self.wall_ns) // 1_000_000
+
     # --- The doors: what peers say
 
     def submit(self, batch: list[Request], now: int) -> None:
-        """Clients want these jobs done. The shell asks `room` before it reads them."""
+        """Clients of 2010 want these jobs done. The shell asks `room` before it reads them."""
         number, size = self._number, 0
+        queue, terms = self.queue, self.terms
         jobs = []
         for peer, path, body in batch:
             number += 1
             # One frame, nearly always: the call would cost more than the sum.
             size += len(body) + len(path) if type(body) is bytes else held_bytes(body, path)
-            jobs.append(Job(number, peer, path, body, now))
+            jobs.append(Job(number, peer, path, body, now, queue, terms))
         self._number = number
         self.open += len(jobs)
         self.open_bytes += size
         self.counters.jobs_accepted += len(jobs)
-        if self._keeps_records:
+        if self.keeps_records:
             self._accepted.extend(jobs)
-            self._records.extend(Accepted(job.number, _kept_frames(job.body)) for job in jobs)
+            self._records.extend(records.accepted(self, job) for job in jobs)
         else:
-            self.queue.fresh.extend(jobs)
+            queue.fresh.extend(jobs)
         if self.trace:
             for job in jobs:
-                self.notices.append((Event.JOB_ACCEPTED, {"job": job.number, "bytes": body_bytes(job.body)}))
+                self._notice_accepted(job)
+
+    def accept(self, jobs: list[Job], size: int) -> None:
+        """Native clients want these jobs done; `requests` has made them, without numbers. `size`: what they hold."""
+        number = self._number
+        for job in jobs:
+            number += 1
+            job.number = number
+        self._number = number
+        self.open += len(jobs)
+        self.open_bytes += size
+        self.counters.jobs_accepted += len(jobs)
+        if self.keeps_records:
+            self._accepted.extend(jobs)
+            self._records.extend(records.accepted(self, job) for job in jobs)
+        else:
+            stirred = self.stirred
+            for job in jobs:
+                queue = job.queue
+                queue.fresh.append(job)
+                stirred[queue] = None
+        if self.trace:
+            for job in jobs:
+                self._notice_accepted(job)
 
     def ask(self, batch: list[Ask], now: int) -> None:  # noqa: ARG002 - every door takes the time
-        """Workers ask, one job a message."""
+        """Workers of 2010 ask, one job a message."""
         arrived, refused = self.roster.ask(batch)
-        if arrived:
-            self.counters.workers_arrived += len(arrived)
-            for worker in arrived:
-                peer = worker.peer
-                traced = peer.descriptor != NO_DESCRIPTOR
-                fields = {"worker": name_of(worker), "socket_type": peer.socket_type or "unknown", "traced": traced}
-                self.notices.append((Event.WORKER_ARRIVED, fields))
+        for worker in arrived:
+            self.arrived(worker)
         if refused:
             self.asks_refused(refused, "too_many_asks")
+
+    def arrived(self, worker: Worker) -> None:
+        """A worker is new."""
+        self.counters.workers_arrived += 1
+        peer = worker.peer
+        traced = peer.descriptor != NO_DESCRIPTOR
+        queues = [place.queue.name for place in worker.places]
+        fields = {"worker": worker.name, "socket_type": peer.socket_type or "unknown", "traced": traced}
+        self.notices.append((Event.WORKER_ARRIVED, {**fields, "queues": queues}))
 
     def asks_refused(self, count: int, reason: str) -> None:
         """The shell or the roster could not take so many asks."""
@@ -187,47 +246,65 @@ class Machine:
         self.notices.append((Event.ASK_REFUSED, {"reason": reason, "count": count}))
 
     def complete(self, batch: list[Answer], now: int) -> None:
-        """Workers have done these jobs. This is the one place where possession is proven: by the token."""
-        by_token, lane = self._by_token, self._lane
+        """Workers of 2010 have done these jobs."""
+        by_token = self.by_token
         done: list[Job] = []
-        late: list[Job] = []
-        size = 0
         for token, answer in batch:
-            job = by_token.pop(token, None)
+            job = by_token.get(token)
             if job is None:
                 continue
-            holder = job.holder
-            if holder is not None:
-                holder.jobs.discard(job)
-            if job.state == RUNNING:
-                if lane is not None:
-                    del lane.running[job.number]
-                elif holder is None:
-                    del self._reclaim.running[job.number]
+            if job.state != RUNNING or job.token != token:
+                if not self.takes_late(job, token):
+                    continue
+                self.leave(job, "answered")
+                self.counters.answers_late += 1
             else:
-                late.append(job)
+                del by_token[token]
+                holder, timer = job.holder, job.timer
+                if holder is not None:
+                    holder.jobs.discard(job)
+                if timer is not None:
+                    del timer.running[job.number]
+                    job.timer = None
+            if job.tokens:
+                self.forget_tokens(job)
             job.answer = answer
-            body = job.body
-            size += len(body) + len(job.path) if type(body) is bytes else held_bytes(body, job.path)
             done.append(job)
-        happened.answered(done, now)
-        for job in late:
-            self.queue.left(job)
-        self.counters.answers_late += len(late)
-        self.finished += done
-        self.open -= len(done)
-        self.open_bytes -= size
-        self.counters.jobs_completed += len(done)
         if len(done) != len(batch):
             self.answers_refused(len(batch) - len(done))
-        if self._keeps_records:
-            for job in done:
-                self._record_finished(job, kept=False)
+        self.complete_all(done, now)
+
+    def takes_late(self, job: Job, token: bytes) -> bool:
+        """Whether a token that is not that of a running attempt may complete the job."""
+        return job.terms.late_any or (job.token == token and job.state in (HELD, RUNNING))
+
+    def complete_all(self, done: list[Job], now: int) -> None:
+        """These have their answers, and stand in no table of open jobs any more."""
+        happened.answered(done, now)
+        size = 0
+        for job in done:
+            body = job.body
+            size += len(body) + len(job.path) if type(body) is bytes and job.headers is None else held(job)
         if self.trace:
             for job in done:
                 self._notice_finished(job)
         for job in done:
             job.body = b""
+        self.open -= len(done)
+        self.open_bytes -= size
+        self.counters.jobs_completed += len(done)
+        if not self.requests.open:
+            self.finished += done
+        else:
+            finished, ended = self.finished, self.requests.ended
+            for job in done:
+                if job.request is None:
+                    finished.append(job)
+                else:
+                    ended(job)
+        if self.keeps_records:
+            for job in done:
+                self._record_finished(job)
 
     def answers_refused(self, count: int) -> None:
         """So many answers named no open job."""
@@ -236,12 +313,23 @@ class Machine:
 
     def lost(self, peer: Peer, now: int) -> None:
         """A connection of a worker has gone. Its asks are void now, its leases after the grace."""
-        for worker in self.roster.lost(peer):
-            self.counters.workers_lost += 1
-            fields = {"worker": name_of(worker), "jobs_held": len(worker.jobs)}
-            self.notices.append((Event.WORKER_LOST, fields))
+        workers, sessions = self.roster.lost(peer)
+        for worker in workers:
+            self.notice_lost(worker)
             if worker.jobs:
-                self._lost.append((now + self.limits.worker_grace_ns, worker))
+                self.let_again_at(now + self.limits.worker_grace_ns, worker)
+        for session in sessions:
+            self.reports.went_away(session, now)
+
+    def notice_lost(self, worker: Worker) -> None:
+        """A worker is lost; its jobs will be let again."""
+        self.counters.workers_lost += 1
+        self.notices.append((Event.WORKER_LOST, {"worker": worker.name, "jobs_held": len(worker.jobs)}))
+
+    def let_again_at(self, moment: int, worker: Worker) -> None:
+        """What this lost worker still holds then is let again."""
+        self._losses += 1
+        heapq.heappush(self._lost, (moment, self._losses, worker))
 
     # --- The doors: what the shell found out
 
@@ -251,23 +339,16 @@ class Machine:
         """
         for job in jobs:
             holder = job.holder
-            if job.state != RUNNING or holder is None:
+            if job.state not in (HELD, RUNNING) or holder is None:
                 continue
             self.roster.void(holder)
-            self._end_lease(job)
             self.counters.handovers_undelivered += 1
-            happened.undelivered(job)
-            if job.handovers >= self._handovers_max:
-                self._discard(job, Reason.HANDOVERS_SPENT, now)
-                continue
-            self.queue.came_back(job)
-            if self._keeps_records:
-                self._record_attempt(job)
-            if self.trace:
+            self.give_back(job, now)
+            if self.trace and job.state == AVAILABLE:
                 self.notices.append((Event.JOB_UNDELIVERED, {"job": job.number, "handovers": job.handovers}))
 
     def untold(self, jobs: Iterable[Job]) -> None:
-        """The outcomes of these finished jobs reached nobody, because their clients are gone: they are kept."""
+        """The outcomes of these finished jobs of 2010 reached nobody, because their clients are gone: they are kept."""
         for job in jobs:
             self.counters.replies_unroutable += 1
             if self.trace:
@@ -280,34 +361,63 @@ class Machine:
             self._keep_outcome(job)
 
     def _keep_outcome(self, job: Job) -> None:
-        if job.state == COMPLETED:  # the others are kept already, or were never begun
-            if self._keeps_records:
-                self._record_finished(job, kept=True)
+        if job.state == COMPLETED and job not in self.kept:  # the others are kept already, or were never begun
             self._keep(job)
+            if self.keeps_records:
+                self._record_finished(job)
 
     def expire(self, now: int) -> None:
         """Ends the leases whose time is up and those of lost workers whose grace is over, some at a time."""
         budget = self.limits.turn_steps_max
         while self._lost and self._lost[0][0] <= now and budget > 0:
-            _, worker = self._lost[0]
+            worker = self._lost[0][2]
             if not self._of_lost:
+                if not worker.lost and not self.reports.is_over(worker, now):
+                    heapq.heappop(self._lost)
+                    continue
                 self._of_lost = sorted(worker.jobs, key=_number_of, reverse=True)
             while self._of_lost and budget > 0:
                 job = self._of_lost.pop()
                 if job.holder is worker:  # else it has ended meanwhile
                     budget -= 1
-                    self._attempt_failed(job, Cause.WORKER_LOST, now)
+                    self.let_again(job, Cause.WORKER_LOST, now)
             if not self._of_lost:
-                self._lost.popleft()
-        for lane in (self._lane, self._reclaim):
+                heapq.heappop(self._lost)
+        for lane in (self._lane, self._reclaim, self._unclaimed):
             if lane is not None and now >= lane.due and budget > 0:
+                cause = Cause.WORKER_LOST if lane is self._unclaimed else Cause.EXPIRED
                 for job in lane.take_expired(now, budget):
                     budget -= 1
-                    self._attempt_failed(job, Cause.EXPIRED, now)
+                    self.let_again(job, cause, now)
+        if now >= self.deadlines.due and budget > 0:
+            for job in self.deadlines.take_expired(now, budget):
+                budget -= 1
+                if job.state == DELAYED:
+                    happened.due(job)
+                    self._waits(job)
+                else:
+                    self.attempt_failed(job, Cause.EXPIRED if now >= job.ends_ns else Cause.SILENT, now)
+        if now >= self._held.due:
+            for job in self._held.take_expired(now, self.limits.turn_steps_max):
+                job.queue.long_held.begin((job,), now)
+                self.stirred[job.queue] = None
+        if now >= self.recalled.due:
+            for job in self.recalled.take_expired(now, self.limits.turn_steps_max):
+                self.give_back(job, now)
+        self.reports.expire(now)
+        self.requests.expire(now)
 
     def next_deadline(self) -> int | None:
         """When `expire` next has something to do; None when nothing is waited for. May be in the past."""
-        due = self._reclaim.due
+        due = min(
+            self._reclaim.due,
+            self._unclaimed.due,
+            self._held.due,
+            self.recalled.due,
+            self.deadlines.due,
+            self.reports.due(),
+            self.requests.due(),
+        )
         if self._lane is not None and self._lane.due < due:
             due = self._lane.due
         if self._lost and self._lost[0][0] < due:
@@ -315,68 +425,241 @@ class Machine:
         return None if due == NEVER else due
 
     def match(self, now: int) -> None:
-        """Hands waiting jobs to waiting asks, oldest job to the worker whose turn it is."""
-        queue, roster, by_token, tokens = self.queue, self.roster, self._by_token, self._tokens
-        line, jobs = roster.line, self.dispatched
-        before = len(jobs)
+        """Hands waiting jobs to waiting asks: the oldest job of each queue to the worker whose turn it is."""
+        self._match(self.queue, now)
+        if self.stirred:
+            stirred, self.stirred = self.stirred, {}
+            for queue in stirred:
+                self._match(queue, now)
+        count = len(self.dispatched) + len(self.handed)
+        if count:
+            self.counters.dispatches += count
+
+    def _match(self, queue: Queue, now: int) -> None:
+        line = queue.line
+        if not line:
+            return
+        by_token, tokens = self.by_token, self.tokens
+        jobs: list[Job] = []
+        handed: list[Job] = []
         while line:
-            worker = line[0]
+            worker = line[0].worker
             if not worker.credit:
-                roster.drop_first()
+                queue.drop_first()
                 continue
             job = queue.take()
             if job is None:
+                if queue.long_held.running:
+                    self._recall(queue, now)
                 break
-            if not job.token:
-                job.token = token = next(tokens)
-                by_token[token] = job
+            if type(worker) is Session:
+                self._hand_over(job, worker, handed, jobs)
+            else:
+                if not job.token:
+                    job.token = token = next(tokens)
+                    by_token[token] = job
+                elif job.seq or not job.terms.late_any:
+                    self._renew_token(job, native=False)
+                jobs.append(job)
             job.holder = worker
             worker.jobs.add(job)
-            jobs.append(job)
             worker.credit -= 1
             if not worker.credit:
-                line.popleft()
-                worker.in_line = False
+                line.popleft().in_line = False
             elif len(line) > 1:
                 line.rotate(-1)
-        count = len(jobs) - before
-        if not count:
+        self.roster.asks -= len(jobs) + len(handed)
+        if jobs:
+            happened.dispatched(jobs, now)
+            self.begin_leases(jobs, now)
+            self._sort_out(jobs)
+        if handed:
+            happened.handed_over(handed)
+            for job in handed:
+                job.began_ns = now
+            self._held.begin(handed, now)
+            self.handed += handed
+        if self.keeps_records:
+            for job in (*jobs, *handed):
+                self._record_attempt(job)
+        if self.trace:
+            for job in (*jobs, *handed):
+                self._notice_dispatched(job)
+
+    def _sort_out(self, jobs: list[Job]) -> None:
+        """Jobs whose attempts begin with the dispatch: to workers of 2010, or to sessions that do not say starts."""
+        if not self.roster.sessions:
+            self.dispatched += jobs
             return
-        if before:
-            jobs = jobs[before:]
-        happened.dispatched(jobs, now)
-        if self._lane is not None:
-            self._lane.begin(jobs, now)
-        roster.asks -= count
-        self.counters.dispatches += count
-        if self._keeps_records:
+        for job in jobs:
+            (self.handed if type(job.holder) is Session else self.dispatched).append(job)
+
+    def _hand_over(self, job: Job, session: Session, handed: list[Job], started: list[Job]) -> None:
+        """The next hand-over of a session, which gets a token of its own."""
+        self._renew_token(job, native=True)
+        session.handed = job.seq = session.handed + 1
+        if session.confirms:
+            session.handed_over.append((job.seq, job))
+            handed.append(job)
+        else:
+            started.append(job)
+
+    def _renew_token(self, job: Job, *, native: bool) -> None:
+        """Another hand-over, another token; the earlier ones stay good for a late answer, where that is allowed.
+
+        The exception are workers of 2010: all their attempts share one, by which a late answer is known.
+        """
+        old = job.token
+        if old and not job.terms.late_any:
+            del self.by_token[old]
+        elif old:
+            if not job.seq:
+                job.shared = old
+            if old not in job.tokens:
+                job.tokens = (*job.tokens, old)
+                if len(job.tokens) > TOKENS_MAX:
+                    oldest = next(token for token in job.tokens if token != job.shared)
+                    job.tokens = tuple(token for token in job.tokens if token != oldest)
+                    del self.by_token[oldest]
+        job.seq = 0
+        if job.shared and not native:
+            job.token = job.shared
+        else:
+            job.token = token = next(self.tokens)
+            self.by_token[token] = job
+
+    def forget_tokens(self, job: Job) -> None:
+        """Nothing gives a right to this job any more."""
+        pop = self.by_token.pop
+        pop(job.token, None)
+        for token in job.tokens:
+            pop(token, None)
+
+    def _recall(self, queue: Queue, now: int) -> None:
+        """Nothing waits and somebody has nothing to do: a job that another worker holds for long is called back.
+
+        One at a time, because it takes a way there and back; and never for a worker that would only hold it, too.
+        """
+        if queue.recalls:
+            return
+        for place in islice(queue.line, RECALL_LOOKS_MAX):
+            worker = place.worker
+            if not worker.credit or len(worker.jobs) >= worker.capacity:
+                continue
+            for job in islice(queue.long_held.running.values(), RECALL_LOOKS_MAX):
+                holder = job.holder
+                if type(holder) is Session and holder is not worker and holder.recalls and not holder.away:
+                    del queue.long_held.running[job.number]
+                    queue.recalls += 1
+                    job.began_ns = now
+                    self.recalled.begin((job,), now)
+                    self.counters.handovers_recalled += 1
+                    self.reports.recall(holder, job)
+                    return
+
+    def start(self, jobs: list[Job], now: int) -> None:
+        """Their holders have started these, which were held: their attempts begin."""
+        for job in jobs:
+            self._stop_timer(job)
+        happened.started(jobs, now)
+        self.begin_leases(jobs, now)
+        if self.keeps_records:
             for job in jobs:
                 self._record_attempt(job)
         if self.trace:
             for job in jobs:
-                self._notice_dispatched(job)
+                self.notices.append((Event.JOB_STARTED, {"job": job.number, "attempt": job.attempts}))
+
+    def begun(self, jobs: list[Job], now: int) -> None:
+        """The same, of jobs that are answered in the same breath: they need no lease."""
+        happened.started(jobs, now)
+
+    def heard_of(self, job: Job, now: int) -> None:
+        """A running attempt was reported on: a limit on its silence begins again."""
+        if job.terms.silence_ns is not None and job.timer is self.deadlines:
+            self.deadline(job, now)
+
+    def begin_leases(self, jobs: list[Job], now: int) -> None:
+        """The attempts of these begin now, and with them their limits."""
+        lane = self._lane
+        if self.requests.open:
+            own = [job for job in jobs if job.terms is not self.terms]
+            for job in own:
+                terms = job.terms
+                job.ends_ns = NEVER if terms.run_ns is None else now + terms.run_ns
+                self.deadline(job, now)
+            if own:
+                jobs = [job for job in jobs if job.terms is self.terms]
+        if lane is not None:
+            lane.begin(jobs, now)
+
+    def deadline(self, job: Job, now: int) -> None:
+        """Something was heard of a running attempt that has limits of its own: the end of its silence moves."""
+        silence_ns = job.terms.silence_ns
+        due = job.ends_ns if silence_ns is None else min(job.ends_ns, now + silence_ns)
+        if due != NEVER:
+            self.deadlines.begin(job, due)
+
+    def extend(self, job: Job, ends_ns: int, now: int) -> None:
+        """The run limit of a running attempt ends then, if that is later than it would."""
+        if job.timer is self._lane and self._lane is not None:
+            del self._lane.running[job.number]
+            job.timer = None
+            job.ends_ns = job.began_ns + self._lane.lease_ns
+        elif job.timer is None:  # it has no limit at all
+            return
+        job.ends_ns = max(job.ends_ns, ends_ns)
+        self.deadline(job, now)
+
+    def claim(self, job: Job, session: Session, now: int) -> None:
+        """A session is back with a job that it had in another life of the broker, or of itself."""
+        if job.state == AVAILABLE:
+            job.queue.left(job)
+            happened.claimed(job)
+            if job.ledger and job.ledger[-1].attempt == job.attempts:
+                job.ledger = job.ledger[:-1]
+            job.ends_ns = NEVER if job.terms.run_ns is None else job.began_ns + job.terms.run_ns
+            self.deadline(job, now)
+        else:
+            self._stop_timer(job)
+            self.begin_leases([job], now)
+        job.holder = session
+        session.jobs.add(job)
+        if self.keeps_records:
+            self._record_attempt(job)
 
     def stop(self, now: int, jobs_max: int) -> int:
         """Ends up to `jobs_max` open jobs, because the broker ends; returns how many are left."""
-        for job in list(islice(self._by_token.values(), jobs_max)):
-            running = job.state == RUNNING
-            if running:
-                self._end_lease(job)
-            self._stopped(job, now)
-            if not running:
-                self.queue.left(job)
-            jobs_max -= 1
-        never_out = [self.queue.fresh, self._accepted, *(jobs for _, jobs in self._unsafe)]
+        for job in list(islice(self.by_token.values(), jobs_max)):
+            if job.state not in FINAL:  # else it had several tokens
+                self.leave(job, "")
+                self._stopped(job, now)
+                jobs_max -= 1
+        never_out = [*(queue.fresh for queue in self.queues), self._accepted, *(jobs for _, jobs in self._unsafe)]
         for jobs in never_out:
             while jobs and jobs_max > 0:
-                self._stopped(jobs.pop(), now)
-                jobs_max -= 1
+                job = jobs.pop()
+                if job.state not in FINAL:
+                    self._stopped(job, now)
+                    jobs_max -= 1
         return self.open
 
     def _stopped(self, job: Job, now: int) -> None:
         happened.stopped(job, now)
         self.counters.jobs_cancelled += 1
         self._ended_badly(job)
+
+    def desert(self, job: Job, now: int) -> bool:
+        """Nobody waits for this open job any more, and it shall end then. False: not yet, its acceptance is not
+        safe.
+        """
+        if self.keeps_records and job.number > self._number_safe:
+            return False
+        self.leave(job, "asker_gone")
+        happened.deserted(job, now)
+        self.counters.jobs_cancelled += 1
+        self._ended_badly(job)
+        return True
 
     # --- The doors: what a store keeps
 
@@ -390,56 +673,57 @@ class Machine:
         if self._accepted:
             self._unsafe.append((turn, self._accepted))
             self._accepted = []
-        records, self._records = self._records, []
-        return records
+        taken, self._records = self._records, []
+        return taken
 
     def settled(self, turn: int) -> None:
         """All turns up to `turn` are safe: what they accepted may be dispatched."""
         while self._unsafe and self._unsafe[0][0] <= turn:
             _, jobs = self._unsafe.popleft()
-            self.queue.fresh.extend(jobs)
+            for job in jobs:
+                job.queue.fresh.append(job)
+                self.stirred[job.queue] = None
+                self._number_safe = job.number
 
-    def load(self, records: Iterable[Record], now: int) -> None:
+    def load(self, kept: Iterable[Record], now: int) -> None:
         """Builds an empty machine from records. Jobs come without askers; the leases of running ones begin again."""
-        jobs: dict[int, Job] = {}
-        final: dict[int, Job] = {}
-        for record in records:
-            match record:
-                case Accepted(number, frames):
-                    jobs[number] = Job(number, None, b"", frames[0] if len(frames) == 1 else frames, now)
-                    self._number = max(self._number, number)
-                case Attempt(number, running, token, attempts, handovers, ledger):
-                    job = jobs[number]
-                    job.state = RUNNING if running else AVAILABLE
-                    job.token, job.attempts, job.handovers, job.ledger = token, attempts, handovers, ledger
-                    job.began_ns = now
-                case Finished(number, state, reason, attempts, kept, ledger, answer):
-                    job = jobs.pop(number) if number in jobs else final.get(number) or Job(number, None, b"", b"", now)
-                    self._number = max(self._number, number)
-                    job.state, job.reason, job.attempts, job.ledger = state, reason, attempts, ledger
-                    job.answer = answer[0] if len(answer) == 1 else answer
-                    if job.state == COMPLETED:
-                        job.body = b""
-                    if kept:
-                        final[number] = job
-                case Forgotten(number):
-                    final.pop(number, None)
-        for number in sorted(jobs):
-            self._loaded(jobs[number], now)
-        for job in final.values():
-            self.kept.keep(job)
+        jobs, final = records.rebuilt(self, kept, now)
+        for job in jobs:
+            self._loaded(job, now)
+        for job, is_kept, is_owed in final:
+            if is_kept:
+                self.kept.keep(job)
+            else:
+                job.body = b""
+            if is_owed:
+                self.requests.restore(job)
+                self.requests.outcomes.keep(job)
+        numbers = [job.number for job in jobs] + [job.number for job, _, _ in final]
+        self._number = self._number_safe = max(numbers, default=0)
 
     def _loaded(self, job: Job, now: int) -> None:
         self.open += 1
-        self.open_bytes += held_bytes(job.body, job.path)
-        if job.token:
-            self._by_token[job.token] = job
-        if job.state == RUNNING:
-            (self._lane or self._reclaim).begin((job,), now)
+        self.open_bytes += held(job)
+        if job.request is not None:
+            self.requests.restore(job)
+        for token in (job.token, *job.tokens):
+            if token:
+                self.by_token[token] = job
+        if job.state in (HELD, RUNNING):
+            if job.seq:
+                self._unclaimed.begin((job,), now)
+            elif job.terms.run_ns is not None:
+                self.begin_leases([job], now)
+            else:
+                self._reclaim.begin((job,), now)
+        elif job.state == DELAYED:
+            self.deadlines.begin(job, job.due_ns)
         elif job.token:
-            self.queue.came_back(job)
+            job.queue.came_back(job)
+            self.stirred[job.queue] = None
         else:
-            self.queue.fresh.append(job)
+            job.queue.fresh.append(job)
+            self.stirred[job.queue] = None
 
     def room(self) -> tuple[int, int]:
         """(jobs, bytes) that may still be taken in, the reserve included; 0 or less: read no clients."""
@@ -451,45 +735,114 @@ class Machine:
 
     def jobs(self) -> Iterator[Job]:
         """Every open job, in no order that matters. For inspection: it costs a walk over all of them."""
-        yield from self._by_token.values()
-        yield from self.queue.fresh
+        yield from {job.number: job for job in self.by_token.values()}.values()
+        for queue in self.queues:
+            yield from (job for job in queue.fresh if job.state not in FINAL)
         yield from self._accepted
         for _, jobs in self._unsafe:
             yield from jobs
 
     # --- What doors have in common
 
-    def _end_lease(self, job: Job) -> None:
-        """A running job has no lease any more."""
-        holder = job.holder
-        if holder is not None:
-            holder.jobs.discard(job)
-        lane = self._lane or (self._reclaim if holder is None else None)
-        if lane is not None:
-            lane.running.pop(job.number, None)
+    def leave(self, job: Job, why: str) -> None:
+        """The job is about to end: it stands in no table of open jobs any more, and a holder is told why."""
+        if job.state == AVAILABLE:
+            job.queue.left(job)
+        else:
+            holder = job.holder
+            self._end_lease(job)
+            if why and holder is not None and holder.recalls:
+                self.reports.cancel(holder, job.token, why)
+        self.forget_tokens(job)
 
-    def _attempt_failed(self, job: Job, cause: Cause, now: int) -> None:
-        """An attempt came to nothing: another one, or the end."""
+    def _end_lease(self, job: Job) -> None:
+        """A held or running job has no lease any more, a delayed one waits for no moment."""
+        if job.holder is not None:
+            job.holder.jobs.discard(job)
+        self._stop_timer(job)
+
+    def _stop_timer(self, job: Job) -> None:
+        timer = job.timer
+        if timer is not None:
+            timer.running.pop(job.number, None)
+            if timer is self.recalled:
+                job.queue.recalls -= 1
+            job.timer = None
+
+    def _waits(self, job: Job) -> None:
+        """The job is available again."""
+        job.queue.came_back(job)
+        self.stirred[job.queue] = None
+        if self.keeps_records:
+            self._record_attempt(job)
+
+    def let_again(self, job: Job, cause: Cause, now: int) -> None:
+        """Its worker is lost, or its time is up: what was not started costs no attempt."""
+        if job.state == HELD:
+            self.counters.handovers_returned += 1
+            self.give_back(job, now)
+        else:
+            self.attempt_failed(job, cause, now)
+
+    def give_back(self, job: Job, now: int) -> None:
+        """A hand-over came to nothing and costs no attempt: the job waits again, or its budget of those is spent."""
         self._end_lease(job)
-        if cause is Cause.EXPIRED:
+        happened.given_back(job)
+        if job.handovers >= self._handovers_max:
+            self._discard(job, Reason.HANDOVERS_SPENT, now)
+        else:
+            self._waits(job)
+
+    def attempt_failed(
+        self,
+        job: Job,
+        cause: Cause,
+        now: int,
+        *,
+        kind: str = "",
+        text: str = "",
+        retry_ns: int | None = None,
+        final: bool = False,
+    ) -> None:
+        """An attempt came to nothing: another one, at once or later, or the end."""
+        holder = job.holder
+        self._end_lease(job)
+        if cause in (Cause.EXPIRED, Cause.SILENT):
             self.counters.attempts_expired += 1
+            if holder is not None and holder.recalls:
+                self.reports.cancel(holder, job.token, cause.value)
+        elif cause is Cause.FAILED:
+            self.counters.attempts_failed += 1
         else:
             self.counters.attempts_lost += 1
-        entry = AttemptEnded(job.attempts, cause.value, job.began_ns, now)
+        name = holder.name if holder is not None else ""
+        began_ms, ended_ms = self.wall_ms(job.began_ns), self.wall_ms(now)
+        entry = AttemptEnded(job.attempts, cause.value, began_ms, ended_ms, name, kind, text)
         job.ledger = (*job.ledger, entry)[-self.limits.ledger_entries_max :]
+        job.kind, job.text = kind, text
         if self.trace:
-            fields = {"job": job.number, "attempt": job.attempts, "cause": cause.value}
+            fields = {"job": job.number, "attempt": job.attempts, "cause": cause.value, "error": kind}
             self.notices.append((Event.ATTEMPT_ENDED, fields))
-        if self.tries is not None and job.attempts >= self.tries:
+        if final:
+            happened.failed_for_good(job, now)
+            self._discarded(job)
+        elif self.tries is not None and job.attempts >= self.tries:
             self._discard(job, Reason.TRIES_SPENT, now)
-            return
-        happened.attempt_ended(job)
-        self.queue.came_back(job)
-        if self._keeps_records:
-            self._record_attempt(job)
+        elif retry_ns:
+            happened.postponed(job)
+            self.deadlines.begin(job, now + retry_ns)
+            if self.keeps_records:
+                self._record_attempt(job)
+        else:
+            happened.attempt_ended(job)
+            self._waits(job)
 
     def _discard(self, job: Job, reason: Reason, now: int) -> None:
         happened.budget_spent(job, reason, now)
+        self._discarded(job)
+
+    def _discarded(self, job: Job) -> None:
+        self.forget_tokens(job)
         self.counters.jobs_discarded += 1
         causes = [entry.cause for entry in job.ledger[-10:]]
         fields = {"job": job.number, "reason": job.reason, "attempts": job.attempts, "causes": causes}
@@ -497,40 +850,48 @@ class Machine:
         self._ended_badly(job)
 
     def _ended_badly(self, job: Job) -> None:
-        """DISCARDED or CANCELLED: the client is to be told, and the job is kept."""
-        self._by_token.pop(job.token, None)
+        """DISCARDED or CANCELLED: the client is to be told, and a discarded job is kept."""
         self.open -= 1
-        self.open_bytes -= held_bytes(job.body, job.path)
-        self.finished.append(job)
-        if self._keeps_records:
-            self._record_finished(job, kept=job.state == DISCARDED)
+        self.open_bytes -= held(job)
+        if job.request is None:
+            self.finished.append(job)
+        else:
+            self.requests.ended(job)
         if self.trace:
             self._notice_finished(job)
         if job.state == DISCARDED:
             self._keep(job)
+        if self.keeps_records:
+            self._record_finished(job)
 
     def _keep(self, job: Job) -> None:
         for forgotten in self.kept.keep(job):
-            forgotten.body = b""  # it may still wait to be told
-            if self._keeps_records:
-                self._records.append(Forgotten(forgotten.number))
+            self.forgotten(forgotten)
+
+    def forgotten(self, job: Job) -> None:
+        """A final job is not kept here or there any more; nothing is, or something."""
+        kept, owed = job in self.kept, job in self.requests.outcomes
+        if not kept:
+            job.body = b""  # it may still wait to be told, and then needs its answer only
+        if self.keeps_records:
+            self._records.append(Forgotten(job.number, kept, owed))
 
     # --- Records and notices
 
     def _record_attempt(self, job: Job) -> None:
-        running = job.state == RUNNING
-        self._records.append(Attempt(job.number, running, job.token, job.attempts, job.handovers, job.ledger))
+        self._records.append(records.attempt(self, job))
 
-    def _record_finished(self, job: Job, *, kept: bool) -> None:
-        answer = _kept_frames(job.answer) if kept else ()
-        self._records.append(
-            Finished(job.number, int(job.state), job.reason, job.attempts, kept, job.ledger, answer)
-        )
+    def _record_finished(self, job: Job) -> None:
+        self._records.append(records.finished(self, job))
+
+    def _notice_accepted(self, job: Job) -> None:
+        fields = {"job": job.number, "queue": job.queue.name, "bytes": body_bytes(job.body)}
+        self.notices.append((Event.JOB_ACCEPTED, fields))
 
     def _notice_dispatched(self, job: Job) -> None:
-        worker = name_of(job.holder) if job.holder is not None else ""
-        fields = {"job": job.number, "attempt": job.attempts, "worker": worker}
-        self.notices.append((Event.JOB_DISPATCHED, fields))
+        worker = job.holder.name if job.holder is not None else ""
+        attempt = job.attempts + (job.state == HELD)
+        self.notices.append((Event.JOB_DISPATCHED, {"job": job.number, "attempt": attempt, "worker": worker}))
 
     def _notice_finished(self, job: Job) -> None:
         began = job.began_ns or job.ended_ns
@@ -546,9 +907,13 @@ class Machine:
         self.notices.append((Event.JOB_FINISHED, fields))
 
 
+def held(job: Job) -> int:
+    """What an open job holds in memory because of what it carries, bytes."""
+    size = held_bytes(job.body, job.path)
+    if job.headers is not None:
+        size += sum(len(name) + len(value) for name, value in job.headers.items())
+    return size
+
+
 def _number_of(job: Job) -> int:
     return job.number
-
-
-def _kept_frames(body: Body) -> tuple[bytes, ...]:
-    return tuple(map(bytes, body_frames(body)))

@@ -1,9 +1,11 @@
 """Workers: who has asked, and what each of them holds.
 
-A worker is a return path on a connection. Its credit is the number of its unspent asks; workers with credit stand in
-one line and take turns, one job each, so that a worker that asked for a hundred jobs does not get them before another
-that asked for one. A worker that is lost leaves its credit behind at once, and its place in the line when that comes
-up.
+A worker of 2010 is a return path on a connection, and its asks are counted one by one. A native worker is a session: it
+has an identity of its own, its incarnation, with which it comes back on another connection, and its asks are one
+cumulative number. For the machine both are a `Worker` with credit; what a session can do beyond that, it says itself
+(`confirms`, `recalls`).
+
+A worker that is lost leaves its credit behind at once, and its place in the line when that comes up.
 """
 
 from __future__ import annotations
@@ -12,71 +14,143 @@ from collections import deque
 from collections.abc import Iterator
 
 from relet.core.job import Job
+from relet.core.queue import Place, Queue
 from relet.messages import Ask, Path, Peer
-
-_STALE_WORTH_REBUILDING = 64
-"""Below this a rebuild of the line costs more than the entries it frees."""
 
 
 class Worker:
     """One return path on one connection, from its first ask until the connection goes."""
 
-    __slots__ = ("credit", "in_line", "jobs", "path", "peer")
+    __slots__ = ("credit", "jobs", "lost", "path", "peer", "places")
 
-    def __init__(self, peer: Peer, path: Path) -> None:
+    confirms = False
+    """Whether it says when it starts a job."""
+    recalls = False
+    """Whether it heeds a recall, and hears that nobody waits any more."""
+    capacity = 1
+    """How many jobs it does at a time."""
+
+    def __init__(self, peer: Peer, path: Path, queues: tuple[Queue, ...]) -> None:
         self.peer = peer
         self.path = path
         self.credit = 0
         """Unspent asks."""
-        self.in_line = False
+        self.lost = False
+        self.places = tuple(Place(self, queue) for queue in queues)
+        """Its place in the line of each queue that it serves, in the order of its preference."""
         self.jobs: set[Job] = set()
-        """The jobs whose lease it holds. A dict would keep their order, and cost a cache miss more beside a million."""
+        """The jobs that it holds. A dict would keep their order, and cost a cache miss more beside a million."""
 
     def __repr__(self) -> str:
-        return f"<Worker {name_of(self)} credit={self.credit} jobs={len(self.jobs)}>"
+        return f"<Worker {self.name} credit={self.credit} jobs={len(self.jobs)}>"
+
+    @property
+    def name(self) -> str:
+        """What logs call it: its descriptor and return path, never anything that opens a door."""
+        path = self.path.hex()
+        return f"fd{self.peer.descriptor}" + (f"/{path}" if path else "")
 
 
-def name_of(worker: Worker) -> str:
-    """What logs call a worker: its descriptor and return path, never anything that opens a door."""
-    path = worker.path.hex()
-    return f"fd{worker.peer.descriptor}" + (f"/{path}" if path else "")
+class Session(Worker):
+    """A native worker, from its hello until it was silent for too long or said goodbye."""
+
+    __slots__ = (
+        "acked",
+        "agent",
+        "away",
+        "capacity",
+        "confirms",
+        "gone_ns",
+        "granted",
+        "handed",
+        "handed_over",
+        "heard_ns",
+        "incarnation",
+        "principal",
+        "recalls",
+        "reported",
+        "safe",
+        "started",
+    )
+
+    def __init__(
+        self, peer: Peer, path: Path, queues: tuple[Queue, ...], incarnation: bytes, features: tuple[str, ...], now: int
+    ) -> None:
+        super().__init__(peer, path, queues)
+        self.incarnation = incarnation
+        self.principal = peer.principal
+        self.confirms = "starts" in features
+        self.recalls = "recalls" in features
+        self.agent = ""
+        self.capacity = 1
+        self.heard_ns = now
+        self.away = False
+        """Its connection is gone; it may come back on another ..."""
+        self.gone_ns = 0
+        """... until then."""
+        self.granted = 0
+        """Hand-overs that it has asked for since it began; `credit` is what of them is left."""
+        self.handed = 0
+        """Hand-overs made."""
+        self.started = 0
+        """Hand-overs up to this one were started, or given back."""
+        self.handed_over: deque[tuple[int, Job]] = deque()
+        """(number, job) of hand-overs above `started`; some of them have ended otherwise."""
+        self.reported = 0
+        """The last report that was taken."""
+        self.safe = 0
+        """The last report that is safe ..."""
+        self.acked = 0
+        """... and that it was told so of."""
+
+    @property
+    def name(self) -> str:
+        """What logs and ledgers call it."""
+        return f"{self.agent}/{self.incarnation[:4].hex()}" if self.agent else self.incarnation[:4].hex()
 
 
 class Roster:
-    """All workers, by connection and return path."""
+    """All workers: by connection and return path, sessions by incarnation too."""
 
     __slots__ = (
         "_asks_max",
         "_asks_per_worker_max",
         "_barren",
+        "_default",
         "_paths_max",
-        "_stale",
         "_workers_max",
         "asks",
         "count",
-        "line",
         "routes",
+        "sessions",
+        "sessions_on",
     )
 
-    def __init__(self, *, asks_max: int, asks_per_worker_max: int, workers_max: int, paths_max: int) -> None:
+    def __init__(
+        self, default: Queue, *, asks_max: int, asks_per_worker_max: int, workers_max: int, paths_max: int
+    ) -> None:
+        self._default = (default,)
         self._asks_max = asks_max
         self._asks_per_worker_max = asks_per_worker_max
         self._workers_max = workers_max
         self._paths_max = paths_max
         self._barren = 0
         """Asks to refuse before looking for room again."""
-        self._stale = 0
         self.asks = 0
         """Unspent asks of all workers."""
         self.count = 0
         """Workers that are not lost."""
         self.routes: dict[Peer, dict[Path, Worker]] = {}
-        self.line: deque[Worker] = deque()
-        """Workers with credit, next first; and lost ones, without."""
+        """Workers of 2010."""
+        self.sessions_on: dict[Peer, dict[Path, Session]] = {}
+        """Sessions whose connection is there."""
+        self.sessions: dict[tuple[str, bytes], Session] = {}
+        """All sessions by principal and incarnation."""
 
     def __iter__(self) -> Iterator[Worker]:
         for paths in self.routes.values():
             yield from paths.values()
+        yield from self.sessions.values()
 
     def ask(self, batch: list[Ask]) -> tuple[list[Worker], int]:
         """Each message is one ask. Returns the workers that asked for the first time, and how many asks were
@@ -84,7 +158,7 @@ class Roster:
         """
         arrived: list[Worker] = []
         refused = 0
-        routes, line = self.routes, self.line
+        routes = self.routes
         room, per_worker = self._asks_max - self.asks, self._asks_per_worker_max
         granted = 0
         for peer, path, _ in batch:
@@ -97,7 +171,7 @@ class Roster:
                 if full and not self._make_room(peer):
                     refused += 1
                     continue
-                worker = Worker(peer, path)
+                worker = Worker(peer, path, self._default)
                 routes.setdefault(peer, {})[path] = worker
                 self.count += 1
                 arrived.append(worker)
@@ -111,14 +185,27 @@ class Roster:
                 refused += 1
                 continue
             granted += 1
-            if not worker.in_line:
-                worker.in_line = True
-                line.append(worker)
-            elif not worker.credit:
-                self._stale -= 1
+            place = worker.places[0]
+            if not place.in_line:
+                place.in_line = True
+                place.queue.line.append(place)
             worker.credit += 1
         self.asks += granted
         return arrived, refused
+
+    def grant(self, session: Session, credit: int) -> bool:
+        """The session says a credit that is higher than before. False when only a part of it could be granted."""
+        wanted = credit - session.granted
+        room = min(self._asks_per_worker_max - session.credit, self._asks_max - self.asks)
+        more = min(wanted, room)
+        if more > 0:
+            session.granted += more
+            session.credit += more
+            self.asks += more
+            for place in session.places:
+                if not place.in_line:
+                    place.queue.enter(place)
+        return more >= wanted
 
     def _make_room(self, peer: Peer) -> bool:
         """Forgets workers that neither ask nor hold anything: return paths behind proxies, which nobody says are gone.
@@ -134,35 +221,68 @@ class Roster:
                 if not worker.credit and not worker.jobs:
                     del paths[path]
                     self.count -= 1
+                    self._leave(worker)
             if not paths:
                 del self.routes[each]
         if self.count == before:
             self._barren = before // 16
         return self.count < self._workers_max and len(self.routes.get(peer, ())) < self._paths_max
 
+    def arrive(self, session: Session) -> bool:
+        """A session begins on its connection; False when there is no room for it."""
+        peer = session.peer
+        paths = self.sessions_on.get(peer, {})
+        full = self.count >= self._workers_max or len(paths) >= self._paths_max
+        if full and not self._make_room(peer):
+            return False
+        self.sessions_on.setdefault(peer, {})[session.path] = session
+        self.sessions[session.principal, session.incarnation] = session
+        self.count += 1
+        return True
+
+    def moved(self, session: Session, peer: Peer, path: Path) -> None:
+        """The session goes on on this connection."""
+        self._depart(session)
+        session.peer, session.path, session.away = peer, path, False
+        self.sessions_on.setdefault(peer, {})[path] = session
+
+    def _depart(self, session: Session) -> None:
+        """The session is not on its connection any more."""
+        paths = self.sessions_on.get(session.peer)
+        if paths is not None and paths.get(session.path) is session:
+            del paths[session.path]
+            if not paths:
+                del self.sessions_on[session.peer]
+
+    def end(self, session: Session) -> None:
+        """The session is over."""
+        self._depart(session)
+        self.sessions.pop((session.principal, session.incarnation), None)
+        self.count -= 1
+        self._leave(session)
+
     def void(self, worker: Worker) -> None:
         """What the worker asked for is void: it cannot be reached. It may ask again."""
-        if not worker.credit:
-            return
         self.asks -= worker.credit
         worker.credit = 0
-        if worker.in_line:
-            self._stale += 1
-            if self._stale > _STALE_WORTH_REBUILDING and self._stale > len(self.line) // 2:
-                for entry in self.line:
-                    entry.in_line = entry.credit > 0
-                self.line = deque(entry for entry in self.line if entry.credit)
-                self._stale = 0
+        if type(worker) is Session:
+            worker.granted = worker.handed
 
-    def drop_first(self) -> None:
-        """The first in line has no credit left: it was lost, or could not be reached."""
-        self.line.popleft().in_line = False
-        self._stale -= 1
+    def _leave(self, worker: Worker) -> None:
+        """The worker is lost: its credit is void, its places are left."""
+        self.void(worker)
+        worker.lost = True
+        for place in worker.places:
+            place.queue.lost(place)
 
-    def lost(self, peer: Peer) -> list[Worker]:
-        """The connection has gone, and every worker on it. Returns them; they are in the roster no more."""
+    def lost(self, peer: Peer) -> tuple[list[Worker], list[Session]]:
+        """The connection has gone: workers of 2010 on it with it, in the roster no more; sessions are away."""
         gone = list(self.routes.pop(peer, {}).values())
         for worker in gone:
-            self.void(worker)
+            self._leave(worker)
         self.count -= len(gone)
-        return gone
+        away = list(self.sessions_on.pop(peer, {}).values())
+        for session in away:
+            session.away = True
+            self.void(session)
+        return gone, away

@@ -42,13 +42,17 @@ class MemoryStore:
                     rows[number] = _Row(record)
                 case Attempt(number):
                     rows[number].attempt = record
-                case Finished(number, kept=kept):
-                    if kept:
+                case Finished(number, kept=kept, owed=owed):
+                    if kept or owed:
                         rows.setdefault(number, _Row()).finished = record
                     else:
                         rows.pop(number, None)
-                case Forgotten(number):
-                    rows.pop(number, None)
+                case Forgotten(number, kept, owed):
+                    finished = rows[number].finished if number in rows else None
+                    if finished is not None and (kept or owed):
+                        rows[number].finished = msgspec.structs.replace(finished, kept=kept, owed=owed)
+                    else:
+                        rows.pop(number, None)
         self._turn = turn
 
     def settled(self) -> int:

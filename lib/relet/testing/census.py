@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from relet.core.job import AVAILABLE, FINAL, RUNNING, Job
-from relet.core.lease import NEVER, Lane
-from relet.core.machine import Machine
-from relet.core.roster import Worker
+from relet.core.job import AVAILABLE, DELAYED, FINAL, HELD, RUNNING, Job
+from relet.core.kept import Kept
+from relet.core.lease import NEVER, Deadlines, Lane, Timer
+from relet.core.machine import Machine, held
+from relet.core.roster import Session, Worker
 from relet.messages import body_frames, held_bytes
 
 
@@ -24,9 +25,9 @@ class InvariantBroken(AssertionError):
 def check(machine: Machine, *, loaded: int = 0) -> None:
     """Raises `InvariantBroken` unless everything in `machine` fits together; `loaded` jobs came from a store."""
     waiting = _waiting(machine)
-    running = _running(machine, waiting)
-    unsafe = _unsafe(machine, waiting, running)
-    everywhere = {**waiting, **running, **unsafe}
+    out = _out(machine, waiting)
+    unsafe = _unsafe(machine, waiting, out)
+    everywhere = {**waiting, **out, **unsafe}
     counters = machine.counters
     ended = counters.jobs_completed + counters.jobs_discarded + counters.jobs_cancelled
     if machine.open != len(everywhere):
@@ -35,65 +36,75 @@ def check(machine: Machine, *, loaded: int = 0) -> None:
         raise InvariantBroken(
             f"{counters.jobs_accepted} jobs accepted, {loaded} loaded, but {machine.open} are open and {ended} ended"
         )
-    size = sum(held_bytes(job.body, job.path) for job in everywhere.values())
+    size = sum(held(job) for job in everywhere.values())
     if machine.open_bytes != size:
         raise InvariantBroken(f"open jobs hold {size} bytes, {machine.open_bytes} are counted")
     _tries(machine, everywhere)
-    _lanes(machine, running)
-    _holders(machine, running)
+    _timers(machine, out)
+    _holders(machine, out)
     _roster(machine)
-    _kept(machine, everywhere)
+    _lines(machine)
+    limits = machine.limits
+    _kept(machine.kept, everywhere, limits.kept_jobs_max, limits.kept_bytes_max, 0)
+    _requests(machine, everywhere)
 
 
 def check_matched(machine: Machine) -> None:
     """Raises `InvariantBroken` when a job waits beside an unspent ask: true only after a turn is over."""
-    if len(machine.queue) and machine.roster.asks:
-        raise InvariantBroken(f"{len(machine.queue)} jobs wait beside {machine.roster.asks} unspent asks")
+    for queue in machine.queues:
+        asks = sum(place.worker.credit for place in queue.line)
+        if len(queue) and asks:
+            raise InvariantBroken(f"{len(queue)} jobs wait in {queue.name} beside {asks} unspent asks")
 
 
 def _waiting(machine: Machine) -> dict[int, Job]:
     waiting: dict[int, Job] = {}
-    for job in machine.queue:
-        if job.number in waiting:
-            raise InvariantBroken(f"job {job.number} waits twice")
-        if job.state != AVAILABLE:
-            raise InvariantBroken(f"job {job.number} waits, but its state is {job.state}")
-        if job.holder is not None:
-            raise InvariantBroken(f"job {job.number} waits, but {job.holder} holds it")
-        waiting[job.number] = job
-    if len(machine.queue) != len(waiting):
-        raise InvariantBroken(f"{len(waiting)} jobs wait, the queue counts {len(machine.queue)}")
+    for queue in machine.queues:
+        before = len(waiting)
+        for job in queue:
+            if job.number in waiting:
+                raise InvariantBroken(f"job {job.number} waits twice")
+            if job.state != AVAILABLE:
+                raise InvariantBroken(f"job {job.number} waits, but its state is {job.state}")
+            if job.queue is not queue:
+                raise InvariantBroken(f"job {job.number} waits in {queue.name} and belongs to {job.queue.name}")
+            if job.holder is not None:
+                raise InvariantBroken(f"job {job.number} waits, but {job.holder} holds it")
+            waiting[job.number] = job
+        if len(queue) != len(waiting) - before:
+            raise InvariantBroken(f"{len(waiting) - before} jobs wait in {queue.name}, it counts {len(queue)}")
     return waiting
 
 
-def _running(machine: Machine, waiting: dict[int, Job]) -> dict[int, Job]:
-    """The running jobs; each open job with a token is found by it."""
-    running: dict[int, Job] = {}
-    for token, job in machine._by_token.items():
-        if not (bool(token) and job.token == token):
+def _out(machine: Machine, waiting: dict[int, Job]) -> dict[int, Job]:
+    """The delayed, held and running jobs; each open job with a token is found by it, and by nothing else."""
+    out: dict[int, Job] = {}
+    for token, job in machine.by_token.items():
+        if not token or (job.token != token and token not in job.tokens):
             raise InvariantBroken(f"job {job.number} is filed under a token that is not its own")
         if job.state in FINAL:
             raise InvariantBroken(f"job {job.number} is final and can still be answered")
-        if job.state == RUNNING:
+        if job.state in (DELAYED, HELD, RUNNING):
             if job.number in waiting:
-                raise InvariantBroken(f"job {job.number} waits and runs")
-            if job.number in running:
-                raise InvariantBroken(f"job {job.number} has two tokens")
-            running[job.number] = job
+                raise InvariantBroken(f"job {job.number} waits and is out")
+            out[job.number] = job
         elif job.number not in waiting:
             raise InvariantBroken(f"job {job.number} can be answered, but neither waits nor runs")
-    for job in waiting.values():
-        if not (not job.token or machine._by_token.get(job.token) is job):
-            raise InvariantBroken(f"job {job.number} waits, but no answer finds it")
-    return running
+    for job in (*waiting.values(), *out.values()):
+        for token in (job.token, *job.tokens):
+            if token and machine.by_token.get(token) is not job:
+                raise InvariantBroken(f"job {job.number} is open, but no answer finds it by one of its tokens")
+        if job.tokens and not job.terms.late_any:
+            raise InvariantBroken(f"job {job.number} takes its current attempt only, and has older tokens")
+    return out
 
 
-def _unsafe(machine: Machine, waiting: dict[int, Job], running: dict[int, Job]) -> dict[int, Job]:
+def _unsafe(machine: Machine, waiting: dict[int, Job], out: dict[int, Job]) -> dict[int, Job]:
     unsafe: dict[int, Job] = {}
     for jobs in (machine._accepted, *(jobs for _, jobs in machine._unsafe)):
         for job in jobs:
             number = job.number
-            if not (number not in unsafe and number not in waiting and number not in running):
+            if not (number not in unsafe and number not in waiting and number not in out):
                 raise InvariantBroken(f"job {number} is in two places")
             if not (job.state == AVAILABLE and not job.token):
                 raise InvariantBroken(f"job {number} was dispatched before its acceptance was safe")
@@ -115,21 +126,55 @@ def _tries(machine: Machine, jobs: dict[int, Job]) -> None:
             raise InvariantBroken(f"the ledger of job {job.number} is too long")
 
 
-def _lanes(machine: Machine, running: dict[int, Job]) -> None:
+def _timers(machine: Machine, out: dict[int, Job]) -> None:
+    """Each job stands in the one timer that it names, and in the one that it should."""
+    held_by = {place.queue.long_held for worker in machine.roster for place in worker.places}
+    held_by |= {job.queue.long_held for job in out.values()}
+    lanes = [machine._reclaim, machine._unclaimed, machine._held, machine.recalled, *held_by]
     if machine._lane is not None:
-        _lane(machine._lane, running)
-        _lane(machine._reclaim, {})
+        lanes.append(machine._lane)
+    found: dict[int, Any] = {}
+    timers: list[Timer] = [*lanes, machine.deadlines]
+    for timer in timers:
+        for number, job in timer.running.items():
+            if number in found or job.timer is not timer or out.get(number) is not job:
+                raise InvariantBroken(f"job {number} stands in a timer that is not its own")
+            found[number] = timer
+    for lane in lanes:
+        if lane not in held_by:
+            _lane(lane)
+    for number, job in out.items():
+        if job.timer is not found.get(number):
+            raise InvariantBroken(f"job {number} names a timer in which it does not stand")
+        _right_timer(machine, job)
+    _deadlines(machine.deadlines)
+    for queue in machine.queues:
+        recalled = sum(job.queue is queue for job in machine.recalled.running.values())
+        if queue.recalls != recalled:
+            raise InvariantBroken(f"{recalled} jobs of {queue.name} are recalled, {queue.recalls} are counted")
+
+
+def _right_timer(machine: Machine, job: Job) -> None:
+    timer = job.timer
+    if job.state == DELAYED:
+        right = timer is machine.deadlines
+    elif job.holder is None:
+        right = timer in (machine._reclaim, machine._unclaimed, machine._lane, machine.deadlines) and timer is not None
+    elif job.state == HELD:
+        right = timer in (machine._held, machine.recalled, job.queue.long_held)
+    elif job.terms is machine.terms and machine._lane is not None:
+        right = timer in (machine._lane, machine.deadlines)
+    elif job.terms.run_ns is None and job.terms.silence_ns is None:
+        right = timer is None
     else:
-        _lane(machine._reclaim, {number: job for number, job in running.items() if job.holder is None})
+        right = timer is machine.deadlines
+    if not right:
+        raise InvariantBroken(f"job {job.number} in state {job.state} has the wrong timer: {timer}")
 
 
-def _lane(lane: Lane, expected: dict[int, Job]) -> None:
-    if lane.running.keys() != expected.keys():
-        raise InvariantBroken(f"leases {sorted(lane.running.keys() ^ expected.keys())} are wrong")
+def _lane(lane: Lane) -> None:
     latest = -NEVER
     for number, job in lane.running.items():
-        if job is not expected[number]:
-            raise InvariantBroken(f"the lease of job {number} is another job's")
         if job.began_ns < latest:
             raise InvariantBroken(f"the lease of job {number} is out of order")
         if lane.due > job.began_ns + lane.lease_ns:
@@ -137,79 +182,161 @@ def _lane(lane: Lane, expected: dict[int, Job]) -> None:
         latest = job.began_ns
 
 
-def _holders(machine: Machine, running: dict[int, Job]) -> None:
-    lost: list[Worker] = [worker for _, worker in machine._lost]
-    held = 0
-    for worker in (*machine.roster, *lost):
-        held += len(worker.jobs)
+def _deadlines(deadlines: Deadlines) -> None:
+    earliest: dict[int, int] = {}
+    for moment, number in deadlines._heap:
+        earliest[number] = min(moment, earliest.get(number, NEVER))
+    for number, job in deadlines.running.items():
+        if earliest.get(number, NEVER) > job.due_ns:
+            raise InvariantBroken(f"the deadline of job {number} will be looked at too late")
+    if len(deadlines._heap) > 2 * len(deadlines.running) + 10_000:
+        raise InvariantBroken("the heap of deadlines holds little but stale entries")
+
+
+def _holders(machine: Machine, out: dict[int, Job]) -> None:
+    lost: set[Worker] = {worker for _, _, worker in machine._lost}
+    count = 0
+    for worker in {*machine.roster, *lost}:
+        count += len(worker.jobs)
         for job in worker.jobs:
-            if not (job.holder is worker and running.get(job.number) is job):
+            if not (job.holder is worker and out.get(job.number) is job):
                 raise InvariantBroken(f"{worker} holds job {job.number} and does not")
-    for job in running.values():
+    for job in out.values():
         if job.holder is not None:
             if job not in job.holder.jobs:
-                raise InvariantBroken(f"job {job.number} runs at {job.holder}, who does not know")
-            held -= 1
-    if held != 0:
-        raise InvariantBroken("a worker holds a job that does not run")
+                raise InvariantBroken(f"job {job.number} is out at {job.holder}, who does not know")
+            if job.state == HELD and not job.holder.confirms:
+                raise InvariantBroken(f"job {job.number} is held by {job.holder}, who will never say that it starts")
+            count -= 1
+    if count != 0:
+        raise InvariantBroken("a worker holds a job that is not out")
 
 
 def _roster(machine: Machine) -> None:
     roster = machine.roster
-    in_line = list(roster.line)
-    if not (len(in_line) == len(set(in_line))):
-        raise InvariantBroken("a worker stands in line twice")
     asks = count = 0
     for worker in roster:
         count += 1
         asks += worker.credit
         if not (0 <= worker.credit <= machine.limits.asks_per_worker_max):
             raise InvariantBroken(f"{worker} has an impossible credit")
-        if not (worker.credit == 0 or worker.in_line):
-            raise InvariantBroken(f"{worker} has asked and does not stand in line")
-        if worker.peer.asks_one_at_a_time and not (worker.credit <= 1):
+        if worker.lost:
+            raise InvariantBroken(f"{worker} is lost and in the roster")
+        if worker.peer.asks_one_at_a_time and not isinstance(worker, Session) and worker.credit > 1:
             raise InvariantBroken(f"{worker} is REQ and has asked more than once")
-    for worker in in_line:
-        if not worker.in_line:
-            raise InvariantBroken(f"{worker} stands in line and does not know")
-        if not (worker.credit == 0 or roster.routes.get(worker.peer, {}).get(worker.path) is worker):
-            raise InvariantBroken(f"{worker} is lost and has credit")
-    stale = sum(worker.credit == 0 for worker in in_line)
-    if roster._stale != stale:
-        raise InvariantBroken(f"{stale} in line have no credit, {roster._stale} are counted")
+        if isinstance(worker, Session):
+            _session(machine, worker)
     if roster.asks != asks:
         raise InvariantBroken(f"there are {asks} unspent asks, {roster.asks} are counted")
     if roster.count != count:
         raise InvariantBroken(f"there are {count} workers, {roster.count} are counted")
     if not (asks <= machine.limits.asks_max and count <= machine.limits.peers_max):
         raise InvariantBroken("the roster is over its bounds")
+    there = {session for paths in roster.sessions_on.values() for session in paths.values()}
+    if there != {session for session in roster.sessions.values() if not session.away}:
+        raise InvariantBroken("a session is on a connection and away, or neither")
 
 
-def _kept(machine: Machine, open_jobs: dict[int, Job]) -> None:
-    kept, limits = machine.kept, machine.limits
+def _session(machine: Machine, session: Session) -> None:
+    if session.credit != session.granted - session.handed:
+        raise InvariantBroken(f"{session} was granted {session.granted}, got {session.handed}: its credit is wrong")
+    if session.away and session.credit:
+        raise InvariantBroken(f"{session} is away and asks")
+    if not session.acked <= session.safe <= session.reported:
+        raise InvariantBroken(f"{session} was acknowledged what it never reported")
+    above = {(seq, job.number) for seq, job in session.handed_over}
+    for job in session.jobs:
+        if job.state == HELD and (job.seq, job.number) not in above:
+            raise InvariantBroken(f"{session} holds job {job.number}, and no start would find it")
+    if len(session.handed_over) > 2 * machine.limits.asks_per_worker_max + machine.limits.turn_messages_max:
+        raise InvariantBroken(f"{session} remembers {len(session.handed_over)} hand-overs")
+
+
+def _lines(machine: Machine) -> None:
+    standing = set()
+    for queue in machine.queues:
+        if len(queue.line) != len(set(queue.line)):
+            raise InvariantBroken(f"a worker stands in the line of {queue.name} twice")
+        for place in queue.line:
+            standing.add(place)
+            if not place.in_line or place.queue is not queue:
+                raise InvariantBroken(f"{place.worker} stands in the line of {queue.name} and does not know")
+            if place.worker.lost and place.worker.credit:
+                raise InvariantBroken(f"{place.worker} is lost and has credit")
+        gone = sum(place.worker.lost for place in queue.line)
+        if queue.gone != gone:
+            raise InvariantBroken(f"{gone} in the line of {queue.name} are lost, {queue.gone} are counted")
+    for worker in machine.roster:
+        for place in worker.places:
+            if (worker.credit and not place.in_line) or (place.in_line and place not in standing):
+                raise InvariantBroken(f"{worker} has asked and does not stand in the line of {place.queue.name}")
+
+
+def _kept(kept: Kept, open_jobs: dict[int, Job], jobs_max: int, bytes_max: int, entry_bytes: int) -> None:
     size = 0
     for job in kept:
         if job.state not in FINAL:
             raise InvariantBroken(f"job {job.number} is kept and not final")
         if job.number in open_jobs:
             raise InvariantBroken(f"job {job.number} is kept and open")
-        size += held_bytes(job.body, b"") + held_bytes(job.answer, b"")
-    if kept.bytes != size:
+        size += held_bytes(job.body, b"") + held_bytes(job.answer, b"") + entry_bytes
+    if not entry_bytes and kept.bytes != size:
         raise InvariantBroken(f"kept jobs have {size} bytes, {kept.bytes} are counted")
-    if not (len(kept) <= limits.kept_jobs_max and size <= limits.kept_bytes_max):
+    if not (len(kept) <= jobs_max and kept.bytes <= bytes_max):
         raise InvariantBroken("more is kept than may be")
 
 
-def persisted(machine: Machine) -> tuple[dict[int, Any], dict[int, Any]]:
-    """All that must survive the process, by number: (open jobs, kept jobs). A loaded machine has the same."""
+def _requests(machine: Machine, open_jobs: dict[int, Job]) -> None:
+    requests, limits = machine.requests, machine.limits
+    _kept(requests.outcomes, open_jobs, limits.outcomes_max, limits.outcomes_bytes_max, 1)
+    native = [job for job in open_jobs.values() if job.request is not None]
+    if requests.open != len(native):
+        raise InvariantBroken(f"{len(native)} open jobs came natively, {requests.open} are counted")
+    for key, job in requests._jobs.items():
+        if job.request != key or not (job.number in open_jobs or job in requests.outcomes):
+            raise InvariantBroken(f"job {job.number} can be asked for and is neither open nor kept")
+    for job in (*native, *requests.outcomes):
+        if job.request is not None and requests._jobs.get(job.request) is not job:
+            raise InvariantBroken(f"nobody can ask for job {job.number}")
+    for job_id, job in requests._by_id.items():
+        if job.id != job_id or job.request is None or requests._jobs.get(job.request) is not job:
+            raise InvariantBroken(f"job {job.number} is known by an id that is not its own")
+    owed: dict[int, int] = {}
+    for asker in requests.askers:
+        last = 0
+        for number, job in asker.unreceived:
+            if not last < number <= asker.told:
+                raise InvariantBroken(f"{asker} was told outcomes out of order")
+            last = number
+            owed[job.number] = owed.get(job.number, 0) + 1
+    waiting = [job for _, _, job in machine.told]
+    for job in requests.outcomes:
+        if not waiting and not machine.keeps_records and job.unreceived != owed.get(job.number, 0):
+            raise InvariantBroken(f"job {job.number} is owed {owed.get(job.number, 0)} receipts, not {job.unreceived}")
+
+
+def persisted(machine: Machine) -> tuple[dict[int, Any], dict[int, Any], dict[int, Any]]:
+    """All that must survive the process, by number: (open jobs, kept jobs, owed outcomes). A loaded machine has the
+    same.
+    """
     opened = {
         job.number: (
             _bytes(job.body),
+            job.queue.name,
+            job.terms,
+            job.request,
+            job.headers,
+            job.again,
             job.state,
             job.token,
+            job.tokens,
+            job.shared,
+            bool(job.seq),
             job.attempts,
             job.handovers,
             job.ledger,
+            job.kind,
+            job.text,
         )
         for job in machine.jobs()
     }
@@ -217,7 +344,20 @@ def persisted(machine: Machine) -> tuple[dict[int, Any], dict[int, Any]]:
         job.number: (_bytes(job.body), job.state, job.reason, job.attempts, job.ledger, _bytes(job.answer))
         for job in machine.kept
     }
-    return opened, kept
+    owed = {
+        job.number: (
+            job.request,
+            job.state,
+            job.reason,
+            job.attempts,
+            job.ledger,
+            _bytes(job.answer),
+            job.kind,
+            job.text,
+        )
+        for job in machine.requests.outcomes
+    }
+    return opened, kept, owed
 
 
 def _bytes(body: Any) -> tuple[bytes, ...]:

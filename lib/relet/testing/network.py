@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from relet.messages import Body, Path, Peer, Refused
+from relet.messages import Body, Native, Path, Peer, Refused
 from relet.testing.clock import MS, Clock
 
 ROLES: Final = ("clients", "workers", "answers")
@@ -266,6 +266,7 @@ class Router(Endpoint):
         super().__init__(network, role)
         self._witness = witness
         self._refused: list[Refused] = []
+        self._native: list[Native] = []
 
     def receive(self, messages_max: int, bytes_max: int) -> list[tuple[Peer, Path, Body]]:
         """Up to so many messages; stops after so many bytes of bodies."""
@@ -309,6 +310,11 @@ class Router(Endpoint):
                 failures.append((index, code))
             self._witness.sent(self.role, wire, message, code)
         return failures
+
+    def take_native(self) -> list[Native]:
+        """The native messages that `receive` has read since the last call."""
+        native, self._native = self._native, []
+        return native
 
     def take_refused(self) -> list[Refused]:
         """What was read since the last call and could not be taken."""

@@ -17,11 +17,11 @@ from relet.messages import Peer, held_bytes
 
 
 class Sent(NamedTuple):
-    """What did not go out, and never will."""
+    """What did not go out, and never will: the subjects of the messages."""
 
-    unroutable: list[Job]
+    unroutable: list[Any]
     """Their clients are gone."""
-    dropped: list[Job]
+    dropped: list[Any]
     """Their clients do not read, and the outbox is full."""
 
 
@@ -36,8 +36,8 @@ class _Box:
 Message = tuple[Any, ...]
 """`(peer, path, frame, ...)`, as the pump sends it."""
 
-_Waiting = tuple[Message, "Job | None", int]
-"""(reply, the job that it speaks of, bytes). A refusal speaks of no job."""
+_Waiting = tuple[Message, Any, int]
+"""(message, what it speaks of, bytes). A refusal speaks of nothing: None."""
 
 _ENTRY_BYTES = 256
 """What a waiting reply costs beyond its frames."""
@@ -72,22 +72,32 @@ class Outbox:
         return sum(len(box.replies) for box in self._boxes.values())
 
     def tell(self, jobs: list[Job]) -> Sent | None:
-        """Sends the outcomes of final jobs, or lets them wait. None when nothing was lost."""
-        waiting: list[Job] = []
+        """Sends the outcomes of final jobs of 2010, or lets them wait. None when nothing was lost."""
+        return self.say(self._encode(jobs), jobs)
+
+    def say(self, messages: list[Message], subjects: Sequence[Any]) -> Sent | None:
+        """Sends messages, or lets them wait; each speaks of one subject. None when nothing was lost."""
+        behind: list[int] = []
+        going = messages
+        places: Sequence[int] = range(len(messages))
         if self._boxes:
             boxes = self._boxes
-            waiting = [job for job in jobs if job.peer in boxes]
-            if waiting:
-                jobs = [job for job in jobs if job.peer not in boxes]
-        failures = self._send(self._encode(jobs))
-        if not failures and not waiting:
+            behind = [index for index, message in enumerate(messages) if message[0] in boxes]
+            if behind:
+                places = [index for index, message in enumerate(messages) if message[0] not in boxes]
+                going = [messages[index] for index in places]
+        failures = self._send(going)
+        if not failures and not behind:
             return None
         sent = Sent([], [])
         for index, code in failures:
-            (sent.unroutable if code == errno.EHOSTUNREACH else waiting).append(jobs[index])
-        for job, message in zip(waiting, self._encode(waiting), strict=True):
-            if not self._wait(message, job):
-                sent.dropped.append(job)
+            if code == errno.EHOSTUNREACH:
+                sent.unroutable.append(subjects[places[index]])
+            else:
+                behind.append(places[index])
+        for index in sorted(behind):
+            if not self._wait(messages[index], subjects[index]):
+                sent.dropped.append(subjects[index])
         return sent if sent.unroutable or sent.dropped else None
 
     def refuse(self, messages: list[Message]) -> int:
@@ -103,7 +113,7 @@ class Outbox:
             dropped += not self._wait(message, None)
         return dropped
 
-    def _wait(self, message: Message, job: Job | None) -> bool:
+    def _wait(self, message: Message, subject: Any) -> bool:
         peer, path, *frames = message
         size = len(path) + sum(held_bytes(frame, b"") for frame in frames) + _ENTRY_BYTES
         box = self._boxes.get(peer)
@@ -111,14 +121,14 @@ class Outbox:
             return False
         if box is None:
             box = self._boxes[peer] = _Box()
-        box.replies.append((message, job, size))
+        box.replies.append((message, subject, size))
         box.bytes += size
         self.bytes += size
         return True
 
-    def retry(self) -> list[Job]:
-        """Tries what waits, as far as each client reads. Returns the jobs whose clients are gone."""
-        unroutable: list[Job] = []
+    def retry(self) -> list[Any]:
+        """Tries what waits, as far as each client reads. Returns the subjects of those whose clients are gone."""
+        unroutable: list[Any] = []
         budget = _RETRY_MAX
         for peer, box in list(self._boxes.items()):
             while box.replies and budget > 0:
@@ -138,12 +148,12 @@ class Outbox:
                 self._boxes[peer] = self._boxes.pop(peer)
         return unroutable
 
-    def drop(self, peer: Peer) -> list[Job]:
-        """The client is gone: its outbox is closed. Returns the jobs whose outcomes were in it."""
+    def drop(self, peer: Peer) -> list[Any]:
+        """The client is gone: its outbox is closed. Returns the subjects of what was in it."""
         box = self._boxes.pop(peer, None)
         if box is None:
             return []
         self.bytes -= box.bytes
-        jobs = [job for _, job, _ in box.replies if job is not None]
+        subjects = [subject for _, subject, _ in box.replies if subject is not None]
         box.replies.clear()
-        return jobs
+        return subjects

@@ -1,0 +1,380 @@
+"""The native half of the loop: what native peers say goes to the machine, and what it decides goes to them.
+
+Messages of one kind that come one after the other are one batch for the machine; most are `complete` and `submit`. What
+cannot be read is answered with a code. Nothing is decided here.
+
+To workers everything is sent at once: what they asked for bounds it. To clients everything goes through the outbox,
+because they may not read. What promises something - outcomes, acknowledgements - is given to `Conversation` by the loop
+only when it is safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from relet.core.askers import Asker
+from relet.core.effects import Route, Saying, Told
+from relet.core.job import COMPLETED, HELD, Job, State
+from relet.core.machine import Machine
+from relet.core.roster import Session
+from relet.dialects import native
+from relet.events import Event
+from relet.messages import (
+    SIGNATURE,
+    TOO_LARGE,
+    TOO_MANY_PEERS,
+    Ack,
+    Admitted,
+    Body,
+    ClientHello,
+    Complete,
+    Dispatch,
+    Entry,
+    Error,
+    Extend,
+    Fail,
+    FromClient,
+    FromWorker,
+    Goodbye,
+    HandBack,
+    Heartbeat,
+    Inquire,
+    Native,
+    Outcome,
+    Partial,
+    Path,
+    Peer,
+    Progress,
+    Refused,
+    Said,
+    Submit,
+    Submitted,
+    WorkerHello,
+)
+from relet.transport.outbox import Outbox
+
+NO_SESSION: Final = "no_session"
+_SAY_HELLO: Final = "nobody has said hello on this connection, or was silent for too long since: say hello first"
+
+Message = tuple[Any, ...]
+"""`(peer, path, frame, ...)`, as the pump sends it."""
+
+
+class RouterLike(Protocol):
+    """What the loop asks of the clients' and the workers' endpoint (`transport.port.RouterPort`)."""
+
+    receive: Callable[[int, int], list[tuple[Peer, Path, Body]]]
+    send: Callable[[list[tuple[Any, ...]]], list[tuple[int, int]]]
+    handshakes_failed: int
+    accepts_failed: int
+
+    def take_native(self) -> list[Native]:
+        """The native messages that `receive` has read since the last call."""
+
+    def take_refused(self) -> list[Refused]:
+        """What was read since the last call and could not be taken."""
+
+    def take_lost(self) -> list[Peer]:
+        """The peers that have gone since the last call."""
+
+    def forget(self, peer: Peer) -> None:
+        """`peer` turned out to be gone."""
+
+
+class Conversation:
+    """The native sessions of one broker."""
+
+    def __init__(self, machine: Machine, clients: RouterLike, workers: RouterLike, outbox: Outbox) -> None:
+        self._machine = machine
+        self._clients = clients
+        self._workers = workers
+        self._outbox = outbox
+        self._acks: dict[Session, None] = {}
+        """Sessions to which a safe number is to be told."""
+
+    # --- In
+
+    def hear_workers(self, now: int) -> int:
+        """What native workers have said; how many messages it was."""
+        batch: list[Native] = self._workers.take_native()
+        if not batch:
+            return 0
+        machine = self._machine
+        reports, sessions_on = machine.reports, machine.roster.sessions_on
+        completed: list[tuple[Session, Complete, Body]] = []
+        for peer, path, version, header, body in batch:
+            try:
+                said = native.from_worker(version, header)
+            except native.BadMessage as bad:
+                self._refuse(Route(peer, path, worker=True), bad.error)
+                continue
+            paths = sessions_on.get(peer)
+            session = None if paths is None else paths.get(path)
+            if type(said) is Complete:
+                if session is not None:
+                    completed.append((session, said, body))
+                elif not peer.routing_id:  # its last words: who said them is gone, what they prove is not
+                    machine.complete([(said.token, body)], now)
+                else:
+                    self._refuse(Route(peer, path, worker=True), _no_session(said))
+                continue
+            if completed:
+                reports.completed(completed, now)
+                completed = []
+            self._hear_worker(peer, path, session, said, body, now)
+        if completed:
+            reports.completed(completed, now)
+        return len(batch)
+
+    def _hear_worker(
+        self, peer: Peer, path: Path, session: Session | None, said: FromWorker, body: Body, now: int
+    ) -> None:
+        reports = self._machine.reports
+        if isinstance(said, WorkerHello):
+            if peer.routing_id:
+                self._answer_hello(Route(peer, path, worker=True), reports.hello(peer, path, said, now))
+            return
+        if session is None:
+            if peer.routing_id:
+                self._refuse(Route(peer, path, worker=True), _no_session(said))
+            return
+        if isinstance(said, Goodbye):
+            reports.goodbye(session, now)
+            return
+        match said:
+            case Fail():
+                reports.failed(session, said, now)
+            case HandBack():
+                reports.handed_back(session, said, now)
+            case Partial():
+                reports.partial(session, said, body, now)
+            case Progress():
+                reports.progress(session, said, now)
+            case Extend():
+                reports.extended(session, said, now)
+            case Heartbeat():
+                self._machine.said.append((session, Heartbeat(), ()))
+        reports.heard(session, said.credit, said.started, now)
+
+    def hear_clients(self, now: int) -> int:
+        """What native clients have said; how many messages it was."""
+        batch: list[Native] = self._clients.take_native()
+        if not batch:
+            return 0
+        requests = self._machine.requests
+        on = requests.askers.on
+        submitted: list[tuple[Asker, Submit, Body]] = []
+        for peer, path, version, header, body in batch:
+            try:
+                said = native.from_client(version, header)
+            except native.BadMessage as bad:
+                self._refuse(Route(peer, path, worker=False), bad.error)
+                continue
+            asker = on(peer, path)
+            if type(said) is Submit and asker is not None:
+                submitted.append((asker, said, body))
+                continue
+            if submitted:
+                requests.submit(submitted, now)
+                submitted = []
+            self._hear_client(peer, path, asker, said, now)
+        if submitted:
+            requests.submit(submitted, now)
+        return len(batch)
+
+    def _hear_client(self, peer: Peer, path: Path, asker: Asker | None, said: FromClient, now: int) -> None:
+        requests = self._machine.requests
+        if not peer.routing_id:
+            return  # who is gone asks for nothing
+        if isinstance(said, ClientHello):
+            self._answer_hello(Route(peer, path, worker=False), requests.hello(peer, path, said, now))
+        elif asker is None:
+            self._refuse(Route(peer, path, worker=False), _no_session(said))
+        elif isinstance(said, Inquire):
+            requests.inquire(asker, said, now)
+        elif isinstance(said, Heartbeat):
+            if said.received:
+                requests.received(asker, said.received)
+            self._machine.said.append((asker, Heartbeat(), ()))
+
+    def _answer_hello(self, route: Route, answer: Said) -> None:
+        if isinstance(answer, Error):
+            self._refuse(route, answer)
+        else:
+            self._machine.said.append((route, answer, ()))
+
+    def _refuse(self, route: Route, error: Error) -> None:
+        """A message that could not be taken; its sender is told."""
+        machine = self._machine
+        machine.counters.messages_refused += 1
+        machine.notices.append((Event.MESSAGE_REFUSED, {"reason": error.code, "count": 1}))
+        if route.peer.routing_id:
+            machine.said.append((route, error, ()))
+
+    def refuse(self, refused: Refused, *, worker: bool) -> None:
+        """What the pump has read and could not take, in this dialect."""
+        machine = self._machine
+        route = Route(refused.peer, refused.path or b"", worker=worker)
+        if refused.reason == TOO_MANY_PEERS:
+            self._refuse(route, Error(code=TOO_MANY_PEERS, text="there are as many connections as may be"))
+            return
+        text = f"a message has at most {machine.limits.body_bytes_max} bytes and {machine.limits.frames_max} frames"
+        try:
+            said = (native.from_worker if worker else native.from_client)(refused.version, refused.header)
+        except native.BadMessage:
+            self._refuse(route, Error(code=TOO_LARGE, text=text))
+            return
+        if isinstance(said, Submit):
+            names = [item.id for item in said.jobs] or [said.id]
+            jobs = tuple(Admitted(id=name, code=TOO_LARGE, text=text) for name in names)
+            machine.counters.requests_refused += len(jobs)
+            machine.said.append((route, Submitted(jobs=jobs), ()))
+            return
+        session = machine.reports.session_on(refused.peer, refused.path or b"")
+        if session is not None and isinstance(said, Complete | Partial):
+            machine.reports.too_large(session, said, text)
+        else:
+            self._refuse(route, Error(code=TOO_LARGE, text=text, of=_word(said)))
+
+    # --- Out
+
+    def tell(self, told: Sequence[Told], now: int) -> None:
+        """Outcomes that are safe."""
+        number = self._machine.requests.number
+        subjects = [it for it in told if not it[0].gone]
+        messages = [
+            (asker.peer, asker.path, SIGNATURE, *_outcome(job, name, number(asker, job)))
+            for asker, name, job in subjects
+        ]
+        sent = self._outbox.say(messages, subjects)
+        if sent is None:
+            return
+        requests, counters = self._machine.requests, self._machine.counters
+        self.untold(sent.unroutable)
+        for asker, _, _ in sent.unroutable:
+            if not asker.gone:
+                self._clients.forget(asker.peer)
+                requests.lost(asker.peer, now)
+        for asker, _, job in sent.dropped:
+            requests.not_told(asker, job)
+        if sent.dropped:
+            jobs = [job.number for _, _, job in sent.dropped[:10]]
+            counters.reply_dropped += len(sent.dropped)
+            self._machine.notices.append((Event.REPLY_DROPPED, {"count": len(sent.dropped), "jobs": jobs}))
+
+    def untold(self, told: Sequence[Told]) -> None:
+        """These outcomes did not get there, because their askers are gone; they stay kept for who asks again."""
+        for asker, _, job in told:
+            self._machine.counters.replies_unroutable += 1
+            self._machine.requests.not_told(asker, job)
+
+    def say(self, sayings: Sequence[Saying]) -> None:
+        """Everything else, in order."""
+        to_workers: list[Message] = []
+        to_clients: list[Message] = []
+        machine = self._machine
+        for to, said, body in sayings:
+            message = (to.peer, to.path, SIGNATURE, native.encode(said), body)
+            if isinstance(to, Asker):
+                if not to.gone:
+                    to_clients.append(message)
+            elif isinstance(to, Route):
+                (to_workers if to.worker else to_clients).append(message)
+            else:
+                to_workers.append(message)
+        if to_workers:
+            self._workers.send(to_workers)  # who cannot be reached is gone, and its connection will say so
+        if to_clients:
+            dropped = self._outbox.refuse(to_clients)
+            if dropped:
+                machine.counters.reply_dropped += dropped
+                machine.notices.append((Event.REPLY_DROPPED, {"count": dropped, "jobs": []}))
+
+    def acknowledge(self, acks: dict[Session, int]) -> None:
+        """Reports up to these numbers are safe; said with the next job of this turn, or at its end."""
+        for session, number in acks.items():
+            session.safe = max(session.safe, number)
+            self._acks[session] = None
+
+    def hand_over(self, jobs: list[Job], now: int) -> list[tuple[Job, int]]:
+        """Sends jobs to their holders; returns those that could not be sent, and why (errno)."""
+        messages: list[Message] = []
+        machine, acks = self._machine, self._acks
+        id_of, encode, tries = machine.requests.id_of, native.encode, machine.tries
+        for job in jobs:
+            session: Any = job.holder
+            ack = 0
+            if session in acks:
+                del acks[session]
+                ack = session.acked = session.safe
+            terms = job.terms
+            said = Dispatch(
+                token=job.token,
+                seq=job.seq,
+                job=job.id or id_of(job, now),
+                attempt=job.attempts + (job.state == HELD),
+                ack=ack,
+                tries=tries,
+                queue=job.queue.name,
+                run_ms=None if terms.run_ns is None else terms.run_ns // 1_000_000,
+                silence_ms=None if terms.silence_ns is None else terms.silence_ns // 1_000_000,
+                headers=job.headers,
+            )
+            messages.append((session.peer, session.path, SIGNATURE, encode(said), job.body))
+        failures = self._workers.send(messages)
+        return [(jobs[index], code) for index, code in failures]
+
+    def flush_acks(self) -> None:
+        """Acknowledgements that no job carried."""
+        if not self._acks:
+            return
+        messages: list[Message] = []
+        for session in self._acks:
+            session.acked = session.safe
+            if not session.away and not session.lost:
+                messages.append((session.peer, session.path, SIGNATURE, native.encode(Ack(ack=session.safe))))
+        self._acks.clear()
+        if messages:
+            self._workers.send(messages)
+
+
+def _no_session(said: Said) -> Error:
+    return Error(code=NO_SESSION, text=_SAY_HELLO, of=_word(said))
+
+
+def _word(said: Any) -> str:
+    """What a message calls itself."""
+    return str(said.__struct_config__.tag)
+
+
+def _outcome(job: Job, name: bytes, number: int) -> tuple[bytes, Body]:
+    """Header and body of an outcome."""
+    headers = job.headers if job.answer_headers is None else job.answer_headers
+    if job.state == COMPLETED:
+        said = Outcome(id=name, n=number, attempts=job.attempts, headers=headers, again=job.again)
+        return native.encode(said), job.answer
+    said = Outcome(
+        id=name,
+        n=number,
+        state=State(job.state).name.lower(),
+        reason=job.reason,
+        kind=job.kind,
+        text=job.text,
+        attempts=job.attempts,
+        ledger=tuple(
+            Entry(
+                attempt=it.attempt,
+                cause=it.cause,
+                worker=it.worker,
+                began_ms=it.began_ms,
+                ended_ms=it.ended_ms,
+                kind=it.kind,
+                text=it.text,
+            )
+            for it in job.ledger
+        ),
+        headers=headers,
+        again=job.again,
+    )
+    return native.encode(said), ()

@@ -1,0 +1,75 @@
+"""Native clients: who has asked, what each was told, and what it has not said to have received.
+
+An asker is a return path on a connection, from its hello until the connection goes. Outcomes are numbered within it,
+and whatever the client says carries the number up to which it has them: so a repetition is harmless, and a receipt
+costs no message of its own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from relet.core.job import Job
+from relet.messages import Path, Peer
+
+
+class Asker:
+    """One return path on one connection of a native client."""
+
+    __slots__ = ("follows", "gone", "path", "peer", "told", "unreceived", "watched")
+
+    def __init__(self, peer: Peer, path: Path, *, follows: bool) -> None:
+        self.peer = peer
+        self.path = path
+        self.follows = follows
+        """Whether it hears partial results and progress."""
+        self.gone = False
+        self.told = 0
+        """Number of the last outcome that it was told."""
+        self.unreceived: deque[tuple[int, Job]] = deque()
+        """(number, job) of outcomes that it was told and has not said to have received, oldest first."""
+        self.watched: set[Job] = set()
+        """Open jobs that end when nobody waits for them any more."""
+
+    def __repr__(self) -> str:
+        return f"<Asker {self.peer} {self.path.hex()} told={self.told}>"
+
+
+class Askers:
+    """All native clients, by connection and return path."""
+
+    __slots__ = ("_paths_max", "_routes", "count")
+
+    def __init__(self, *, paths_max: int) -> None:
+        self._paths_max = paths_max
+        self._routes: dict[Peer, dict[Path, Asker]] = {}
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Asker]:
+        for paths in self._routes.values():
+            yield from paths.values()
+
+    def on(self, peer: Peer, path: Path) -> Asker | None:
+        """Who speaks there, if somebody has said hello."""
+        paths = self._routes.get(peer)
+        return None if paths is None else paths.get(path)
+
+    def arrive(self, peer: Peer, path: Path, *, follows: bool) -> tuple[Asker | None, Asker | None]:
+        """Somebody says hello there. Returns who begins (None: no room), and who ends by it."""
+        paths = self._routes.get(peer, {})
+        before = paths.pop(path, None)
+        if before is not None:
+            self.count -= 1
+        if len(paths) >= self._paths_max:
+            return None, before
+        asker = Asker(peer, path, follows=follows)
+        self._routes.setdefault(peer, paths)[path] = asker
+        self.count += 1
+        return asker, before
+
+    def lost(self, peer: Peer) -> list[Asker]:
+        """The connection has gone, and every client on it."""
+        gone = list(self._routes.pop(peer, {}).values())
+        self.count -= len(gone)
+        return gone

@@ -1,0 +1,441 @@
+"""What native workers say: sessions, credit, starts, and reports on the jobs they hold.
+
+A session is known by its incarnation, not by its connection: a worker that lost one comes back on another and claims
+what it still holds. Two clocks run. Liveness is the session's: a session of which nothing was heard for
+`liveness_ns` is lost, however long its jobs may run. The run limit is the job's, and the machine's affair.
+
+Possession is proven at one place, `_open_job`: by the token of the hand-over, and nothing else. What fails there is
+refused with a word that says why.
+
+Whatever may be repeated is a number that only grows: the credit, the starts, the reports. So a message that comes twice
+does nothing the second time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from relet._version import __version__
+from relet.core.job import AVAILABLE, HELD, RUNNING, Cause, Job
+from relet.core.lease import NEVER
+from relet.core.roster import Session, Worker
+from relet.events import Event
+from relet.messages import (
+    TOO_LARGE,
+    Body,
+    Cancel,
+    Complete,
+    Error,
+    Extend,
+    Fail,
+    HandBack,
+    Partial,
+    Path,
+    Peer,
+    Progress,
+    Recall,
+    ReportRefused,
+    TellPartial,
+    TellProgress,
+    Welcome,
+    WorkerHello,
+)
+
+if TYPE_CHECKING:
+    from relet.core.machine import Machine
+
+INCARNATION_BYTES: Final = 16
+QUEUE_CHARACTERS_MAX: Final = 200
+"""Characters of a queue's name."""
+HEARTBEATS_PER_LIVENESS: Final = 4
+"""How often a peer should be heard within its liveness, so that one lost message is no loss."""
+FEATURES: Final = ("starts", "recalls")
+AGENT: Final = f"relet/{__version__}"
+
+TOKEN_BYTES_MAX: Final = 64
+"""So much of a token that was never given is repeated to who sent it."""
+
+NOT_OPEN: Final = "not_open"
+SUPERSEDED: Final = "superseded"
+CEILING: Final = "ceiling"
+BAD_REPORT: Final = "bad_report"
+
+_WHY: Final = {
+    NOT_OPEN: "no open job has this token: it has ended, or the token was never given",
+    SUPERSEDED: "this attempt is over: the job waits for another one, or is with another worker",
+}
+
+
+class Reports:
+    """The sessions of one machine, and what they say."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._limits = machine.limits
+        self._checks: list[tuple[int, int, Session]] = []
+        """A heap (moment, number, session): when it is looked at whether anything was heard of it."""
+        self._arrivals = 0
+
+    # --- The doors
+
+    def session_on(self, peer: Peer, path: Path) -> Session | None:
+        """Who has said hello there."""
+        paths = self._machine.roster.sessions_on.get(peer)
+        return None if paths is None else paths.get(path)
+
+    def hello(self, peer: Peer, path: Path, said: WorkerHello, now: int) -> Welcome | Error:
+        """A worker announces itself; what to answer."""
+        machine, roster = self._machine, self._machine.roster
+        wrong = self._wrong_with(said)
+        if wrong:
+            return Error(code="bad_header", text=wrong, of="hello")
+        session = roster.sessions.get((peer.principal, said.incarnation))
+        there = self.session_on(peer, path)
+        if there is not None and there is not session:
+            self._lose(there, now)
+        if session is None:
+            queues = tuple(machine.queues.named(name) for name in dict.fromkeys(said.queues))
+            session = Session(peer, path, queues, said.incarnation, said.features, now)
+            session.agent = said.agent[:100]
+            if not roster.arrive(session):
+                return Error(code="too_many_peers", text="there are as many workers as may be; come back later")
+            machine.arrived(session)
+            self._arrivals += 1
+            heapq.heappush(self._checks, (now + self._limits.liveness_ns, self._arrivals, session))
+        else:
+            roster.moved(session, peer, path)
+            roster.void(session)
+        session.capacity = max(1, said.capacity)
+        session.heard_ns = now
+        lost = self._reconcile(session, said, now)
+        session.acked = session.safe
+        limits = {
+            **self._machine.requests.limits(),
+            "credit": self._limits.asks_per_worker_max,
+            "run_ms": self._limits.run_ns_max // 1_000_000,
+        }
+        return self.welcome(limits, FEATURES, handed=session.handed, received=session.safe, lost=lost)
+
+    def welcome(
+        self,
+        limits: dict[str, int],
+        features: tuple[str, ...],
+        *,
+        handed: int = 0,
+        received: int = 0,
+        lost: tuple[bytes, ...] = (),
+    ) -> Welcome:
+        """What a hello is answered with."""
+        liveness_ms = max(1, self._limits.liveness_ns // 1_000_000)
+        return Welcome(
+            epoch=self._machine.epoch,
+            heartbeat_ms=max(1, liveness_ms // HEARTBEATS_PER_LIVENESS),
+            liveness_ms=liveness_ms,
+            limits=limits,
+            features=features,
+            agent=AGENT,
+            handed=handed,
+            received=received,
+            lost=lost,
+        )
+
+    def _wrong_with(self, said: WorkerHello) -> str:
+        queues_max = self._limits.queues_per_worker_max
+        if len(said.incarnation) != INCARNATION_BYTES:
+            return f"incarnation has {len(said.incarnation)} bytes: it must be {INCARNATION_BYTES} random ones"
+        if not 1 <= len(said.queues) <= queues_max:
+            return f"queues has {len(said.queues)} names: give 1 to {queues_max}"
+        if not all(1 <= len(name) <= QUEUE_CHARACTERS_MAX for name in said.queues):
+            return f"a queue's name has 1 to {QUEUE_CHARACTERS_MAX} characters"
+        return ""
+
+    def _reconcile(self, session: Session, said: WorkerHello, now: int) -> tuple[bytes, ...]:
+        """What the worker says it has, and what we think it has: returns the claims that give no right any more."""
+        machine = self._machine
+        running, unstarted = set(said.running), set(said.held)
+        for job in sorted(session.jobs, key=_number_of):
+            if job.token in running:
+                if job.state == HELD:
+                    machine.start([job], now)
+            elif job.state != HELD or job.token not in unstarted:  # it never arrived, or the worker knows it no more
+                machine.let_again(job, Cause.WORKER_LOST, now)
+        lost: list[bytes] = []
+        for token in (*said.running, *said.held):
+            found = machine.by_token.get(token)
+            mine = found is not None and found.holder is session
+            if not mine and (found is None or not self._adopt(session, found, token, token in running, now)):
+                lost.append(token)
+        return tuple(lost)
+
+    def _adopt(self, session: Session, job: Job, token: bytes, runs: bool, now: int) -> bool:
+        """A started job that nobody else has had since is the worker's again."""
+        mine = runs and job.token == token and job.seq > 0 and job.holder is None
+        if not mine or job.state not in (AVAILABLE, HELD, RUNNING):
+            return False
+        if job.state == HELD:
+            self._machine.start([job], now)
+        self._machine.claim(job, session, now)
+        return True
+
+    def heard(self, session: Session, credit: int, started: int, now: int) -> None:
+        """The numbers that every message of a worker may carry, and that it was heard at all."""
+        session.heard_ns = now
+        if started > session.started:
+            self._started(session, started, now)
+        if credit > session.granted:
+            self._grant(session, credit)
+
+    def _grant(self, session: Session, credit: int) -> None:
+        machine = self._machine
+        whole = machine.roster.grant(session, credit)
+        stirred = machine.stirred
+        for place in session.places:
+            stirred[place.queue] = None
+        if not whole and credit - session.handed > self._limits.asks_per_worker_max:
+            text = f"a worker may ask for {self._limits.asks_per_worker_max} jobs at a time; so much was granted"
+            machine.said.append((session, Error(code="bad_credit", text=text), ()))
+            machine.asks_refused(1, "too_many_asks")
+
+    def _started(self, session: Session, started: int, now: int) -> None:
+        session.started = started
+        handed_over = session.handed_over
+        jobs: list[Job] = []
+        while handed_over and handed_over[0][0] <= started:
+            seq, job = handed_over.popleft()
+            if job.state == HELD and job.holder is session and job.seq == seq:
+                jobs.append(job)
+        if jobs:
+            self._machine.start(jobs, now)
+
+    def completed(self, batch: Iterable[tuple[Session, Complete, Body]], now: int) -> None:
+        """Sessions have done these jobs."""
+        machine = self._machine
+        by_token, acks, recalled = machine.by_token, machine.acks, machine.recalled
+        done: list[Job] = []
+        starting: list[Job] = []
+        grants: dict[Session, int] = {}
+        starts: dict[Session, int] = {}
+        for session, said, body in batch:
+            if said.credit > grants.get(session, 0):
+                grants[session] = said.credit
+            if said.started > starts.get(session, 0):
+                starts[session] = said.started
+            session.heard_ns = now
+            if said.n <= session.reported:
+                acks[session] = session.reported
+                continue
+            session.reported = acks[session] = said.n
+            token = said.token
+            job = by_token.get(token)
+            if job is None:
+                self.refuse(session, said.n, token, NOT_OPEN)
+                continue
+            if said.headers is not None and not self._take_headers(session, said, job):
+                continue
+            if job.token == token and job.holder is not None:
+                del by_token[token]
+                job.holder.jobs.discard(job)
+                timer = job.timer
+                if timer is not None:
+                    del timer.running[job.number]
+                    job.timer = None
+                    if timer is recalled:
+                        job.queue.recalls -= 1
+                if job.state == HELD:
+                    starting.append(job)
+                if job.tokens:
+                    machine.forget_tokens(job)
+            elif machine.takes_late(job, token):
+                machine.leave(job, "answered")
+                machine.counters.answers_late += 1
+            else:
+                self.refuse(session, said.n, token, SUPERSEDED)
+                continue
+            job.answer = body
+            done.append(job)
+        if starting:
+            machine.begun(starting, now)
+        if done:
+            machine.complete_all(done, now)
+        self._numbers(grants, starts, now)
+
+    def _numbers(self, grants: dict[Session, int], starts: dict[Session, int], now: int) -> None:
+        """The largest of the numbers that a batch of answers carried."""
+        for session, credit in grants.items():
+            if credit > session.granted:
+                self._grant(session, credit)
+        for session, started in starts.items():
+            if started > session.started:
+                self._started(session, started, now)
+        for session in {**grants, **starts}:
+            if len(session.handed_over) > 2 * self._limits.asks_per_worker_max:  # it never says that it starts
+                live = [it for it in session.handed_over if it[1].holder is session and it[1].seq == it[0]]
+                session.handed_over = deque(live)
+
+    def _take_headers(self, session: Session, said: Complete, job: Job) -> bool:
+        size = sum(len(name) + len(value) for name, value in (said.headers or {}).items())
+        if size > self._limits.headers_bytes_max:
+            text = f"the headers have {size} bytes: at most {self._limits.headers_bytes_max} (headers_bytes_max)"
+            self.refuse(session, said.n, said.token, BAD_REPORT, text)
+            return False
+        job.answer_headers = said.headers
+        return True
+
+    def failed(self, session: Session, said: Fail, now: int) -> None:
+        """An attempt has failed, and its worker says so."""
+        job = self._open_job(session, said.n, said.token, now)
+        if job is not None:
+            text_max = self._limits.error_text_max
+            retry_ns = None
+            if said.retry_ms is not None:
+                retry_ns = min(max(0, said.retry_ms) * 1_000_000, self._limits.retry_ns_max)
+            self._machine.attempt_failed(
+                job,
+                Cause.FAILED,
+                now,
+                kind=said.kind[:text_max],
+                text=said.text[:text_max],
+                retry_ns=retry_ns,
+                final=said.final,
+            )
+
+    def handed_back(self, session: Session, said: HandBack, now: int) -> None:
+        """The worker does not want this job any more."""
+        job = self._open_job(session, said.n, said.token, now, starts=False)
+        if job is not None:
+            self._machine.counters.handovers_returned += 1
+            self._machine.give_back(job, now)
+
+    def partial(self, session: Session, said: Partial, body: Body, now: int) -> None:
+        """A piece of the result, for those who follow."""
+        job = self._open_job(session, said.n, said.token, now)
+        if job is not None:
+            self._machine.heard_of(job, now)
+            job.partials += 1
+            for asker, name, follows in job.askers:
+                if follows and not asker.gone:
+                    told = TellPartial(id=name, attempt=job.attempts, seq=job.partials)
+                    self._machine.said.append((asker, told, body))
+
+    def progress(self, session: Session, said: Progress, now: int) -> None:
+        """How far an attempt is, for those who follow."""
+        job = self._open_job(session, said.n, said.token, now)
+        if job is not None:
+            self._machine.heard_of(job, now)
+            note = said.note[: self._limits.error_text_max]
+            for asker, name, follows in job.askers:
+                if follows and not asker.gone:
+                    told = TellProgress(id=name, attempt=job.attempts, done=said.done, total=said.total, note=note)
+                    self._machine.said.append((asker, told, ()))
+
+    def extended(self, session: Session, said: Extend, now: int) -> None:
+        """The attempt needs longer."""
+        job = self._open_job(session, said.n, said.token, now)
+        if job is None:
+            return
+        ceiling_ns = job.began_ns + self._limits.run_ns_max
+        ends_ns = now + said.run_ms * 1_000_000
+        if said.run_ms < 1:
+            self.refuse(session, said.n, said.token, BAD_REPORT, f"run_ms is {said.run_ms}: it must be at least 1")
+        elif ends_ns > ceiling_ns:
+            left_ms = max(0, ceiling_ns - now) // 1_000_000
+            text = f"an attempt may run for {self._limits.run_ns_max // 1_000_000} ms in all; {left_ms} are left"
+            self.refuse(session, said.n, said.token, CEILING, text)
+        else:
+            self._machine.extend(job, ends_ns, now)
+
+    def goodbye(self, session: Session, now: int) -> None:
+        """The worker ends its session."""
+        self._lose(session, now)
+
+    def _open_job(self, session: Session, n: int, token: bytes, now: int, *, starts: bool = True) -> Job | None:
+        """The job whose current hand-over has this token; None where the report has no effect."""
+        machine = self._machine
+        if n <= session.reported:  # a repetition
+            machine.acks[session] = session.reported
+            return None
+        session.reported = machine.acks[session] = n
+        job = machine.by_token.get(token)
+        if job is None:
+            self.refuse(session, n, token, NOT_OPEN)
+            return None
+        if job.token != token or job.state not in (HELD, RUNNING):
+            self.refuse(session, n, token, SUPERSEDED)
+            return None
+        if starts and job.state == HELD:
+            machine.start([job], now)
+        return job
+
+    def too_large(self, session: Session, said: Complete | Partial, text: str) -> None:
+        """A report whose body nobody has."""
+        if said.n > session.reported:
+            session.reported = self._machine.acks[session] = said.n
+            self.refuse(session, said.n, said.token, TOO_LARGE, text)
+
+    def refuse(self, session: Session, n: int, token: bytes, code: str, text: str = "") -> None:
+        """A report has no effect, and its worker is told why."""
+        machine = self._machine
+        machine.counters.reports_refused += 1
+        machine.notices.append((Event.REPORT_REFUSED, {"worker": session.name, "reason": code}))
+        said = ReportRefused(n=n, token=token[:TOKEN_BYTES_MAX], code=code, text=text or _WHY.get(code, ""))
+        machine.said.append((session, said, ()))
+
+    # --- What the machine tells workers
+
+    def recall(self, session: Session, job: Job) -> None:
+        """Give it back, if it has not begun."""
+        self._machine.said.append((session, Recall(tokens=(job.token,)), ()))
+
+    def cancel(self, worker: Worker, token: bytes, reason: str) -> None:
+        """Nobody waits for this attempt any more."""
+        if type(worker) is Session and not worker.away:
+            self._machine.said.append((worker, Cancel(token=token, reason=reason), ()))
+
+    # --- Liveness
+
+    def went_away(self, session: Session, now: int) -> None:
+        """Its connection has gone; it may be back soon, on another."""
+        session.gone_ns = now + self._limits.session_grace_ns
+        self._machine.let_again_at(session.gone_ns, session)
+
+    def is_over(self, worker: Worker, now: int) -> bool:
+        """Whether a session that went away did not come back in time; then it ends here."""
+        if type(worker) is not Session or not worker.away or worker.gone_ns > now:
+            return False
+        self._end(worker)
+        return True
+
+    def _lose(self, session: Session, now: int) -> None:
+        """The session ends at once."""
+        if not session.lost:
+            self._end(session)
+            if session.jobs:
+                self._machine.let_again_at(now, session)
+
+    def _end(self, session: Session) -> None:
+        self._machine.notice_lost(session)
+        self._machine.roster.end(session)
+
+    def expire(self, now: int) -> None:
+        """Ends the sessions of which nothing was heard for too long."""
+        checks, liveness_ns = self._checks, self._limits.liveness_ns
+        while checks and checks[0][0] <= now:
+            _, number, session = heapq.heappop(checks)
+            if session.lost:
+                continue
+            due = session.heard_ns + liveness_ns
+            if due > now:
+                heapq.heappush(checks, (due, number, session))
+            else:
+                self._lose(session, now)
+
+    def due(self) -> int:
+        """When somebody is to be looked at."""
+        return self._checks[0][0] if self._checks else NEVER
+
+
+def _number_of(job: Job) -> int:
+    return job.number

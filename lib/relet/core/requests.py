@@ -1,0 +1,492 @@
+"""What native clients say: requests that have an identity, receipts, and questions.
+
+A request id is chosen by the client and looked up within its principal. Asking again joins the job or gets its outcome;
+so a client that has lost its connection, or does not know what became of its message, simply says it again.
+
+What makes that safe is what is *not* known. A request whose outcome was forgotten would run again, so one that is asked
+again says how long ago it was first asked, and is refused where an outcome of that age may have been forgotten: because
+that is longer than outcomes are kept, or because a bound made us forget one that was accepted later. And a broker that
+began after the request was asked says so in the outcome, unless a store remembers for it.
+
+An outcome is kept until all who were told it have said that they received it, or for as long as its client asked, and
+in any case no longer than the bounds allow.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Final
+
+from relet.core.askers import Asker, Askers
+from relet.core.job import FINAL, Job, State, Terms
+from relet.core.kept import Kept
+from relet.core.lease import NEVER
+from relet.core.queue import Queue
+from relet.messages import (
+    Admitted,
+    Body,
+    ClientHello,
+    Error,
+    Inquire,
+    JobState,
+    Key,
+    Path,
+    Peer,
+    Submit,
+    Submitted,
+    Welcome,
+    body_bytes,
+    body_frames,
+    held_bytes,
+)
+
+if TYPE_CHECKING:
+    from relet.core.machine import Machine
+
+REQUEST_ID_BYTES_MIN: Final = 16
+REQUEST_ID_BYTES_MAX: Final = 64
+"""Bytes of a request id: so few cannot be met by chance, so many hold any hash that is in use."""
+QUEUE_CHARACTERS_MAX: Final = 200
+"""Characters of a queue's name."""
+RETRY_MS: Final = 1_000
+"""When to ask again what was refused because a limit is reached, or because the broker ends."""
+OUTCOME_BYTES: Final = 1_024
+"""What a kept outcome costs beyond its frames: the object, its tables, its ids."""
+TERMS_MAX: Final = 1_000
+"""Different terms remembered, so that the jobs of one client share theirs."""
+FEATURES: Final = ("follows",)
+
+BUSY: Final = "busy"
+DRAINING: Final = "draining"
+TOO_LARGE: Final = "too_large"
+BAD_ID: Final = "bad_id"
+BAD_REQUEST: Final = "bad_request"
+CONFLICT: Final = "conflict"
+EXPIRED: Final = "expired"
+TOO_MANY_ASKERS: Final = "too_many_askers"
+
+
+class Requests:
+    """The native clients of one machine, the requests that they can ask about, and the outcomes kept for them."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._limits = limits = machine.limits
+        self.askers = Askers(paths_max=limits.paths_per_peer_max)
+        self.outcomes = Kept(
+            jobs_max=limits.outcomes_max,
+            bytes_max=limits.outcomes_bytes_max,
+            age_ns_max=limits.outcome_ns,
+            entry_bytes=OUTCOME_BYTES,
+        )
+        """Final jobs whose outcomes may be asked for again."""
+        self.open = 0
+        """Open jobs that came natively."""
+        self._jobs: dict[Key, Job] = {}
+        """By request: open jobs, and final ones whose outcomes are kept."""
+        self._by_id: dict[bytes, Job] = {}
+        """The same by the id of the job, where a client was told that."""
+        self._terms: dict[tuple[int | None, int | None, str, str, int], Terms] = {}
+        self._forgotten_ns = -NEVER
+        """When the youngest job was accepted whose outcome a bound made us forget before it was received."""
+        self._until: list[tuple[int, int, Job]] = []
+        """A heap (moment, number, job): outcomes that were received and are to be kept until then."""
+        self._deserted: list[tuple[int, int, Job]] = []
+        """A heap (moment, number, job): open jobs that end then, if nobody waits for them."""
+        self._accepted: list[Job] = []
+        """Of the batch in hand."""
+        self._accepted_bytes = 0
+        self._counted = 0
+        self._waiting: dict[Queue, int] = {}
+        """Of each queue, how many of the first `_counted` of them."""
+
+    # --- The doors
+
+    def hello(self, peer: Peer, path: Path, said: ClientHello, now: int) -> Welcome | Error:
+        """A client announces itself; what to answer."""
+        asker, before = self.askers.arrive(peer, path, follows="follows" in said.features)
+        if before is not None:
+            self._gone(before, now)
+        if asker is None:
+            return Error(code="too_many_peers", text="there are as many clients on this connection as may be")
+        return self._machine.reports.welcome(self.limits(), FEATURES)
+
+    def limits(self) -> dict[str, int]:
+        """What a welcome says of our bounds."""
+        limits = self._limits
+        return {
+            "body_bytes": limits.body_bytes_max,
+            "frames": limits.frames_max,
+            "headers_bytes": limits.headers_bytes_max,
+            "ids": limits.ids_per_message_max,
+            "outcome_ms": limits.outcome_ns // 1_000_000,
+            "session_grace_ms": limits.session_grace_ns // 1_000_000,
+        }
+
+    def submit(self, batch: list[tuple[Asker, Submit, Body]], now: int) -> None:
+        """Clients want these jobs done."""
+        machine = self._machine
+        self._accepted, self._waiting = [], {}
+        self._accepted_bytes = self._counted = 0
+        for asker, said, body in batch:
+            if said.received:
+                self.received(asker, said.received)
+            if said.jobs:
+                admitted = self._admit_many(asker, said, body, now)
+            else:
+                admission = self._admit(asker, said, said.id, body, now)
+                if admission is None:
+                    continue
+                admitted = [admission]
+            if said.ack or any(each.code for each in admitted):
+                machine.promised.append((asker, Submitted(jobs=tuple(admitted)), ()))
+        if self._accepted:
+            self.open += len(self._accepted)
+            machine.accept(self._accepted, self._accepted_bytes)
+
+    def _admit_many(self, asker: Asker, said: Submit, body: Body, now: int) -> list[Admitted]:
+        """The jobs of one message: as a whole where a bound or the message itself is at stake, else each for itself."""
+        machine, limits = self._machine, self._limits
+        frames = body_frames(body)
+        begin, items, fresh, size = 0, [], 0, 0
+        code = text = ""
+        for item in said.jobs:
+            end = begin + item.frames
+            one = frames[begin] if item.frames == 1 and begin < len(frames) else frames[begin:end]
+            items.append((item.id, one))
+            begin = end
+            if self._key(asker, item.id) not in self._jobs:
+                fresh += 1
+                size += held_bytes(one, b"")
+        if said.id or begin != len(frames) or any(item.frames < 0 for item in said.jobs):
+            code, text = (
+                BAD_REQUEST,
+                f"the jobs have {begin} frames, the message has {len(frames)}, and no id of its own",
+            )
+        elif len(items) > limits.ids_per_message_max:
+            code, text = BAD_REQUEST, f"at most {limits.ids_per_message_max} jobs in a message (ids_per_message_max)"
+        elif len({name for name, _ in items}) != len(items):
+            code, text = BAD_ID, "an id stands twice in the message"
+        elif self._is_full(fresh, size):
+            code, text = BUSY, self._full()
+        if code:
+            machine.counters.requests_refused += len(items)
+            retry_ms = RETRY_MS if code == BUSY else 0
+            items = items[: limits.ids_per_message_max]
+            return [
+                Admitted(id=name[:REQUEST_ID_BYTES_MAX], code=code, text=text, retry_ms=retry_ms) for name, _ in items
+            ]
+        return [self._admit(asker, said, name, one, now) or Admitted(id=name) for name, one in items]
+
+    def _key(self, asker: Asker, name: bytes) -> Key:
+        principal = asker.peer.principal
+        return (principal, name) if principal else name
+
+    def _admit(self, asker: Asker, said: Submit, name: bytes, body: Body, now: int) -> Admitted | None:
+        """One job: joined, refused, or accepted. None: accepted, and nobody asked to be told."""
+        machine = self._machine
+        principal = asker.peer.principal
+        key = (principal, name) if principal else name
+        known = self._jobs.get(key)
+        if known is not None:
+            return self._join(asker, said, known, name, body, now)
+        size = held = len(body) if type(body) is bytes else held_bytes(body, b"")
+        headers = said.headers
+        if headers is not None:
+            held += sum(len(each) + len(value) for each, value in headers.items())
+        plain = said.run_ms is None and said.silence_ms is None and said.late == "any" and not said.keep_ms
+        terms = machine.terms if plain and said.gone == "finish" else self._terms_of(said)
+        refused = self._refusal(said, name, terms, held - size, now)
+        if refused is None and self._is_full(1, held):
+            refused = BUSY, self._full()
+        if refused is not None or terms is None:
+            machine.counters.requests_refused += 1
+            code, text = refused or (BAD_REQUEST, "")
+            retry_ms = RETRY_MS if code in (BUSY, DRAINING) else 0
+            return Admitted(id=name[:REQUEST_ID_BYTES_MAX], code=code, text=text, retry_ms=retry_ms)
+        job = Job(0, None, b"", body, now, machine.queues.named(said.queue), terms)
+        job.request = key
+        job.size = size
+        job.headers = headers
+        if said.age_ms:
+            job.again = not machine.keeps_records and now - said.age_ms * 1_000_000 < machine.began_ns
+        if said.wait:
+            job.askers = ((asker, name, said.follow),)
+            if terms.ends_alone:
+                asker.watched.add(job)
+        self._jobs[key] = job
+        self._accepted.append(job)
+        self._accepted_bytes += held
+        if not said.ack:
+            return None
+        job_id = self.id_of(job, now)
+        self._by_id[job_id] = job
+        return Admitted(id=name, job=job_id, position=self._position(job))
+
+    def _position(self, job: Job) -> int:
+        """How many jobs wait before the one that was accepted last."""
+        waiting = self._waiting
+        for each in self._accepted[self._counted :]:
+            waiting[each.queue] = waiting.get(each.queue, 0) + 1
+        self._counted = len(self._accepted)
+        return len(job.queue) + waiting[job.queue] - 1
+
+    def _is_full(self, jobs: int, size: int) -> bool:
+        machine, limits = self._machine, self._limits
+        open_jobs = machine.open + len(self._accepted) + jobs
+        return open_jobs > limits.jobs_max or (
+            machine.open_bytes + self._accepted_bytes + size > limits.jobs_bytes_max and open_jobs > 1
+        )
+
+    def _full(self) -> str:
+        limits = self._limits
+        return f"the broker has as many jobs as it may have: {limits.jobs_max} or {limits.jobs_bytes_max} bytes"
+
+    def _refusal(
+        self, said: Submit, name: bytes, terms: Terms | None, headers_bytes: int, now: int
+    ) -> tuple[str, str] | None:
+        """Why a request cannot become a job; None where it can."""
+        limits = self._limits
+        if not REQUEST_ID_BYTES_MIN <= len(name) <= REQUEST_ID_BYTES_MAX:
+            return BAD_ID, f"an id has {REQUEST_ID_BYTES_MIN} to {REQUEST_ID_BYTES_MAX} bytes, not {len(name)}"
+        if self._machine.draining:
+            return DRAINING, "the broker stops: ask again when it is back"
+        if not 1 <= len(said.queue) <= QUEUE_CHARACTERS_MAX:
+            return BAD_REQUEST, f"a queue's name has 1 to {QUEUE_CHARACTERS_MAX} characters, not {len(said.queue)}"
+        if headers_bytes > limits.headers_bytes_max:
+            text = f"the headers have {headers_bytes} bytes: at most {limits.headers_bytes_max} (headers_bytes_max)"
+            return BAD_REQUEST, text
+        if terms is None:
+            run, keep = limits.run_ns_max // 1_000_000, limits.outcome_ns // 1_000_000
+            return BAD_REQUEST, f"run_ms is 0 (no limit) to {run}, silence_ms 1 to {run}, keep_ms 0 to {keep}"
+        if said.age_ms:
+            asked_ns = now - said.age_ms * 1_000_000
+            if said.age_ms < 0 or now - asked_ns > limits.outcome_ns or asked_ns <= self._forgotten_ns:
+                return EXPIRED, "this was asked so long ago that its outcome may have been forgotten; ask anew"
+        return None
+
+    def _terms_of(self, said: Submit) -> Terms | None:
+        """What a request asks for beyond the rule; None where that cannot be."""
+        limits = self._limits
+        key = (said.run_ms, said.silence_ms, said.late, said.gone, said.keep_ms)
+        terms = self._terms.get(key)
+        if terms is None:
+            run_max_ms = limits.run_ns_max // 1_000_000
+            run_ms = 1 if said.run_ms is None else said.run_ms
+            silence_ms = 1 if said.silence_ms is None else said.silence_ms
+            keeps = 0 <= said.keep_ms <= limits.outcome_ns // 1_000_000
+            if not (0 <= run_ms <= run_max_ms and 1 <= silence_ms <= run_max_ms and keeps):
+                return None
+            run_ns = None if said.run_ms == 0 else run_ms * 1_000_000
+            terms = Terms(
+                run_ns=self._machine.timeout_ns if said.run_ms is None else run_ns,
+                silence_ns=None if said.silence_ms is None else silence_ms * 1_000_000,
+                late_any=said.late == "any",
+                ends_alone=said.gone == "cancel",
+                keep_ns=said.keep_ms * 1_000_000,
+            )
+            if len(self._terms) >= TERMS_MAX:
+                self._terms.clear()
+            self._terms[key] = terms
+        return terms
+
+    def _join(self, asker: Asker, said: Submit, job: Job, name: bytes, body: Body, now: int) -> Admitted | None:
+        """The request is known: who asks again is told the outcome of its job."""
+        machine = self._machine
+        code = text = ""
+        if job.queue.name != said.queue or job.size != body_bytes(body):
+            code = CONFLICT
+            text = f"this id belongs to a job of {job.size} bytes in queue {job.queue.name!r}: draw another id"
+        elif said.wait and not self._attach(asker, job, name, follows=said.follow):
+            code, text = TOO_MANY_ASKERS, f"{self._limits.askers_per_job_max} wait for this job already"
+        if code:
+            machine.counters.requests_refused += 1
+            return Admitted(id=name, code=code, text=text)
+        machine.counters.requests_joined += 1
+        if not said.ack:
+            return None
+        job_id = self.id_of(job, now)
+        self._by_id[job_id] = job
+        return Admitted(id=name, job=job_id, joined=True)
+
+    def _attach(self, asker: Asker, job: Job, name: bytes, *, follows: bool) -> bool:
+        """Who asks is owed the outcome: now where there is one. False: too many are owed it already."""
+        if job.state in FINAL:
+            self._machine.told.append((asker, name, job))
+            job.unreceived += 1
+            return True
+        others = tuple(it for it in job.askers if not it[0].gone and not (it[0] is asker and it[1] == name))
+        if len(others) >= self._limits.askers_per_job_max:
+            return False
+        job.askers = (*others, (asker, name, follows))
+        if job.terms.ends_alone:
+            asker.watched.add(job)
+        return True
+
+    def inquire(self, asker: Asker, said: Inquire, now: int) -> None:
+        """A client wants to know what became of a job."""
+        if said.received:
+            self.received(asker, said.received)
+        machine = self._machine
+        principal = asker.peer.principal
+        name = said.id or said.job
+        job = self._jobs.get(self._key(asker, said.id)) if said.id else self._by_id.get(said.job)
+        if job is not None and (job.request[0] if type(job.request) is tuple else "") != principal:
+            job = None
+        if job is None:
+            state = "unknown" if said.id else self._age_of(said.job, now)
+            answer = JobState(id=said.id, job=said.job, state=state)
+        else:
+            if said.wait and not self._attach(asker, job, name, follows=False):
+                text = f"{self._limits.askers_per_job_max} wait for this job already"
+                machine.promised.append((asker, Error(code=TOO_MANY_ASKERS, text=text, of="inquire"), ()))
+                return
+            if said.wait and job.state in FINAL:
+                return
+            word = State(job.state).name.lower()
+            answer = JobState(id=said.id, job=said.job or job.id, state=word, attempts=job.attempts, reason=job.reason)
+        machine.promised.append((asker, answer, ()))
+
+    def _age_of(self, job_id: bytes, now: int) -> str:
+        """Of a job that is not known: whether it is so old that it may have been."""
+        if len(job_id) != 16:
+            return "unknown"
+        accepted_ms = int.from_bytes(job_id[:6], "big")
+        machine = self._machine
+        forgotten_ms = machine.wall_ms(self._forgotten_ns) if self._forgotten_ns > -NEVER else -1
+        kept_ms = self._limits.outcome_ns // 1_000_000
+        return "expired" if accepted_ms <= max(forgotten_ms, machine.wall_ms(now) - kept_ms) else "unknown"
+
+    def id_of(self, job: Job, now: int) -> bytes:
+        """The job's id, drawn when somebody first wants to know it: UUIDv7, RFC 9562 section 5.7."""
+        if not job.id:
+            machine = self._machine
+            drawn = next(machine.tokens)
+            accepted_ms = machine.wall_ms(min(job.accepted_ns, now))
+            job.id = b"%b%b%b%b%b" % (
+                accepted_ms.to_bytes(6, "big"),
+                _VERSION[drawn[0]],
+                drawn[1:2],
+                _VARIANT[drawn[2]],
+                drawn[3:10],
+            )
+        return job.id
+
+    # --- Outcomes
+
+    def ended(self, job: Job) -> None:
+        """A job that came natively is final: its askers are to be told, and the outcome is kept for them."""
+        self.open -= 1
+        askers, job.askers = job.askers, ()
+        told = self._machine.told
+        for asker, name, _ in askers:
+            if not asker.gone:
+                told.append((asker, name, job))
+                job.unreceived += 1
+            if job.terms.ends_alone:
+                asker.watched.discard(job)
+        for evicted in self.outcomes.keep(job):
+            self._forgotten_ns = max(self._forgotten_ns, evicted.accepted_ns)
+            self._forget(evicted)
+
+    def restore(self, job: Job) -> None:
+        """A job that came out of a store can be asked about."""
+        if job.request is not None:
+            self._jobs[job.request] = job
+            if job.id:
+                self._by_id[job.id] = job
+            if job.state not in FINAL:
+                self.open += 1
+
+    def number(self, asker: Asker, job: Job) -> int:
+        """The outcome of `job` is on its way to `asker`: under this number."""
+        asker.told = n = asker.told + 1
+        asker.unreceived.append((n, job))
+        return n
+
+    def not_told(self, asker: Asker, job: Job) -> None:
+        """It did not get there, and never will: no receipt counts for it. The outcome stays kept."""
+        job.unreceived -= 1
+        if asker.unreceived and asker.unreceived[-1][1] is job:
+            asker.unreceived.pop()
+        else:
+            for entry in asker.unreceived:
+                if entry[1] is job:
+                    asker.unreceived.remove(entry)
+                    break
+
+    def received(self, asker: Asker, number: int) -> None:
+        """A client says that it has all outcomes up to this number."""
+        unreceived = asker.unreceived
+        while unreceived and unreceived[0][0] <= number:
+            _, job = unreceived.popleft()
+            job.unreceived -= 1
+            self._machine.counters.outcomes_received += 1
+            if job.unreceived <= 0:
+                keep_ns = job.terms.keep_ns
+                if keep_ns:
+                    heapq.heappush(self._until, (job.ended_ns + keep_ns, job.number, job))
+                else:
+                    self._received(job)
+
+    def _received(self, job: Job) -> None:
+        if self.outcomes.drop(job):
+            self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        """The outcome is not kept any more."""
+        if job.request is not None:
+            self._jobs.pop(job.request, None)
+        if job.id:
+            self._by_id.pop(job.id, None)
+        if self._machine.keeps_records:
+            self._machine.forgotten(job)
+
+    # --- Those who go
+
+    def lost(self, peer: Peer, now: int) -> None:
+        """A connection of clients has gone."""
+        for asker in self.askers.lost(peer):
+            self._gone(asker, now)
+
+    def _gone(self, asker: Asker, now: int) -> None:
+        asker.gone = True
+        for _, job in asker.unreceived:
+            job.unreceived -= 1  # it is kept all the same: who asks again is told again
+        asker.unreceived.clear()
+        for job in asker.watched:
+            heapq.heappush(self._deserted, (now + self._limits.asker_grace_ns, job.number, job))
+        asker.watched.clear()
+
+    def expire(self, now: int) -> None:
+        """Ends what nobody waits for, and forgets outcomes that were kept for long enough; some at a time."""
+        steps_max = self._limits.turn_steps_max
+        again: list[Job] = []
+        while self._deserted and self._deserted[0][0] <= now and steps_max > 0:
+            steps_max -= 1
+            _, _, job = heapq.heappop(self._deserted)
+            alone = job.state not in FINAL and all(asker.gone for asker, _, _ in job.askers)
+            if alone and not self._machine.desert(job, now):
+                again.append(job)
+        for job in again:
+            heapq.heappush(self._deserted, (now + self._limits.asker_grace_ns, job.number, job))
+        while self._until and self._until[0][0] <= now and steps_max > 0:
+            steps_max -= 1
+            _, _, job = heapq.heappop(self._until)
+            if job.unreceived <= 0:
+                self._received(job)
+        for job in self.outcomes.take_aged(now, steps_max):
+            self._forget(job)
+
+    def due(self) -> int:
+        """When `expire` next has something to do."""
+        due = self.outcomes.due()
+        if self._deserted:
+            due = min(due, self._deserted[0][0])
+        if self._until:
+            due = min(due, self._until[0][0])
+        return due
+
+
+_VERSION: Final = tuple(bytes([0x70 | drawn & 0x0F]) for drawn in range(256))
+_VARIANT: Final = tuple(bytes([0x80 | drawn & 0x3F]) for drawn in range(256))
