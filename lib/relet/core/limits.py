@@ -7,6 +7,7 @@ import msgspec
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
+DAY_NS = 86_400_000_000_000
 
 
 class LimitError(ValueError):
@@ -79,9 +80,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of their results, because they are kept in memory."""
     outcome_ns: int = 3_600_000_000_000
     """How long an outcome is kept for who asks again, an hour: connections and programs come back within it."""
-    run_ns_max: int = 7 * 24 * 3_600 * 10**9
+    run_ns_max: int = 7 * DAY_NS
     """The longest run limit, and the ceiling of its extensions: a week. A job that may run for longer has none."""
-    retry_ns_max: int = 7 * 24 * 3_600 * 10**9
+    retry_ns_max: int = 7 * DAY_NS
     """The longest time that a worker may ask for before the next attempt."""
     headers_bytes_max: int = 8 * KIB
     """Bytes of the headers of one job or answer, names and values, because every open job keeps its own."""
