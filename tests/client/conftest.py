@@ -12,6 +12,10 @@ import pytest
 import structlog
 import zmq
 
+from relet import Client
+from relet.dialects.native import encode, from_client
+from relet.messages import SIGNATURE, VERSION, ClientHello, Heartbeat, Outcome, Submit, Welcome
+
 WAIT_MS_MAX = 5_000
 
 
@@ -39,7 +43,12 @@ def shut(socket: zmq.Socket[bytes], endpoint: str) -> None:
 
 
 class FakeBroker:
-    """A ROUTER in the test's own thread: it hears and answers when it is told to, and can go and come back."""
+    """A ROUTER in the test's own thread: it hears and answers when it is told to, and can go and come back.
+
+    It speaks the 2010 dialect; `NativeBroker` the other one, in the same calls.
+    """
+
+    dialect = "2010"
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self._context = context
@@ -58,8 +67,12 @@ class FakeBroker:
         """Go, with all connections."""
         shut(self.socket, self.endpoint)
 
+    def client(self, **options: Any) -> Client:
+        """A client of this broker."""
+        return Client(self.endpoint, dialect=self.dialect, **options)
+
     def hear(self) -> list[bytes]:
-        """The next message: [routing id, correlation, delimiter, body...]; fails when none comes."""
+        """The next request: [routing id, its name, b"", body...]; fails when none comes."""
         assert self.socket.poll(WAIT_MS_MAX), "the client sent nothing"
         return self.socket.recv_multipart()
 
@@ -72,8 +85,80 @@ class FakeBroker:
         self.socket.send_multipart(frames)
 
     def answer(self, heard: list[bytes], *answer: bytes) -> None:
-        """Answer a message that was heard; without frames, echo its body."""
+        """Answer a request that was heard; without frames, echo its body."""
         self.say(*heard[:3], *(answer or heard[3:]))
+
+    def fail(self, heard: list[bytes]) -> None:
+        """Give the job up."""
+        self.answer(heard, b"")
+
+
+class NativeBroker(FakeBroker):
+    """The same in the native dialect: it welcomes who says hello, and answers heartbeats, while it hears."""
+
+    dialect = "native"
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self.epoch = 0
+        self.heartbeat_ms = 10_000
+        self.liveness_ms = 40_000
+        self.limits = {"ids": 1_000, "frames": 1_000, "body_bytes": 1 << 20}
+        super().__init__(context)
+
+    def open(self) -> None:
+        """As a broker that was started anew."""
+        super().open()
+        self.epoch += 1
+        self.numbers: dict[bytes, int] = {}
+        """Of the last outcome, by routing id."""
+
+    def hear_raw(self) -> tuple[bytes, Any, list[bytes]]:
+        """Whatever comes next: routing id, header, body."""
+        peer, signature, header, *body = super().hear()
+        assert signature == SIGNATURE
+        return peer, from_client(VERSION, header), body
+
+    def hear_said(self) -> tuple[bytes, Any, list[bytes]]:
+        """The next message that is neither hello nor heartbeat."""
+        while True:
+            peer, message, body = self.hear_raw()
+            if isinstance(message, ClientHello):
+                self.welcome(peer)
+            elif isinstance(message, Heartbeat):
+                self.tell(peer, Heartbeat())
+            else:
+                return peer, message, body
+
+    def hear(self) -> list[bytes]:
+        """As in the base class."""
+        peer, message, body = self.hear_said()
+        assert isinstance(message, Submit), message
+        return [peer, message.id, b"", *body]
+
+    def welcome(self, peer: bytes) -> None:
+        """Begin a session."""
+        self.numbers[peer] = 0
+        self.tell(
+            peer,
+            Welcome(epoch=self.epoch, heartbeat_ms=self.heartbeat_ms, liveness_ms=self.liveness_ms, limits=self.limits),
+        )
+
+    def tell(self, peer: bytes, message: Any, *body: bytes) -> None:
+        """Say this to a client."""
+        self.say(peer, SIGNATURE, encode(message), *body)
+
+    def outcome(self, peer: bytes, name: bytes, *body: bytes, **fields: Any) -> None:
+        """Tell the next outcome of its session."""
+        self.numbers[peer] += 1
+        self.tell(peer, Outcome(**{"id": name, "n": self.numbers[peer]} | fields), *body)
+
+    def answer(self, heard: list[bytes], *answer: bytes) -> None:
+        """As in the base class."""
+        self.outcome(heard[0], heard[1], *(answer or heard[3:]))
+
+    def fail(self, heard: list[bytes]) -> None:
+        """As in the base class."""
+        self.outcome(heard[0], heard[1], state="discarded", reason="tries_spent")
 
 
 @pytest.fixture
@@ -84,10 +169,23 @@ def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
         context.destroy(linger=0)
 
 
+@pytest.fixture(params=[FakeBroker, NativeBroker], ids=["2010", "native"])
+def broker(context: zmq.Context[zmq.Socket[bytes]], request: pytest.FixtureRequest) -> FakeBroker:
+    """A fake broker that listens, in either dialect."""
+    made: FakeBroker = request.param(context)
+    return made
+
+
 @pytest.fixture
-def broker(context: zmq.Context[zmq.Socket[bytes]]) -> FakeBroker:
-    """A fake broker that listens."""
+def broker_2010(context: zmq.Context[zmq.Socket[bytes]]) -> FakeBroker:
+    """One that speaks the 2010 dialect."""
     return FakeBroker(context)
+
+
+@pytest.fixture
+def native(context: zmq.Context[zmq.Socket[bytes]]) -> NativeBroker:
+    """One that speaks the native dialect."""
+    return NativeBroker(context)
 
 
 class Lines:

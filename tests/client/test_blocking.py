@@ -45,13 +45,13 @@ def settled(client: Client, broker: FakeBroker) -> None:
 # --- One job.
 
 
-def test_submit_sends_the_2010_request_and_gets_its_answer(broker: FakeBroker) -> None:
-    """[correlation, "", body] goes out, and what comes back under the same correlation is the answer."""
-    with Client(broker.endpoint) as client:
+def test_submit_sends_a_request_and_gets_its_answer(broker: FakeBroker) -> None:
+    """What comes back under the same name is the answer."""
+    with broker.client() as client:
         future = client.submit(b"job")
-        _, correlation, delimiter, body = heard = broker.hear()
+        _, name, delimiter, body = heard = broker.hear()
         assert (delimiter, body) == (b"", b"job")
-        assert len(correlation) == 16
+        assert len(name) == 16
         broker.answer(heard, b"done")
         assert future.result(WAIT_SECONDS) == b"done"
         assert client.connected
@@ -59,7 +59,7 @@ def test_submit_sends_the_2010_request_and_gets_its_answer(broker: FakeBroker) -
 
 def test_call_waits_for_the_answer(broker: FakeBroker) -> None:
     """`call` and `call_multipart` return what the broker says."""
-    with Client(broker.endpoint) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with broker.client() as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
         one = pool.submit(client.call, b"job")
         broker.answer(broker.hear(), b"done")
         assert one.result(WAIT_SECONDS) == b"done"
@@ -72,19 +72,19 @@ def test_call_waits_for_the_answer(broker: FakeBroker) -> None:
 def test_large_bodies_come_back_as_bytes(broker: FakeBroker) -> None:
     """Above the pump's threshold for copying, users still get `bytes`."""
     body = bytes(300_000)
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
         future = client.submit(body)
         broker.answer(broker.hear())
         assert type(answer := future.result(WAIT_SECONDS)) is bytes
         assert answer == body
 
 
-def test_the_empty_frame_is_a_failed_job(broker: FakeBroker) -> None:
-    """In this dialect that is the whole of it, for one frame and for several."""
-    with Client(broker.endpoint) as client:
+def test_a_job_that_was_given_up_is_a_failed_job(broker: FakeBroker) -> None:
+    """For one frame and for several; in the 2010 dialect the empty frame is the whole of it."""
+    with broker.client() as client:
         futures: list[concurrent.futures.Future[Any]] = [client.submit(b"a"), client.submit_multipart([b"a", b"b"])]
         for future in futures:
-            broker.answer(broker.hear(), b"")
+            broker.fail(broker.hear())
             with pytest.raises(JobFailed):
                 future.result(WAIT_SECONDS)
         assert client.counters.failed == 2
@@ -92,7 +92,7 @@ def test_the_empty_frame_is_a_failed_job(broker: FakeBroker) -> None:
 
 def test_an_answer_of_several_frames_is_not_cut_down_to_one(broker: FakeBroker) -> None:
     """`submit` says so, and the frames are not lost."""
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
         future = client.submit(b"a")
         broker.answer(broker.hear(), b"x", b"y")
         with pytest.raises(UnexpectedAnswer, match="2 frames") as caught:
@@ -100,19 +100,19 @@ def test_an_answer_of_several_frames_is_not_cut_down_to_one(broker: FakeBroker) 
         assert caught.value.frames == (b"x", b"y")
 
 
-def test_correlations_of_two_clients_have_nothing_in_common(broker: FakeBroker) -> None:
+def test_correlations_of_two_clients_have_nothing_in_common(broker_2010: FakeBroker) -> None:
     """Each client draws its own secret."""
-    with Client(broker.endpoint) as one, Client(broker.endpoint) as two:
+    with broker_2010.client() as one, broker_2010.client() as two:
         one.submit(b"1")
-        first = broker.hear()[1]
+        first = broker_2010.hear()[1]
         two.submit(b"2")
-        assert broker.hear()[1][:10] != first[:10]
+        assert broker_2010.hear()[1][:10] != first[:10]
 
 
 @pytest.mark.parametrize("wrong", ["text", 1, None])
 def test_what_is_not_bytes_is_refused_at_the_door(broker: FakeBroker, wrong: Any) -> None:
     """The caller hears of it, not the library's thread."""
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
         with pytest.raises(TypeError):
             client.submit(wrong)
         with pytest.raises(TypeError):
@@ -128,8 +128,8 @@ def test_what_is_not_bytes_is_refused_at_the_door(broker: FakeBroker, wrong: Any
 def test_a_timeout_is_a_number_of_seconds_above_zero(broker: FakeBroker, timeout: float) -> None:
     """Anything else is refused, when the client is made and at each call."""
     with pytest.raises(ValueError, match="above 0"):
-        Client(broker.endpoint, timeout=timeout)
-    with Client(broker.endpoint) as client, pytest.raises(ValueError, match="above 0"):
+        broker.client(timeout=timeout)
+    with broker.client() as client, pytest.raises(ValueError, match="above 0"):
         client.call(b"x", timeout=timeout)
 
 
@@ -146,7 +146,10 @@ def test_a_bad_endpoint_is_refused_with_what_to_change() -> None:
 
 def test_no_answer_in_time_is_a_timeout_never_early_and_the_late_answer_is_counted(broker: FakeBroker) -> None:
     """The client's timeout holds where a call names none; the answer that comes after it finds no request."""
-    with Client(broker.endpoint, timeout=0.05) as client:
+    with broker.client(timeout=0.05) as client:
+        first = client.submit(b"first", timeout=None)
+        broker.answer(broker.hear())
+        assert first.result(WAIT_SECONDS) == b"first"
         began = time.monotonic()
         with pytest.raises(TimeoutError, match=r"0\.05 s"):
             client.call(b"job")
@@ -163,7 +166,7 @@ def test_no_answer_in_time_is_a_timeout_never_early_and_the_late_answer_is_count
 def test_a_timeout_may_be_as_long_as_one_likes(broker: FakeBroker, timeout: float) -> None:
     """Thirty days, and the largest that is accepted: waiting for the answer and for room."""
     with (
-        Client(broker.endpoint, timeout=timeout, requests_open_max=1) as client,
+        broker.client(timeout=timeout, requests_open_max=1) as client,
         concurrent.futures.ThreadPoolExecutor(1) as pool,
     ):
         first = client.submit(b"1")
@@ -186,7 +189,7 @@ def test_an_idle_client_sleeps_without_a_timeout(broker: FakeBroker, monkeypatch
         sleep(self, until, *args)
 
     monkeypatch.setattr(Sleeper, "sleep", spy)
-    with Client(broker.endpoint, timeout=50) as client:
+    with broker.client(timeout=50) as client:
         settled(client, broker)
         deadline = time.monotonic() + WAIT_SECONDS
         while slept.get(timeout=deadline - time.monotonic()) is not None:
@@ -195,7 +198,7 @@ def test_an_idle_client_sleeps_without_a_timeout(broker: FakeBroker, monkeypatch
 
 def test_an_idle_client_holds_no_body_and_no_answer(broker: FakeBroker) -> None:
     """What the last batch brought belongs to the caller alone."""
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
         unshared, body = [bytes(1_000)], [bytes(1_000)]
         future = client.submit(body[0])
         broker.answer(broker.hear())
@@ -208,18 +211,18 @@ def test_an_idle_client_holds_no_body_and_no_answer(broker: FakeBroker) -> None:
 # --- Rude brokers.
 
 
-def test_double_answers_and_garbage_disturb_nobody(broker: FakeBroker, lines: Lines) -> None:
+def test_double_answers_and_garbage_disturb_nobody(broker_2010: FakeBroker, lines: Lines) -> None:
     """They are counted and logged, and the next job is done as if nothing had been."""
-    with Client(broker.endpoint) as client:
+    with broker_2010.client() as client:
         future = client.submit(b"one")
-        heard = broker.hear()
+        heard = broker_2010.hear()
         peer = heard[0]
         for frames in ([b""], [b"x"], [b"", b"", b""], [b"y"] * 50, [heard[1]], [heard[1], b"not empty", b"x"]):
-            broker.say(peer, *frames)
-        broker.answer(heard, b"first")
-        broker.answer(heard, b"second")
+            broker_2010.say(peer, *frames)
+        broker_2010.answer(heard, b"first")
+        broker_2010.answer(heard, b"second")
         assert future.result(WAIT_SECONDS) == b"first"
-        settled(client, broker)
+        settled(client, broker_2010)
         assert client.counters.answers_unknown == 2
         assert client.counters.frames_refused == 5
         assert lines.wait_for("answer_refused")["count"] >= 1
@@ -232,20 +235,20 @@ def test_a_broker_that_never_answers_is_told_once_within_a_second(lines: Lines, 
     """`broker_unreachable` comes though nothing is asked; when the broker comes, `broker_connected`."""
     broker.close()
     began = time.monotonic()
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
         assert lines.wait_for("broker_unreachable")["endpoint"] == broker.endpoint
         assert time.monotonic() - began < 2  # a second, and what a busy machine adds
         future = client.submit(b"early")
         broker.open()
-        lines.wait_for("broker_connected")
         broker.answer(broker.hear(), b"done")
+        lines.wait_for("broker_connected")
         assert future.result(WAIT_SECONDS) == b"done"
         assert lines.rest() == []
 
 
 def test_a_lost_broker_is_told_once_and_open_requests_are_sent_again(lines: Lines, broker: FakeBroker) -> None:
     """Same correlation, same body; the client is connected again when the broker is back on its port."""
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
         answered, opened = client.submit(b"answered"), client.submit(b"open")
         broker.answer(broker.hear())
         before = broker.hear()
@@ -264,7 +267,7 @@ def test_a_lost_broker_is_told_once_and_open_requests_are_sent_again(lines: Line
 
 def test_without_resend_what_was_sent_is_lost_with_the_broker(lines: Lines, broker: FakeBroker) -> None:
     """The caller learns that nobody knows whether the job was done; new requests wait for the broker."""
-    with Client(broker.endpoint, resend=False) as client:
+    with broker.client(resend=False) as client:
         future = client.submit(b"open")
         broker.hear()
         broker.close()
@@ -280,7 +283,7 @@ def test_without_resend_what_was_sent_is_lost_with_the_broker(lines: Lines, brok
 
 def test_a_broker_that_comes_and_goes_is_not_stormed(lines: Lines, broker: FakeBroker) -> None:
     """Four losses in a row end no request, and each broker hears it."""
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
         future = client.submit(b"patient")
         for _ in range(4):
             heard = broker.hear()
@@ -298,7 +301,7 @@ def test_a_broker_that_comes_and_goes_is_not_stormed(lines: Lines, broker: FakeB
 
 def test_submit_waits_for_room_at_most_as_long_as_its_timeout(broker: FakeBroker) -> None:
     """The third of two open requests gets no room, then an answer makes some."""
-    with Client(broker.endpoint, requests_open_max=2) as client:
+    with broker.client(requests_open_max=2) as client:
         first = client.submit(b"1")
         client.submit(b"2")
         with pytest.raises(TimeoutError, match="too many requests"):
@@ -314,7 +317,7 @@ def test_submit_waits_for_room_at_most_as_long_as_its_timeout(broker: FakeBroker
 
 def test_bytes_are_bounded_too_but_one_large_request_always_goes(broker: FakeBroker) -> None:
     """The bound is on all bodies together."""
-    with Client(broker.endpoint, requests_open_bytes_max=100) as client:
+    with broker.client(requests_open_bytes_max=100) as client:
         large = client.submit(bytes(1_000))
         with pytest.raises(TimeoutError, match="too many requests"):
             client.submit(b"small", timeout=0.02)
@@ -325,7 +328,7 @@ def test_bytes_are_bounded_too_but_one_large_request_always_goes(broker: FakeBro
 
 def test_a_cancelled_future_frees_its_place_and_wakes_who_waits_for_it(broker: FakeBroker) -> None:
     """Its answer, if one comes, is unknown."""
-    with Client(broker.endpoint, requests_open_max=1) as client:
+    with broker.client(requests_open_max=1) as client:
         unwanted = client.submit(b"unwanted")
         heard = broker.hear()
         assert unwanted.cancel()
@@ -342,7 +345,7 @@ def test_waiting_in_a_callback_is_refused_instead_of_hanging(broker: FakeBroker)
     """Callbacks run in the thread that the answer would come through."""
     caught: list[BaseException] = []
     told = threading.Event()
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
 
         def callback(_: concurrent.futures.Future[bytes]) -> None:
             try:
@@ -363,7 +366,7 @@ def test_a_callback_that_exits_keeps_no_other_caller_waiting(broker: FakeBroker)
     def leave(_: concurrent.futures.Future[bytes]) -> None:
         raise SystemExit("on purpose")
 
-    with Client(broker.endpoint) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with broker.client() as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
         entered, go_on = threading.Event(), threading.Event()
 
         def hold(_: concurrent.futures.Future[bytes]) -> None:
@@ -380,10 +383,17 @@ def test_a_callback_that_exits_keeps_no_other_caller_waiting(broker: FakeBroker)
         broker.hear()
         broker.answer(heard[0])
         assert entered.wait(WAIT_SECONDS)
-        batch = [(request[1], b"", request[3]) for request in heard[1:]]
         engine = engine_of(client)
-        hear, engine._hear = engine._hear, lambda _, now: hear(batch, now)  # type: ignore[method-assign]
-        broker.answer(heard[1])
+        hear, gathered = engine._hear, []
+
+        def hear_together(messages: list[Any], now: int) -> None:
+            gathered.extend(messages)
+            if len(gathered) == 3:
+                hear(gathered, now)
+
+        engine._hear = hear_together  # type: ignore[method-assign]
+        for request in heard[1:]:
+            broker.answer(request)
         go_on.set()
         assert leaving.result(WAIT_SECONDS) == b"leave"
         assert other.result(WAIT_SECONDS) == b"other"
@@ -400,7 +410,7 @@ def test_a_callback_that_exits_while_the_client_closes_keeps_nobody_waiting(brok
     def leave(_: concurrent.futures.Future[bytes]) -> None:
         raise SystemExit("on purpose")
 
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
         futures = [client.submit(b"1"), client.submit(b"2")]
         futures[0].add_done_callback(leave)
     for future in futures:
@@ -413,7 +423,7 @@ def test_a_callback_that_exits_while_the_client_closes_keeps_nobody_waiting(brok
 
 def test_close_ends_what_is_open(broker: FakeBroker) -> None:
     """Futures, waiting calls and iterators alike, at once; closing again is nothing, using it again an error."""
-    client = Client(broker.endpoint, requests_open_max=3)
+    client = broker.client(requests_open_max=3)
     future = client.submit(b"1")
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         call = pool.submit(client.call, b"2")
@@ -433,7 +443,7 @@ def test_close_ends_what_is_open(broker: FakeBroker) -> None:
 
 def test_a_client_that_nobody_refers_to_ends_its_thread(broker: FakeBroker) -> None:
     """A forgotten close leaks nothing."""
-    client = Client(broker.endpoint)
+    client = broker.client()
     thread = engine_of(client)._thread
     del client
     gc.collect()
@@ -443,7 +453,8 @@ def test_a_client_that_nobody_refers_to_ends_its_thread(broker: FakeBroker) -> N
 
 def test_the_interpreter_ends_though_close_was_forgotten(broker: FakeBroker) -> None:
     """With an open request, a connection and a future that somebody still holds."""
-    program = f"from relet import Client; c = Client({broker.endpoint!r}); f = c.submit(b'x'); input()"
+    made = f"Client({broker.endpoint!r}, dialect={broker.dialect!r})"
+    program = f"from relet import Client; c = {made}; f = c.submit(b'x'); input()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, env={"PYTHONPATH": "lib"}) as child:
         broker.hear()
         assert child.stdin
@@ -458,7 +469,7 @@ def test_a_forked_child_is_told_to_make_its_own_client(broker: FakeBroker) -> No
 import os, sys, warnings
 warnings.simplefilter("ignore")
 from relet import Client, ClientClosed
-client = Client({broker.endpoint!r})
+client = Client({broker.endpoint!r}, dialect={broker.dialect!r})
 future = client.submit(b"before")
 child = os.fork()
 if not child:
@@ -467,7 +478,7 @@ if not child:
     except ClientClosed as error:
         assert "after the fork" in str(error)
         client.close()
-        with Client({broker.endpoint!r}) as own:
+        with Client({broker.endpoint!r}, dialect={broker.dialect!r}) as own:
             assert own.call(b"of the child") == b"of the child"
         sys.exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -487,7 +498,7 @@ client.close()
 
 def test_a_signal_that_raises_interrupts_call_and_abandons_the_request(broker: FakeBroker) -> None:
     """Ctrl-C while waiting is KeyboardInterrupt at once, and the client goes on."""
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
 
         def interrupt() -> None:
             broker.hear()
@@ -507,7 +518,7 @@ def test_a_signal_that_raises_while_a_request_is_submitted_leaks_no_place(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """The request is in the inbox already, and nobody will ever wait for it."""
-    with Client(broker.endpoint, requests_open_max=1) as client:
+    with broker.client(requests_open_max=1) as client:
         engine = engine_of(client)
         submit = engine.submit
 
@@ -525,7 +536,7 @@ def test_a_signal_that_raises_while_a_request_is_submitted_leaks_no_place(
 
 def test_a_closed_client_gathers_nothing(broker: FakeBroker) -> None:
     """Who calls it again and again is refused, and leaves nothing behind."""
-    client = Client(broker.endpoint)
+    client = broker.client()
     client.close()
     for _ in range(3):
         with pytest.raises(ClientClosed):
@@ -535,8 +546,7 @@ def test_a_closed_client_gathers_nothing(broker: FakeBroker) -> None:
 
 def test_a_context_that_was_terminated_ends_the_client(context: Any, broker: FakeBroker) -> None:
     """Its requests end; nothing hangs."""
-    endpoint = broker.endpoint
-    with Client(endpoint, context=context) as client:
+    with broker.client(context=context) as client:
         future = client.submit(b"x")
         broker.hear()
         broker.close()
@@ -593,7 +603,7 @@ def test_map_reads_no_further_than_its_window_and_nothing_before_it_is_asked(bro
             read.append(number)
             yield b"%d" % number
 
-    with Client(broker.endpoint) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with broker.client() as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
         answers = client.map(endless(), window=3)
         assert read == []
         first = pool.submit(next, answers)
@@ -614,7 +624,7 @@ def test_map_reads_no_further_than_its_window_and_nothing_before_it_is_asked(bro
 
 def test_map_as_they_come_hands_on_what_is_there(broker: FakeBroker) -> None:
     """The second answer first, where order does not matter."""
-    with Client(broker.endpoint) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with broker.client() as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
         answers = client.map([b"1", b"2"], ordered=False)
         first = pool.submit(next, answers)
         one, two = broker.hear(), broker.hear()
@@ -626,7 +636,7 @@ def test_map_as_they_come_hands_on_what_is_there(broker: FakeBroker) -> None:
 
 def test_an_abandoned_map_leaves_nothing_open(broker: FakeBroker) -> None:
     """Leaving the loop early frees every place in the client."""
-    with Client(broker.endpoint) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with broker.client() as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
         answers = client.map((b"%d" % i for i in range(100)), window=10)
         first = pool.submit(next, answers)
         heard = [broker.hear() for _ in range(10)]
@@ -645,10 +655,13 @@ def test_map_raises_the_first_error_in_its_place_or_hands_errors_on(broker: Fake
     def serve() -> None:
         for _ in range(3):
             heard = broker.hear()
-            broker.answer(heard, b"" if heard[3] == b"bad" else heard[3])
+            if heard[3] == b"bad":
+                broker.fail(heard)
+            else:
+                broker.answer(heard)
 
     jobs = [b"a", b"bad", b"c"]
-    with Client(broker.endpoint) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with broker.client() as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
         serving = pool.submit(serve)
         a, bad, c = client.map(jobs, return_exceptions=True)
         assert (a, c) == (b"a", b"c")
@@ -665,14 +678,14 @@ def test_map_raises_the_first_error_in_its_place_or_hands_errors_on(broker: Fake
 
 def test_map_times_out_job_by_job(broker: FakeBroker) -> None:
     """A silent broker costs the timeout, not for ever."""
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
         outcomes = list(client.map([b"a", b"b"], timeout=0.02, return_exceptions=True))
         assert [type(outcome) for outcome in outcomes] == [TimeoutError, TimeoutError]
 
 
 def test_map_refuses_an_empty_window_and_bad_bodies(broker: FakeBroker) -> None:
     """At once where it can, else when the body is read; what was open then is abandoned."""
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
         with pytest.raises(ValueError, match="window"):
             client.map([], window=0)
         with pytest.raises(TypeError, match="bytes"):
@@ -683,7 +696,7 @@ def test_map_refuses_an_empty_window_and_bad_bodies(broker: FakeBroker) -> None:
 
 def test_map_of_nothing_is_nothing(broker: FakeBroker) -> None:
     """No job, no answer, no wait."""
-    with Client(broker.endpoint) as client:
+    with broker.client() as client:
         assert list(client.map([])) == []
 
 
@@ -733,7 +746,7 @@ def test_map_survives_restarts_of_a_real_broker() -> None:
 
 def test_a_body_too_large_is_refused_here_and_harms_no_other(broker: FakeBroker) -> None:
     """A body that would cost the connection is a ValueError at the call; what is under way beside it goes on."""
-    with Client(broker.endpoint, body_bytes_max=1_000) as client:
+    with broker.client(body_bytes_max=1_000) as client:
         beside = client.submit(b"beside")
         with pytest.raises(ValueError, match="body_bytes_max"):
             client.call(b"x" * 1_001)

@@ -96,11 +96,11 @@ def test_a_connection_to_itself_is_recognised() -> None:
 
 
 def test_links_that_do_not_last_are_opened_again_more_and_more_slowly(
-    context: zmq.Context[zmq.Socket[bytes]], broker: FakeBroker
+    context: zmq.Context[zmq.Socket[bytes]], broker_2010: FakeBroker
 ) -> None:
     """After the first loss at once, then with a pause that doubles up to a second; one that lasted starts over."""
     now = 0
-    link = Link(context, zmq.DEALER, parse_connect(broker.endpoint), now)
+    link = Link(context, zmq.DEALER, parse_connect(broker_2010.endpoint), now)
     pauses = []
     for _ in range(7):
         link._connected_at = now
@@ -116,11 +116,11 @@ def test_links_that_do_not_last_are_opened_again_more_and_more_slowly(
 
 
 def test_nobody_there_is_told_once_and_only_after_its_time(
-    context: zmq.Context[zmq.Socket[bytes]], broker: FakeBroker
+    context: zmq.Context[zmq.Socket[bytes]], broker_2010: FakeBroker
 ) -> None:
     """Time is an argument: the second call later says nothing new."""
-    broker.close()
-    link = Link(context, zmq.DEALER, parse_connect(broker.endpoint), now=0)
+    broker_2010.close()
+    link = Link(context, zmq.DEALER, parse_connect(broker_2010.endpoint), now=0)
     assert link.due == UNREACHABLE_AFTER_NS
     assert link.news(UNREACHABLE_AFTER_NS - 1) == []
     assert link.news(UNREACHABLE_AFTER_NS) == [News.UNREACHABLE]

@@ -111,21 +111,26 @@ class Engine:
         for request in requests:
             if request.bytes > self._body_bytes_max:
                 raise self._too_large(request)
-        with self._lock:  # the thread is not rung before all are there, but where it has to make room
-            opened = 0
-            for request in requests:
-                if self._open and not self._has_room(request):
-                    self._alarm.ring()
-                    try:
+        opened = 0
+        together: list[Waiter] = []
+        with self._lock:
+            try:
+                for request in requests:
+                    if self._open and not self._has_room(request):
+                        self._inbox.extend(together)
+                        together = []
+                        self._alarm.ring()
                         self._await_room(request)
-                    except TimeoutError:
-                        break
-                if self._closed_because:
-                    raise ClientClosed(self._closed_because)
-                self._open += 1
-                self._open_bytes += request.bytes
-                self._inbox.append(request)
-                opened += 1
+                    if self._closed_because:
+                        raise ClientClosed(self._closed_because)
+                    self._open += 1
+                    self._open_bytes += request.bytes
+                    together.append(request)
+                    opened += 1
+            except TimeoutError:
+                pass
+            finally:
+                self._inbox.extend(together)  # at once, because the thread takes what is there
         self._alarm.ring()
         return opened
 

@@ -1,0 +1,537 @@
+"""The blocking client and what only the native dialect can say, against a broker that is told what to do."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import relet
+from relet.client import (
+    Client,
+    Enqueued,
+    JobExpired,
+    JobFailed,
+    JobRefused,
+    JobStatus,
+    JobUnknown,
+    Partial,
+    Progress,
+    Terms,
+    UnexpectedAnswer,
+    peer_native,
+)
+from relet.messages import (
+    SIGNATURE,
+    Admitted,
+    ClientHello,
+    Entry,
+    Error,
+    Heartbeat,
+    Inquire,
+    JobState,
+    Outcome,
+    Submit,
+    Submitted,
+    TellPartial,
+    TellProgress,
+)
+from relet.transport.link import Sleeper
+
+from .conftest import FakeBroker, Lines, NativeBroker, until
+
+WAIT_SECONDS = 5.0
+NAME = b"a request's own id"
+JOB = b"0123456789abcdef"
+
+
+def taken(message: Submit) -> Submitted:
+    """The acknowledgement of a message of one or many."""
+    names = [item.id for item in message.jobs] or [message.id]
+    return Submitted(jobs=tuple(Admitted(id=name, job=b"j" * 16, position=i) for i, name in enumerate(names)))
+
+
+@pytest.fixture
+def pool() -> Any:
+    """Threads for callers that wait."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+# --- The session.
+
+
+def test_nothing_is_sent_before_the_welcome(native: NativeBroker, lines: Lines) -> None:
+    """Hello with the program's name; the client is connected when it is welcome, and says so with the epoch."""
+    with native.client() as client:
+        future = client.submit(b"job")
+        peer, hello, _ = native.hear_raw()
+        assert isinstance(hello, ClientHello)
+        assert hello.agent == f"relet {relet.__version__}"
+        assert native.is_silent(20)
+        assert not client.connected
+        native.welcome(peer)
+        native.answer(native.hear(), b"done")
+        assert future.result(WAIT_SECONDS) == b"done"
+        assert client.connected
+        assert lines.wait_for("broker_connected")["epoch"] == 1
+
+
+def test_a_broker_of_2010_is_told_with_what_to_do(
+    broker_2010: FakeBroker, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It drops the hello; the warning names the other dialect."""
+    monkeypatch.setattr(peer_native, "GREETING_NS", 20_000_000)
+    with Client(broker_2010.endpoint, dialect="native") as client:
+        future = client.submit(b"job")
+        assert 'dialect="2010"' in lines.wait_for("broker_unreachable")["text"]
+        assert broker_2010.hear()[1] == SIGNATURE
+        assert broker_2010.hear()[1] == SIGNATURE  # it is said again, in case the broker comes to know it
+        assert not future.done()
+        assert not client.connected
+    assert [line["event"] for line in lines.rest()] == []
+
+
+def test_a_new_broker_is_asked_again_and_its_doubts_are_told(native: NativeBroker, lines: Lines) -> None:
+    """Same id, at least a millisecond old; an answer that may be the second one is marked and logged."""
+    with native.client() as client:
+        future = client.submit(b"job")
+        _, first, _ = native.hear_said()
+        assert first.age_ms == 0
+        native.close()
+        native.open()
+        peer, again, body = native.hear_said()
+        assert (again.id, body) == (first.id, [b"job"])
+        assert again.age_ms >= 1
+        native.outcome(peer, again.id, b"done", again=True)
+        assert future.result(WAIT_SECONDS) == b"done"
+        assert future.again
+        assert client.counters.answered_again == 1
+        lines.wait_for("broker_connected")
+        assert lines.wait_for("broker_connected")["restarted"]
+        lines.wait_for("answered_again")
+
+
+def test_a_silent_broker_is_left_and_found_again(native: NativeBroker, lines: Lines) -> None:
+    """It neither answers nor closes: after the liveness time the client connects anew and asks again."""
+    native.heartbeat_ms, native.liveness_ms = 20, 60
+    with native.client() as client:
+        future = client.submit(b"job")
+        first, request, _ = native.hear_said()
+        assert isinstance(native.hear_raw()[1], Heartbeat)
+        assert "silent" in lines.wait_for("broker_lost")["why"]
+        while (heard := native.hear_raw())[0] == first:
+            assert isinstance(heard[1], Heartbeat)
+        native.welcome(heard[0])
+        peer, again, _ = native.hear_said()
+        assert (peer != first, again.id) == (True, request.id)
+        native.outcome(peer, again.id, b"done")
+        assert future.result(WAIT_SECONDS) == b"done"
+        assert client.counters.losses == 1
+
+
+def test_a_broker_that_has_forgotten_the_session_is_told_everything_again(native: NativeBroker) -> None:
+    """On the same connection."""
+    with native.client() as client:
+        future = client.submit(b"job")
+        peer, request, _ = native.hear_said()
+        native.tell(peer, Error(code="no_session", text="say hello"))
+        again_from, again, _ = native.hear_said()
+        assert (again_from, again.id) == (peer, request.id)
+        native.outcome(peer, again.id, b"done")
+        assert future.result(WAIT_SECONDS) == b"done"
+        assert client.counters.losses == 0
+
+
+def test_rude_brokers_disturb_nobody(native: NativeBroker, lines: Lines) -> None:
+    """Garbage, strangers' outcomes, repetitions, and what comes after the end."""
+    with native.client() as client:
+        future = client.submit(b"job", on_partial=print)
+        peer, request, _ = native.hear_said()
+        for frames in ([], [b"x"], [SIGNATURE], [SIGNATURE, b"\xc1"], [SIGNATURE, msgspec.msgpack.encode([1])]):
+            native.say(peer, *frames)
+        native.tell(peer, Error(code="bad_header", text="no map"))
+        native.outcome(peer, b"never asked for it", b"x")
+        native.outcome(peer, request.id, b"done")
+        native.tell(peer, Outcome(id=request.id, n=2), b"again")
+        native.tell(peer, TellPartial(id=request.id, attempt=1, seq=1), b"late")
+        native.tell(peer, taken(request))
+        assert future.result(WAIT_SECONDS) == b"done"
+        after = client.submit(b"after")
+        native.answer(native.hear())
+        assert after.result(WAIT_SECONDS) == b"after"
+        counters = client.counters
+        assert (counters.frames_refused, counters.answers_unknown, counters.errors) == (4, 2, 1)
+    said = {line["event"]: line for line in lines.rest()}
+    assert said["request_refused"]["reason"] == "bad_header"
+    assert said["answer_refused"]["count"] >= 1
+
+
+def test_a_lost_outcome_is_asked_for_again(native: NativeBroker, lines: Lines) -> None:
+    """The next number tells that one is missing; nobody waits for ever."""
+    with native.client() as client:
+        futures = [client.submit(b"0"), client.submit(b"1")]
+        peer, first, _ = native.hear_said()
+        _, second, _ = native.hear_said()
+        native.numbers[peer] += 1
+        native.outcome(peer, second.id, b"one")
+        assert futures[1].result(WAIT_SECONDS) == b"one"
+        _, again, _ = native.hear_said()
+        assert again.id == first.id
+        native.outcome(peer, again.id, b"zero")
+        assert futures[0].result(WAIT_SECONDS) == b"zero"
+        assert lines.wait_for("outcomes_missed")["count"] == 1
+
+
+def test_an_idle_client_says_what_it_received_once_and_sleeps(
+    native: NativeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One heartbeat with the receipt; after that no sleep has an end."""
+    slept: list[int | None] = []
+    sleep = Sleeper.sleep
+
+    def spy(self: Sleeper, until: int | None, *args: Any) -> None:
+        slept.append(until)
+        sleep(self, until, *args)
+
+    monkeypatch.setattr(Sleeper, "sleep", spy)
+    with native.client(timeout=50) as client:
+        future = client.submit(b"job")
+        native.answer(native.hear())
+        future.result(WAIT_SECONDS)
+        peer, receipt, _ = native.hear_raw()
+        assert receipt == Heartbeat(received=1)
+        native.tell(peer, Heartbeat())
+        until(lambda: bool(slept) and slept[-1] is None)
+        assert native.is_silent(0)
+
+
+# --- Answers.
+
+
+def test_an_empty_answer_is_none_of_a_failure(native: NativeBroker, pool: concurrent.futures.Executor) -> None:
+    """One empty frame, several, and no frame at all are three things."""
+    with native.client() as client:
+        empty = pool.submit(client.call, b"1")
+        native.answer(native.hear(), b"")
+        assert empty.result(WAIT_SECONDS) == b""
+        nothing = pool.submit(client.call_multipart, [b"2"])
+        heard = native.hear()
+        native.outcome(heard[0], heard[1])
+        assert nothing.result(WAIT_SECONDS) == []
+        missing = pool.submit(client.call, b"3")
+        heard = native.hear()
+        native.outcome(heard[0], heard[1])
+        with pytest.raises(UnexpectedAnswer, match="0 frames"):
+            missing.result(WAIT_SECONDS)
+
+
+def test_a_failure_says_why(native: NativeBroker, pool: concurrent.futures.Executor) -> None:
+    """Reason, last error, attempts and ledger reach the caller; the text is one line."""
+    with native.client() as client:
+        call = pool.submit(client.call, b"job")
+        peer, name, *_ = native.hear()
+        ledger = (Entry(attempt=1, cause="failed", worker="w", kind="KeyError", text="'x'"),)
+        fields = {"state": "discarded", "reason": "tries_spent", "kind": "KeyError", "text": "'x'", "attempts": 1}
+        native.outcome(peer, name, ledger=ledger, **fields)
+        with pytest.raises(JobFailed, match=r"discarded \(tries_spent\) after 1 attempt: KeyError: 'x'") as caught:
+            call.result(WAIT_SECONDS)
+        assert (caught.value.ledger, caught.value.request_id) == (ledger, name)
+        assert {key: getattr(caught.value, key) for key in fields} == fields
+
+
+def test_terms_and_headers_go_out_and_headers_come_back(native: NativeBroker) -> None:
+    """A call's terms take the place of the client's; the future has what came beside the answer."""
+    with native.client(terms=Terms(queue="usual", run=5)) as client:
+        own = client.submit(b"1", terms=Terms(queue="own", keep=1), headers={"trace": "abc"})
+        peer, message, _ = native.hear_said()
+        assert message == Submit(id=message.id, queue="own", keep_ms=1_000, headers={"trace": "abc"})
+        native.outcome(peer, message.id, b"done", headers={"trace": "def"})
+        assert own.result(WAIT_SECONDS) == b"done"
+        assert (own.headers, own.again) == ({"trace": "def"}, False)
+        usual = client.submit_multipart([b"2", b""])
+        peer, message, body = native.hear_said()
+        assert (message.queue, message.run_ms, body) == ("usual", 5_000, [b"2", b""])
+        native.outcome(peer, message.id, b"a", b"b")
+        assert usual.result(WAIT_SECONDS) == [b"a", b"b"]
+        assert usual.headers == {}
+        mapped = client.map([b"3"], terms=Terms(queue="mapped"), headers={"n": "3"})
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            first = pool.submit(next, mapped)
+            peer, message, _ = native.hear_said()
+            assert (message.queue, message.headers) == ("mapped", {"n": "3"})
+            native.outcome(peer, message.id, b"done")
+            assert first.result(WAIT_SECONDS) == b"done"
+
+
+def test_a_busy_broker_is_asked_again_without_a_word_to_the_caller(native: NativeBroker, lines: Lines) -> None:
+    """It waits as long as the broker says; a refusal for good ends it."""
+    with native.client() as client:
+        future = client.submit(b"job")
+        for _ in range(3):
+            peer, message, _ = native.hear_said()
+            assert message.age_ms == 0
+            native.tell(peer, Submitted(jobs=(Admitted(id=message.id, code="busy", text="full", retry_ms=10),)))
+        peer, message, _ = native.hear_said()
+        native.tell(peer, Submitted(jobs=(Admitted(id=message.id, code="too_large", text="split it"),)))
+        with pytest.raises(JobRefused, match="too_large: split it"):
+            future.result(WAIT_SECONDS)
+        assert client.counters.refused_busy == 3
+        assert [line["event"] for line in lines.rest()].count("request_refused") == 1
+
+
+def test_a_request_id_is_the_caller_s_and_asking_twice_is_one_job(native: NativeBroker) -> None:
+    """Both futures get the one outcome; another body under the same id is refused at once."""
+    with native.client() as client:
+        futures = [client.submit(b"job", request_id=NAME) for _ in range(2)]
+        peer, message, _ = native.hear_said()
+        assert message.id == NAME
+        with pytest.raises(JobRefused, match="conflict"):
+            client.call(b"another", request_id=NAME)
+        native.outcome(peer, NAME, b"done")
+        assert [future.result(WAIT_SECONDS) for future in futures] == [b"done", b"done"]
+
+
+# --- Following.
+
+
+def test_followers_are_called_in_the_library_s_thread_and_may_fail(native: NativeBroker, lines: Lines) -> None:
+    """Pieces and notes in their order, before the answer; what a callback raises is logged and harms nobody."""
+    told: list[tuple[Partial | Progress, str]] = []
+
+    def follow(news: Partial | Progress) -> None:
+        told.append((news, threading.current_thread().name))
+        raise KeyError("on purpose")
+
+    with native.client() as client:
+        future = client.submit(b"job", on_partial=follow, on_progress=follow)
+        only_progress = client.submit(b"other", on_progress=follow)
+        peer, message, _ = native.hear_said()
+        assert message.follow
+        _, other, _ = native.hear_said()
+        native.tell(peer, TellPartial(id=other.id, attempt=1, seq=1), b"for nobody")
+        native.tell(peer, TellPartial(id=message.id, attempt=1, seq=1), b"a", b"b")
+        native.tell(peer, TellProgress(id=message.id, attempt=1, done=1, total=2, note="half"))
+        native.outcome(peer, message.id, b"done")
+        native.outcome(peer, other.id, b"done")
+        assert future.result(WAIT_SECONDS) == only_progress.result(WAIT_SECONDS) == b"done"
+    pieces = [Partial((b"a", b"b"), attempt=1, seq=1), Progress(attempt=1, done=1, total=2, note="half")]
+    assert told == [(piece, "relet-client") for piece in pieces]
+    assert "on purpose" in lines.wait_for("callback_failed")["error"]
+
+
+# --- Handing over, and asking later.
+
+
+def test_enqueue_returns_when_the_broker_has_taken_the_job(
+    native: NativeBroker, pool: concurrent.futures.Executor
+) -> None:
+    """With the ids to ask for it, and its place."""
+    with native.client() as client:
+        call = pool.submit(client.enqueue, b"job", terms=Terms(queue="q"), headers={"a": "b"}, request_id=NAME)
+        peer, message, body = native.hear_said()
+        assert message == Submit(id=NAME, queue="q", headers={"a": "b"}, ack=True, wait=False)
+        assert body == [b"job"]
+        assert not call.done()
+        native.tell(peer, Submitted(jobs=(Admitted(id=NAME, job=JOB, position=3, joined=True),)))
+        assert call.result(WAIT_SECONDS) == Enqueued(NAME, job_id=JOB, position=3, joined=True)
+        refused = pool.submit(client.enqueue, [b"several", b"frames"])
+        peer, message, body = native.hear_said()
+        assert body == [b"several", b"frames"]
+        native.tell(peer, Submitted(jobs=(Admitted(id=message.id, code="too_large"),)))
+        with pytest.raises(JobRefused):
+            refused.result(WAIT_SECONDS)
+
+
+def test_many_are_handed_over_in_one_message(native: NativeBroker, pool: concurrent.futures.Executor) -> None:
+    """Each gets its own outcome; more than fit are several messages."""
+    with native.client() as client:
+        call = pool.submit(
+            client.enqueue_many, [b"a", [b"b", b"c"], b"d"], request_ids=[NAME, NAME + b"2", NAME + b"3"]
+        )
+        peer, message, body = native.hear_said()
+        assert [(item.id, item.frames) for item in message.jobs] == [(NAME, 1), (NAME + b"2", 2), (NAME + b"3", 1)]
+        assert body == [b"a", b"b", b"c", b"d"]
+        first, *_, last = taken(message).jobs
+        native.tell(peer, Submitted(jobs=(first, Admitted(id=NAME + b"2", code="expired", text="old"), last)))
+        one, two, three = call.result(WAIT_SECONDS)
+        assert (one, three) == (Enqueued(NAME, b"j" * 16, 0), Enqueued(NAME + b"3", b"j" * 16, 2))
+        assert isinstance(two, JobRefused)
+        call = pool.submit(client.enqueue_many, (b"%d" % i for i in range(900)))
+        sizes = []
+        while sum(sizes) < 900:
+            peer, message, _ = native.hear_said()
+            sizes.append(len(message.jobs))
+            native.tell(peer, taken(message))
+        assert sizes == [500, 400]
+        assert len({done.request_id for done in call.result(WAIT_SECONDS) if isinstance(done, Enqueued)}) == 900
+        assert client.enqueue_many([]) == []
+
+
+def test_many_that_find_no_room_go_in_parts(native: NativeBroker, pool: concurrent.futures.Executor) -> None:
+    """As room is made; who finds none in time is told so in its place."""
+    with native.client(requests_open_max=2) as client:
+        call = pool.submit(client.enqueue_many, [b"%d" % i for i in range(5)])
+        handed = 0
+        while handed < 5:
+            peer, message, body = native.hear_said()
+            handed += len(body)
+            native.tell(peer, taken(message))
+        assert all(isinstance(done, Enqueued) for done in call.result(WAIT_SECONDS))
+        outcomes = client.enqueue_many([b"%d" % i for i in range(5)], timeout=0.02)
+        assert [type(outcome) for outcome in outcomes] == [TimeoutError] * 5
+
+
+def test_the_result_is_there_for_who_asks_later(native: NativeBroker, pool: concurrent.futures.Executor) -> None:
+    """By request or by job, of one frame or several; while it is not there, the caller waits."""
+    with native.client() as client:
+        call = pool.submit(client.result, NAME)
+        peer, message, _ = native.hear_said()
+        assert message == Inquire(id=NAME, wait=True)
+        native.tell(peer, JobState(id=NAME, state="running"))
+        native.outcome(peer, NAME, b"done")
+        assert call.result(WAIT_SECONDS) == b"done"
+        several = pool.submit(client.result_multipart, job_id=JOB)
+        peer, message, _ = native.hear_said()
+        assert message == Inquire(job=JOB, wait=True)
+        native.outcome(peer, JOB, b"a", b"b")
+        assert several.result(WAIT_SECONDS) == [b"a", b"b"]
+        for state, error in (("unknown", JobUnknown), ("expired", JobExpired)):
+            call = pool.submit(client.result, NAME)
+            native.hear_said()
+            native.tell(peer, JobState(id=NAME, state=state))
+            with pytest.raises(error):
+                call.result(WAIT_SECONDS)
+        failed = pool.submit(client.result, NAME)
+        native.hear_said()
+        native.outcome(peer, NAME, state="cancelled", reason="asker_gone")
+        with pytest.raises(JobFailed, match="asker_gone"):
+            failed.result(WAIT_SECONDS)
+        with pytest.raises(TimeoutError):
+            client.result(NAME, timeout=0.01)
+
+
+def test_the_state_is_told_as_it_is(native: NativeBroker, pool: concurrent.futures.Executor) -> None:
+    """By request or by job."""
+    with native.client() as client:
+        call = pool.submit(client.state, NAME)
+        peer, message, _ = native.hear_said()
+        assert message == Inquire(id=NAME)
+        native.tell(peer, JobState(id=NAME, state="running", attempts=2))
+        assert call.result(WAIT_SECONDS) == JobStatus("running", attempts=2)
+        call = pool.submit(client.state, job_id=JOB)
+        native.hear_said()
+        native.tell(peer, JobState(job=JOB, state="unknown"))
+        assert call.result(WAIT_SECONDS) == JobStatus("unknown")
+
+
+# --- What cannot be.
+
+
+def test_2010_refuses_what_it_cannot_say(broker_2010: FakeBroker) -> None:
+    """Each error says what to change."""
+    say_native = 'dialect="native"'
+    with pytest.raises(ValueError, match=r"cannot say queue, keep.*" + say_native):
+        broker_2010.client(terms=Terms(queue="q", keep=1))
+    with broker_2010.client() as client:
+        for refused in (
+            lambda: client.call(b"x", terms=Terms(run=1)),
+            lambda: client.submit(b"x", headers={"a": "b"}),
+            lambda: client.submit(b"x", on_progress=print),
+            lambda: client.submit(b"x", request_id=NAME),
+            lambda: client.map([b"x"], terms=Terms(gone="cancel")),
+            lambda: client.enqueue(b"x"),
+            lambda: client.enqueue_many([b"x"]),
+            lambda: client.result(NAME),
+            lambda: client.state(NAME),
+        ):
+            with pytest.raises(ValueError, match=say_native):
+                refused()  # type: ignore[no-untyped-call]
+        future = client.submit(b"usual", terms=Terms())
+        broker_2010.answer(broker_2010.hear())
+        assert future.result(WAIT_SECONDS) == b"usual"
+
+
+def test_what_nobody_can_mean_is_refused_at_the_door(native: NativeBroker) -> None:
+    """Dialects, ids and questions."""
+    with pytest.raises(ValueError, match="did you mean 'native'"):
+        Client(native.endpoint, dialect="nativ")
+    with native.client() as client:
+        for wrong in (b"", b"x" * 15, b"x" * 65):
+            with pytest.raises(ValueError, match="16 to 64"):
+                client.call(b"x", request_id=wrong)
+        with pytest.raises(TypeError, match="bytes"):
+            client.call(b"x", request_id="x" * 16)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="16 bytes"):
+            client.state(job_id=b"short")
+        for neither in ({}, {"request_id": NAME, "job_id": JOB}):
+            with pytest.raises(ValueError, match="say which job"):
+                client.result(**neither)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="as many request_ids"):
+            client.enqueue_many([b"x", b"y"], request_ids=[NAME])
+        with pytest.raises(TypeError, match="bytes"):
+            client.enqueue_many([b"fine", "text"])  # type: ignore[list-item]
+        with pytest.raises(ValueError, match="body_bytes_max"):
+            client.enqueue_many([b"fine", bytes(1 << 27)])
+
+
+def test_without_resend_a_loss_ends_what_was_under_way(native: NativeBroker) -> None:
+    """The caller learns that nobody knows; a question is asked again."""
+    with native.client(resend=False) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        future = client.submit(b"job")
+        native.hear()
+        question = pool.submit(client.result, NAME)
+        native.hear_said()
+        native.close()
+        with pytest.raises(relet.BrokerLost):
+            future.result(WAIT_SECONDS)
+        native.open()
+        peer, message, _ = native.hear_said()
+        assert message == Inquire(id=NAME, wait=True)
+        native.outcome(peer, NAME, b"done")
+        assert question.result(WAIT_SECONDS) == b"done"
+
+
+def test_users_programs_are_typed(tmp_path: Path) -> None:
+    """What the client takes and gives passes the strictest check."""
+    pytest.importorskip("mypy")
+    program = tmp_path / "program.py"
+    program.write_text("""
+from collections.abc import Iterator
+from relet.client import Client, Enqueued, JobFailed, JobFuture, JobStatus, Partial, Progress, Terms
+
+def piece(told: Partial) -> None:
+    print(told.frames[0], told.attempt, told.seq)
+
+def far(told: Progress) -> None:
+    print(told.done, told.total, told.note)
+
+with Client("tcp://localhost:4161", dialect="native", terms=Terms(queue="q", late="current")) as client:
+    one: bytes = client.call(b"x", terms=Terms(run=0), headers={"a": "b"}, request_id=b"0123456789abcdef")
+    several: list[bytes] = client.call_multipart([b"x"])
+    future: JobFuture[bytes] = client.submit(b"x", on_partial=piece, on_progress=far)
+    print(future.headers.get("a"), future.again)
+    for answer in client.map([b"x"], headers={"a": "b"}):
+        print(answer.decode())
+    told: Iterator[bytes | Exception] = client.map([b"x"], return_exceptions=True)
+    handed: Enqueued = client.enqueue(b"x")
+    many: list[Enqueued | Exception] = client.enqueue_many([b"x", [b"y", b"z"]])
+    result: bytes = client.result(handed.request_id)
+    status: JobStatus = client.state(job_id=handed.job_id)
+    try:
+        client.result_multipart(job_id=handed.job_id, timeout=None)
+    except JobFailed as error:
+        print(error.reason, error.attempts, [entry.cause for entry in error.ledger])
+""")
+    options = ["--strict", "--no-error-summary", "--follow-imports=silent", f"--cache-dir={tmp_path}"]
+    env = {"MYPYPATH": str(Path(relet.__file__).parent.parent)}
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, str(program)], capture_output=True, text=True, env=env, check=False
+    )
+    assert checked.stdout + checked.stderr == ""
