@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import signal
 import subprocess
 import sys
 import threading
@@ -261,6 +262,9 @@ def test_terms_and_headers_go_out_and_headers_come_back(native: NativeBroker) ->
         native.outcome(peer, message.id, b"a", b"b")
         assert usual.result(WAIT_SECONDS) == [b"a", b"b"]
         assert usual.headers == {}
+        client.submit(b"3", headers={"only": "headers"})
+        _, message, _ = native.hear_said()
+        assert (message.queue, message.run_ms, message.headers) == ("usual", 5_000, {"only": "headers"})
         mapped = client.map([b"3"], terms=Terms(queue="mapped"), headers={"n": "3"})
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             first = pool.submit(next, mapped)
@@ -302,11 +306,13 @@ def test_a_request_id_is_the_caller_s_and_asking_twice_is_one_job(native: Native
 
 
 def test_followers_are_called_in_the_library_s_thread_and_may_fail(native: NativeBroker, lines: Lines) -> None:
-    """Pieces and notes in their order, before the answer; what a callback raises is logged and harms nobody."""
+    """Pieces and notes once each and in their order; what a callback raises is logged and harms nobody."""
     told: list[tuple[Partial | Progress, str]] = []
+    heard = threading.Semaphore(0)
 
     def follow(news: Partial | Progress) -> None:
         told.append((news, threading.current_thread().name))
+        heard.release()
         raise KeyError("on purpose")
 
     with native.client() as client:
@@ -317,13 +323,41 @@ def test_followers_are_called_in_the_library_s_thread_and_may_fail(native: Nativ
         _, other, _ = native.hear_said()
         native.tell(peer, TellPartial(id=other.id, attempt=1, seq=1), b"for nobody")
         native.tell(peer, TellPartial(id=message.id, attempt=1, seq=1), b"a", b"b")
+        assert heard.acquire(timeout=WAIT_SECONDS)
         native.tell(peer, TellProgress(id=message.id, attempt=1, done=1, total=2, note="half"))
+        assert heard.acquire(timeout=WAIT_SECONDS)
         native.outcome(peer, message.id, b"done")
         native.outcome(peer, other.id, b"done")
         assert future.result(WAIT_SECONDS) == only_progress.result(WAIT_SECONDS) == b"done"
     pieces = [Partial((b"a", b"b"), attempt=1, seq=1), Progress(attempt=1, done=1, total=2, note="half")]
     assert told == [(piece, "relet-client") for piece in pieces]
     assert "on purpose" in lines.wait_for("callback_failed")["error"]
+
+
+def test_followers_hear_everything_before_the_answer(native: NativeBroker) -> None:
+    """Also where all of it arrives together."""
+    order: list[str] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        entered.set()
+        go_on.wait(WAIT_SECONDS)
+
+    with native.client() as client:
+        holding = client.submit(b"holding", on_progress=hold)
+        future = client.submit(b"job", on_partial=lambda told: order.append(f"piece {told.seq}"))
+        future.add_done_callback(lambda _: order.append("answer"))
+        peer, first, _ = native.hear_said()
+        _, second, _ = native.hear_said()
+        native.tell(peer, TellProgress(id=first.id, attempt=1))
+        assert entered.wait(WAIT_SECONDS)
+        native.tell(peer, TellPartial(id=second.id, attempt=1, seq=1), b"x")
+        native.outcome(peer, second.id, b"done")
+        native.tell(peer, Heartbeat())
+        native.outcome(peer, first.id, b"done")
+        go_on.set()
+        assert holding.result(WAIT_SECONDS) == b"done"
+    assert order == ["piece 1", "answer"]
 
 
 # --- Handing over, and asking later.
@@ -333,7 +367,7 @@ def test_enqueue_returns_when_the_broker_has_taken_the_job(
     native: NativeBroker, pool: concurrent.futures.Executor
 ) -> None:
     """With the ids to ask for it, and its place."""
-    with native.client() as client:
+    with native.client(terms=Terms(queue="usual")) as client:
         call = pool.submit(client.enqueue, b"job", terms=Terms(queue="q"), headers={"a": "b"}, request_id=NAME)
         peer, message, body = native.hear_said()
         assert message == Submit(id=NAME, queue="q", headers={"a": "b"}, ack=True, wait=False)
@@ -343,7 +377,7 @@ def test_enqueue_returns_when_the_broker_has_taken_the_job(
         assert call.result(WAIT_SECONDS) == Enqueued(NAME, job_id=JOB, position=3, joined=True)
         refused = pool.submit(client.enqueue, [b"several", b"frames"])
         peer, message, body = native.hear_said()
-        assert body == [b"several", b"frames"]
+        assert (message.queue, body) == ("usual", [b"several", b"frames"])
         native.tell(peer, Submitted(jobs=(Admitted(id=message.id, code="too_large"),)))
         with pytest.raises(JobRefused):
             refused.result(WAIT_SECONDS)
@@ -386,6 +420,26 @@ def test_many_that_find_no_room_go_in_parts(native: NativeBroker, pool: concurre
         assert all(isinstance(done, Enqueued) for done in call.result(WAIT_SECONDS))
         outcomes = client.enqueue_many([b"%d" % i for i in range(5)], timeout=0.02)
         assert [type(outcome) for outcome in outcomes] == [TimeoutError] * 5
+
+
+def test_a_signal_that_raises_abandons_what_was_being_handed_over(
+    native: NativeBroker, pool: concurrent.futures.Executor
+) -> None:
+    """Nobody waits for the acknowledgement any more; the client goes on."""
+    with native.client() as client:
+
+        def interrupt() -> None:
+            native.hear_said()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        interrupted = pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            client.enqueue_many([b"1", b"2"])
+        interrupted.result(WAIT_SECONDS)
+        future = client.submit(b"next")
+        native.answer(native.hear())
+        assert future.result(WAIT_SECONDS) == b"next"
+        assert client.counters.abandoned == 2
 
 
 def test_the_result_is_there_for_who_asks_later(native: NativeBroker, pool: concurrent.futures.Executor) -> None:
