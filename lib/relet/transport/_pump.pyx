@@ -502,11 +502,13 @@ cdef class RouterPump(_Pump):
     def send(self, messages):
         """Sends each `(peer, path, frame, ...)`; returns `(index, errno)` of those that were not sent. Never blocks.
 
-        EHOSTUNREACH: that connection is gone. EAGAIN: it does not read. A tuple among the frames is flattened.
+        EHOSTUNREACH: that connection is gone. EAGAIN: it does not read; then the later messages of the batch to it are
+        not tried, so that none overtakes another. A tuple among the frames is flattened.
         """
         cdef void *handle = self.open_handle()
         cdef list batch = messages if type(messages) is list else list(messages)
         cdef list failures = []
+        cdef set stuck = None
         cdef tuple message
         cdef bytes routing_id, path
         cdef Py_ssize_t i
@@ -519,6 +521,9 @@ cdef class RouterPump(_Pump):
         for i in range(PyList_GET_SIZE(batch)):
             message = <tuple><object>PyList_GET_ITEM(batch, i)
             routing_id = (<object>PyTuple_GET_ITEM(message, 0)).routing_id
+            if stuck is not None and routing_id in stuck:
+                failures.append((i, EAGAIN))
+                continue
             code = send_frame(handle, routing_id, ZMQ_SNDMORE)
             if code == 0:
                 path = <bytes>PyTuple_GET_ITEM(message, 1)
@@ -530,6 +535,10 @@ cdef class RouterPump(_Pump):
                 if code != EAGAIN and code != EHOSTUNREACH:
                     raise failure(code)
                 failures.append((i, code))
+                if code == EAGAIN:
+                    if stuck is None:
+                        stuck = set()
+                    stuck.add(routing_id)
         return failures
 
 

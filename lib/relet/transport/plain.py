@@ -245,9 +245,11 @@ class RouterPump:
     def send(self, messages: Sequence[tuple[Any, ...]]) -> list[tuple[int, int]]:
         """Sends each `(peer, path, frame, ...)`; returns `(index, errno)` of those that were not sent. Never blocks.
 
-        EHOSTUNREACH: that connection is gone. EAGAIN: it does not read. A tuple among the frames is flattened.
+        EHOSTUNREACH: that connection is gone. EAGAIN: it does not read; then the later messages of the batch to it are
+        not tried, so that none overtakes another. A tuple among the frames is flattened.
         """
         batch = []
+        stuck: set[bytes] = set()
         for message in messages:
             if type(message) is not tuple or len(message) < 3 or type(message[1]) is not bytes:
                 msg = "a message is (peer, path, frame, ...)"
@@ -256,6 +258,9 @@ class RouterPump:
             batch.append([peer.routing_id, *(unpack_path(path) if path else ()), *_flat(items)])
         failures, send = [], self._socket.send
         for index, frames in enumerate(batch):
+            if frames[0] in stuck:
+                failures.append((index, errno.EAGAIN))
+                continue
             last = frames.pop()
             try:
                 for frame in frames:
@@ -264,7 +269,10 @@ class RouterPump:
             except zmq.ZMQError as error:
                 if error.errno not in (*_AGAIN, errno.EHOSTUNREACH):
                     raise
-                failures.append((index, errno.EHOSTUNREACH if error.errno == errno.EHOSTUNREACH else errno.EAGAIN))
+                gone = error.errno == errno.EHOSTUNREACH
+                failures.append((index, errno.EHOSTUNREACH if gone else errno.EAGAIN))
+                if not gone:
+                    stuck.add(frames[0])
         return failures
 
 
