@@ -18,7 +18,17 @@ import pytest
 import zmq
 
 import relet
-from relet import BrokerLost, Client, ClientClosed, JobFailed, UnexpectedAnswer
+from relet.client import (
+    BrokerLost,
+    Client,
+    ClientClosed,
+    Enqueued,
+    JobFailed,
+    JobRefused,
+    JobUnknown,
+    Terms,
+    UnexpectedAnswer,
+)
 from relet.client.engine import Engine
 from relet.transport.endpoints import EndpointError
 from relet.transport.link import Sleeper
@@ -26,6 +36,7 @@ from relet.transport.link import Sleeper
 from .conftest import FakeBroker, Lines, until
 
 WAIT_SECONDS = 5.0
+LOOPBACK = "tcp://127.0.0.1:0"
 
 
 def engine_of(client: Client) -> Engine:
@@ -558,23 +569,48 @@ def test_a_context_that_was_terminated_ends_the_client(context: Any, broker: Fak
 # --- Many.
 
 
-@pytest.fixture
-def echo() -> Iterator[str]:
-    """A real broker with one worker that echoes; the clients' endpoint."""
-    loopback = "tcp://127.0.0.1:0"
-    with relet.Broker(loopback, loopback, loopback) as real:
-        worker = relet.Worker(real.endpoints["workers"], real.endpoints["answers"], lambda data: data, ahead=100)
-        thread = threading.Thread(target=worker.run)
-        thread.start()
-        yield real.endpoints["clients"]
-        worker.stop()
-        thread.join(WAIT_SECONDS)
-        assert not thread.is_alive()
+class Echo:
+    """A real broker with one worker that echoes, all in one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        self.dialect = dialect
+        self.broker = relet.Broker(LOOPBACK, LOOPBACK, LOOPBACK)
+        self.broker.start()
+        self.endpoints = dict(self.broker.endpoints)
+        answers = self.endpoints["answers"] if dialect == "2010" else None
+        self.worker = relet.Worker(self.endpoints["workers"], answers, lambda data: data, ahead=100, dialect=dialect)
+        self._thread = threading.Thread(target=self.worker.run)
+        self._thread.start()
+
+    def client(self, **options: Any) -> Client:
+        """A client of this broker."""
+        return Client(self.endpoints["clients"], dialect=self.dialect, **options)
+
+    def restart(self) -> None:
+        """Another broker at the same endpoints."""
+        self.broker.close()
+        self.broker = relet.Broker(*(self.endpoints[role] for role in ("clients", "workers", "answers")))
+        self.broker.start()
+
+    def close(self) -> None:
+        """Everything ends."""
+        self.worker.stop()
+        self._thread.join(WAIT_SECONDS)
+        self.broker.close()
+        assert not self._thread.is_alive()
 
 
-def test_many_threads_share_one_client(echo: str) -> None:
+@pytest.fixture(params=["2010", "native"])
+def echo(request: pytest.FixtureRequest) -> Iterator[Echo]:
+    """Broker and worker in either dialect."""
+    echo = Echo(request.param)
+    yield echo
+    echo.close()
+
+
+def test_many_threads_share_one_client(echo: Echo) -> None:
     """Each gets its own answers."""
-    with Client(echo, timeout=30) as client, concurrent.futures.ThreadPoolExecutor(8) as pool:
+    with echo.client(timeout=30) as client, concurrent.futures.ThreadPoolExecutor(8) as pool:
 
         def talk(number: int) -> bool:
             return all(client.call(b"%d/%d" % (number, i)) == b"%d/%d" % (number, i) for i in range(50))
@@ -585,10 +621,10 @@ def test_many_threads_share_one_client(echo: str) -> None:
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("window", [1, 7, 1000])
-def test_map_answers_every_job_once(echo: str, ordered: bool, window: int) -> None:
+def test_map_answers_every_job_once(echo: Echo, ordered: bool, window: int) -> None:
     """In the order of the jobs, or all of them in some order."""
     jobs = [b"%d" % i for i in range(500)]
-    with Client(echo, timeout=30) as client:
+    with echo.client(timeout=30) as client:
         answers = list(client.map(iter(jobs), ordered=ordered, window=window))
     assert answers == jobs if ordered else sorted(answers) == sorted(jobs)
 
@@ -700,48 +736,62 @@ def test_map_of_nothing_is_nothing(broker: FakeBroker) -> None:
         assert list(client.map([])) == []
 
 
-def test_everything_in_one_process_over_inproc() -> None:
+@pytest.mark.parametrize("dialect", ["2010", "native"])
+def test_everything_in_one_process_over_inproc(dialect: str) -> None:
     """Broker, worker and client that share a context need no network."""
     with (
         zmq.Context() as context,
         relet.Broker("inproc://clients", "inproc://workers", "inproc://answers", context=context),
     ):
-        worker = relet.Worker("inproc://workers", "inproc://answers", bytes.upper, context=context)
+        answers = "inproc://answers" if dialect == "2010" else None
+        worker = relet.Worker("inproc://workers", answers, bytes.upper, context=context, dialect=dialect)
         thread = threading.Thread(target=worker.run)
         thread.start()
-        with Client("inproc://clients", context=context, timeout=WAIT_SECONDS) as client:
+        with Client("inproc://clients", context=context, timeout=WAIT_SECONDS, dialect=dialect) as client:
             assert list(client.map([b"a", b"b", b"c"])) == [b"A", b"B", b"C"]
         worker.stop()
         thread.join(WAIT_SECONDS)
         assert not thread.is_alive()
 
 
-def test_map_survives_restarts_of_a_real_broker() -> None:
+def test_map_survives_restarts_of_a_real_broker(echo: Echo) -> None:
     """Clients send again, workers ask again: every job is answered though the broker came and went three times."""
-    loopback = "tcp://127.0.0.1:0"
-    broker = relet.Broker(loopback, loopback, loopback)
-    broker.start()
-    endpoints = dict(broker.endpoints)
-    worker = relet.Worker(endpoints["workers"], endpoints["answers"], lambda data: data, ahead=10)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
     answers = []
-    with Client(endpoints["clients"], timeout=30) as client:
+    with echo.client(timeout=30) as client:
         for answer in client.map((b"%d" % i for i in range(4_000)), window=50, return_exceptions=True):
             answers.append(answer)
             if len(answers) % 1_000 == 0 and len(answers) < 4_000:
-                broker.close()
-                broker = relet.Broker(endpoints["clients"], endpoints["workers"], endpoints["answers"])
-                broker.start()
+                echo.restart()
         assert client.counters.losses == 3
-    worker.stop()
-    thread.join(WAIT_SECONDS)
-    broker.close()
-    told = [
-        i for i, answer in enumerate(answers) if isinstance(answer, JobFailed)
-    ]  # by the broker, when it was stopped
+    told = [i for i, answer in enumerate(answers) if isinstance(answer, JobFailed)]  # when the broker was stopped
     assert all(answers[i] == b"%d" % i for i in range(4_000) if i not in told)
     assert len(told) <= 3 * 50
+
+
+def test_jobs_are_handed_over_and_fetched_from_a_real_broker() -> None:
+    """By another client, after the first one has gone; what is fetched and not kept is gone then."""
+    echo = Echo("native")
+    try:
+        with echo.client(timeout=30) as client:
+            handed = [
+                one for one in client.enqueue_many([b"%d" % i for i in range(1_500)]) if isinstance(one, Enqueued)
+            ]
+            kept = client.enqueue(b"kept", terms=Terms(keep=60))
+        assert len({one.job_id for one in handed}) == 1_500
+        with echo.client(timeout=30) as client:
+            assert [client.result(one.request_id) for one in handed[:50]] == [b"%d" % i for i in range(50)]
+            assert [client.result(job_id=one.job_id) for one in handed[-50:]] == [
+                b"%d" % i for i in range(1_450, 1_500)
+            ]
+            assert client.call(b"kept", request_id=kept.request_id) == b"kept"
+            assert client.state(kept.request_id).state == "completed"
+            assert client.result_multipart(job_id=kept.job_id) == [b"kept"]
+            with pytest.raises(JobRefused, match="conflict"):
+                client.call(b"of another size", request_id=kept.request_id)
+            with pytest.raises(JobUnknown):
+                client.result(b"nobody asked for")
+    finally:
+        echo.close()
 
 
 def test_a_body_too_large_is_refused_here_and_harms_no_other(broker: FakeBroker) -> None:

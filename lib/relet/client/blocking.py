@@ -143,8 +143,9 @@ class Client:
             timeout: seconds; None: for ever; not given: the client's.
             terms: not given: the client's.
             headers: travel with the job to the worker.
-            request_id: 16 to 64 bytes; who asks under an id that is known, from this process or another, gets the
-                outcome of that job, and no new job is made. None: the library draws one.
+            request_id: 16 to 64 bytes; who asks under an id that the broker knows, from this process or another, gets
+                the outcome of that job, and no new job is made. It knows it until the outcome was received, or for
+                longer with `Terms(keep=...)`. None: the library draws one.
 
         Raises:
             JobFailed: the broker gave the job up, and says why (in the 2010 dialect it does not, and a worker that
