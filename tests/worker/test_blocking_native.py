@@ -174,6 +174,22 @@ def test_a_long_job_is_told_to_be_started(native_broker: NativeBroker) -> None:
         gate.leave.put(b"")
 
 
+def test_an_idle_worker_holds_no_job_and_no_answer(native_broker: NativeBroker) -> None:
+    """What the last batch brought belongs to the handler alone, once the broker has the answer."""
+    unshared, bodies, answers = [bytes(1_000)], [], [bytes(1_000)]
+
+    def handler(data: bytes) -> bytes:
+        bodies.append(data)
+        return answers[0]
+
+    with Running(Worker(native_broker.workers, handler)):
+        native_broker.begin()
+        native_broker.give(b"t", bytes(1_000))
+        native_broker.hear(Complete)
+        until(lambda: sys.getrefcount(bodies[0]) == sys.getrefcount(unshared[0]))
+        until(lambda: sys.getrefcount(answers[0]) == sys.getrefcount(unshared[0]))
+
+
 # --- What handlers raise.
 
 

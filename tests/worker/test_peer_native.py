@@ -260,6 +260,18 @@ def test_other_errors_are_counted_and_kept_for_the_log() -> None:
     assert talk.peer.counters.errors == 1
 
 
+def test_a_hello_that_is_refused_is_said_again_later() -> None:
+    """There are too many workers, or one says what cannot be: the log tells, and the connection stays."""
+    talk = Talk()
+    talk.connect()
+    assert talk.turn(Error(code="too_many_peers", text="come back later")) == []
+    assert talk.peer.last_error is not None
+    assert talk.due_ms() == WELCOME_NS_MAX / MS
+    talk.now += WELCOME_NS_MAX
+    assert [type(one) for one in talk.turn()] == [WorkerHello]
+    assert talk.welcome() == [WorkerAsk(credit=1)]
+
+
 def test_garbage_is_counted_and_kills_nothing() -> None:
     """Other signatures, no header, no map, wrong types, unknown messages; bodies may hold anything."""
     talk = Talk(2).ready()

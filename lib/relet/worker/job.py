@@ -100,8 +100,9 @@ class Asides:
 
     def put(self, job: Job, aside: Extension | Note | Piece) -> None:
         """Say something of a job that is under way."""
-        self._inbox.append((job, aside, 0))
-        self.wake()
+        if not self._ended:
+            self._inbox.append((job, aside, 0))
+            self.wake()
 
     def put_piece(self, job: Job, frames: tuple[bytes, ...]) -> None:
         """Say a piece of the result, when there is room for it."""

@@ -330,8 +330,11 @@ class NativePeer:
             self.counters.errors += 1
             if said.code == "no_session":
                 self._hear_no_session(now)
-            else:
-                self.last_error = said
+                return
+            self.last_error = said
+            if self._hellos:  # nothing else was said: the broker does not take this worker, perhaps not yet
+                self._hellos -= 1
+                self._hello_due = now + WELCOME_NS_MAX
 
     def _acknowledged(self, number: int) -> None:
         self._reports.acknowledged(number)
@@ -437,6 +440,7 @@ class NativePeer:
             if type(outcome) is tuple:  # nearly always; tuples with a name are other types
                 if opened.pop(job.token, None) is not job:
                     continue
+                job.frames = ()  # the last job that was begun is remembered, its body is not
                 count += 1
                 busy += at - job.began
                 counters.answered += 1
@@ -461,6 +465,7 @@ class NativePeer:
             return
         unstarted = self._held.pop(token, None) is job  # `run` was interrupted before the handler was called
         del self._open[token]
+        job.frames = ()
         self._pace.ended(1, at - job.began)
         if outcome is Silence.UNANSWERED:
             self.counters.unanswered += 1
