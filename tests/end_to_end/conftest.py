@@ -144,6 +144,12 @@ class Place:
         worker.wait_for(lambda lines: "asked" in lines)
         return worker
 
+    def program(self, *command: str, reads: str) -> Program:
+        """Any program of Python's, which ends with the test."""
+        program = Program(sys.executable, *command, reads=reads)
+        self._programs.append(program)
+        return program
+
     def socket(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
         """A socket of the test itself."""
         socket = self.context.socket(kind)
