@@ -851,6 +851,30 @@ def test_messages_of_many_keep_within_the_broker_s_limits(talk: Talk) -> None:
     assert jobs[0].asked_at
 
 
+def test_a_message_that_was_refused_as_a_whole_is_split(talk: Talk) -> None:
+    """What never fits together does in parts; once the broker takes them, messages grow again."""
+    room = 20
+
+    def serve() -> list[int]:
+        messages = talk.said()
+        for message in messages:
+            names = [item.id for item in message.jobs] or [message.id]
+            code, retry_ms = ("", 0) if len(names) <= room else ("busy", 1)
+            talk.hear(Submitted(jobs=tuple(Admitted(id=name, code=code, retry_ms=retry_ms) for name in names)))
+        talk.advance(MS)
+        return [len(message.jobs) or 1 for message in messages]
+
+    talk.submit(*(Request(b"x", None, ENQUEUE) for _ in range(70)))
+    assert [serve(), serve(), serve()] == [[70], [35, 35], [17, 17, 17, 17, 2]]
+    assert len(talk.peer) == 0
+    room = 100
+    sizes = []
+    for _ in range(3):
+        talk.submit(*(Request(b"x", None, ENQUEUE) for _ in range(100)))
+        sizes.append(serve())
+    assert sizes == [[34, 34, 32], [68, 32], [100]]
+
+
 def test_what_was_handed_over_and_not_acknowledged_is_handed_over_again(talk: Talk) -> None:
     """Under the same id."""
     talk.submit(handed := Request(b"x", None, ENQUEUE))

@@ -187,7 +187,9 @@ class NativePeer(Peer[R]):
         self._heartbeat_ns = 2_500 * MILLISECOND
         self._liveness_ns = 10_000 * MILLISECOND
         self._group_limits = (1, 0, 0)
-        """Jobs, bytes and frames of one message."""
+        """Jobs, bytes and frames of one message, as the broker allows them."""
+        self._ids_now = 1
+        """Jobs of one message for now: fewer after one was refused as a whole, so that what would never fit does."""
         # Who was heard when.
         self._heard_at = 0
         self._beat_due = False
@@ -312,6 +314,7 @@ class NativePeer(Peer[R]):
         limits = welcome.limits
         # Half of the frames: signature, header and a return path are frames, too.
         self._group_limits = (limits.get("ids", 1), limits.get("body_bytes", 0), limits.get("frames", 0) // 2)
+        self._ids_now = self._group_limits[0]
         if self._phase is _Phase.GREETING:
             self._phase = _Phase.READY
             self._hello_due = False
@@ -441,7 +444,8 @@ class NativePeer(Peer[R]):
             if asking.kind is Kind.ENQUEUE:
                 if group is None or not group.add(request):
                     received = self._offer_group(group, messages, received, now)
-                    group = _Group(request, *self._group_limits)
+                    _, bytes_max, frames_max = self._group_limits
+                    group = _Group(request, self._ids_now, bytes_max, frames_max)
                 continue
             if group is not None:
                 received = self._offer_group(group, messages, received, now)
@@ -632,11 +636,7 @@ class NativePeer(Peer[R]):
     def _hear(self, told: ToClient, frames: tuple[bytes, ...], ended: list[tuple[R, Outcome]], now: int) -> None:
         """Everything but outcomes."""
         if isinstance(told, Submitted):
-            for item in told.jobs:
-                if item.code:
-                    self._was_refused(item, ended, now)
-                else:
-                    self._was_taken(item, ended)
+            self._submitted(told.jobs, ended, now)
         elif isinstance(told, Welcome):
             self._welcomed(told, now)
         elif isinstance(told, JobState):
@@ -653,6 +653,17 @@ class NativePeer(Peer[R]):
         first = self._open.get(name)
         guests = self._guests.get(name, [])
         return [*guests] if first is None else [first, *guests]
+
+    def _submitted(self, items: tuple[Admitted, ...], ended: list[tuple[R, Outcome]], now: int) -> None:
+        for item in items:
+            if item.code:
+                self._was_refused(item, ended, now)
+            else:
+                self._was_taken(item, ended)
+        if len(items) > 1 and all(item.retry_ms > 0 for item in items):
+            self._ids_now = len(items) // 2
+        elif self._ids_now < self._group_limits[0]:
+            self._ids_now = min(max(self._ids_now, 2 * len(items)), self._group_limits[0])
 
     def _was_taken(self, item: Admitted, ended: list[tuple[R, Outcome]]) -> None:
         for request in self._named(item.id):
