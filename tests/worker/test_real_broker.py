@@ -1,0 +1,129 @@
+"""The blocking worker in both dialects with the real broker and the real client: what only all three can show."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import relet
+from relet.worker import FailJob, HandBack, current_job
+
+from .conftest import WAIT_SECONDS, Gate, Running
+
+LOOPBACK = "tcp://127.0.0.1:*"
+
+
+@pytest.fixture
+def endpoints() -> Iterator[dict[str, str]]:
+    """A broker's, by role."""
+    with relet.Broker(LOOPBACK, LOOPBACK, LOOPBACK) as broker:
+        yield dict(broker.endpoints)
+
+
+def worker_of(endpoints: dict[str, str], handler: Any, dialect: str = "native", **options: Any) -> relet.Worker:
+    """A worker of this broker."""
+    return relet.Worker(endpoints["workers"], endpoints["answers"], handler, dialect=dialect, **options)
+
+
+@pytest.mark.parametrize("dialect", ["native", "2010"])
+@pytest.mark.parametrize("asks_in", ["native", "2010"])
+def test_jobs_cross_between_dialects(endpoints: dict[str, str], dialect: str, asks_in: str) -> None:
+    """Asked in one, done in the other, by default settings."""
+    with (
+        Running(worker_of(endpoints, lambda data: data * 2, dialect)) as worker,
+        relet.Client(endpoints["clients"], dialect=asks_in) as client,
+    ):
+        bodies = [b"%d" % number for number in range(500)]
+        assert list(client.map(bodies, timeout=WAIT_SECONDS)) == [body * 2 for body in bodies]
+    assert worker.counters.answered == 500
+    assert (worker.counters.reports_refused, worker.counters.errors) == (0, 0)
+
+
+def test_a_failure_that_is_final_reaches_the_client_with_its_words(endpoints: dict[str, str]) -> None:
+    """At once, whatever the tries."""
+
+    def handler(_: bytes) -> bytes:
+        raise FailJob("quota", "come back tomorrow", final=True)
+
+    with (
+        Running(worker_of(endpoints, handler)),
+        relet.Client(endpoints["clients"], dialect="native") as client,
+        pytest.raises(relet.JobFailed, match="come back tomorrow"),
+    ):
+        client.call(b"x", timeout=WAIT_SECONDS)
+
+
+def test_a_job_that_is_handed_back_is_done_elsewhere(endpoints: dict[str, str]) -> None:
+    """At the first attempt, because the one before did not count."""
+    attempts: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+
+    def once(data: bytes) -> bytes:
+        attempts.put(current_job().attempt)
+        if attempts.qsize() == 1:
+            raise HandBack
+        return data
+
+    with Running(worker_of(endpoints, once)), relet.Client(endpoints["clients"], dialect="native") as client:
+        assert client.call(b"x", timeout=WAIT_SECONDS) == b"x"
+    assert [attempts.get(timeout=0), attempts.get(timeout=0)] == [1, 1]
+
+
+def test_a_stopped_worker_leaves_its_jobs_to_another(endpoints: dict[str, str]) -> None:
+    """The job in hand is finished, those behind it go on elsewhere, none is lost and no attempt is."""
+    gate = Gate()
+    with relet.Client(endpoints["clients"], dialect="native") as client:
+        running = Running(worker_of(endpoints, gate, ahead=3))
+        futures = [client.submit(b"%d" % number, timeout=WAIT_SECONDS) for number in range(3)]
+        assert gate.has() == b"0"
+        attempts: list[int | None] = []
+
+        def other(data: bytes) -> bytes:
+            attempts.append(current_job().attempt)
+            return b"other " + data
+
+        with Running(worker_of(endpoints, other)):
+            running.worker.stop()
+            assert [future.result(WAIT_SECONDS) for future in futures[1:]] == [b"other 1", b"other 2"]
+            gate.leave.put(b"last words")
+            assert futures[0].result(WAIT_SECONDS) == b"last words"
+        running.join()
+    assert attempts == [1, 1]
+    assert running.worker.counters.handed_back == 2
+
+
+def test_a_worker_goes_on_with_a_broker_that_was_started_anew() -> None:
+    """In a job of the old one's; what it reports of that disturbs nobody."""
+    gate = Gate()
+    first = relet.Broker(LOOPBACK, LOOPBACK, LOOPBACK).start()
+    endpoints = dict(first.endpoints)
+    with Running(worker_of(endpoints, gate)), relet.Client(endpoints["clients"], dialect="native") as client:
+        client.submit(b"1", timeout=WAIT_SECONDS)
+        assert gate.has() == b"1"
+        first.close()
+        with relet.Broker(*(endpoints[role] for role in ("clients", "workers", "answers"))):
+            gate.leave.put(b"late")
+            future = client.submit(b"2", timeout=WAIT_SECONDS)
+            while (body := gate.has()) != b"2":  # the client may have asked for the first one again
+                gate.leave.put(b"again " + body)
+            gate.leave.put(b"fine")
+            assert future.result(WAIT_SECONDS) == b"fine"
+
+
+def test_two_workers_share_what_one_has_asked_for_ahead(endpoints: dict[str, str]) -> None:
+    """What lies long with a busy worker is recalled for one that has nothing to do."""
+    release = threading.Event()
+
+    def slow(data: bytes) -> bytes:
+        assert release.wait(2 * WAIT_SECONDS)
+        return data
+
+    with relet.Client(endpoints["clients"], dialect="native") as client, Running(worker_of(endpoints, slow, ahead=5)):
+        futures = [client.submit(b"%d" % number, timeout=2 * WAIT_SECONDS) for number in range(5)]
+        with Running(worker_of(endpoints, lambda data: b"other " + data, ahead=1)):
+            assert {future.result(WAIT_SECONDS) for future in futures[1:]} == {b"other %d" % n for n in range(1, 5)}
+            release.set()
+            assert futures[0].result(WAIT_SECONDS) == b"0"
