@@ -102,10 +102,11 @@ class Conversation:
             return 0
         machine = self._machine
         reports, sessions_on = machine.reports, machine.roster.sessions_on
+        decode = native.from_worker
         completed: list[tuple[Session, Complete, Body]] = []
         for peer, path, version, header, body in batch:
             try:
-                said = native.from_worker(version, header)
+                said = decode(version, header)
             except native.BadMessage as bad:
                 self._refuse(Route(peer, path, worker=True), bad.error)
                 continue
@@ -301,24 +302,27 @@ class Conversation:
         """Sends jobs to their holders; returns those that could not be sent, and why (errno)."""
         messages: list[Message] = []
         machine, acks = self._machine, self._acks
-        id_of, encode, tries = machine.requests.id_of, native.encode, machine.tries
+        id_of, encode, tries, default = machine.requests.id_of, native.encode, machine.tries, machine.terms
+        terms, run_ms, silence_ms = default, _ms(default.run_ns), _ms(default.silence_ns)
         for job in jobs:
             session: Any = job.holder
             ack = 0
-            if session in acks:
+            if acks and session in acks:
                 del acks[session]
                 ack = session.acked = session.safe
-            terms = job.terms
+            if job.terms is not terms:
+                terms = job.terms
+                run_ms, silence_ms = _ms(terms.run_ns), _ms(terms.silence_ns)
             said = Dispatch(
                 token=job.token,
                 seq=job.seq,
                 job=job.id or id_of(job, now),
-                attempt=job.attempts + (job.state == HELD),
+                attempt=job.attempts + 1 if job.state == HELD else job.attempts,
                 ack=ack,
                 tries=tries,
                 queue=job.queue.name,
-                run_ms=None if terms.run_ns is None else terms.run_ns // 1_000_000,
-                silence_ms=None if terms.silence_ns is None else terms.silence_ns // 1_000_000,
+                run_ms=run_ms,
+                silence_ms=silence_ms,
                 headers=job.headers,
             )
             messages.append((session.peer, session.path, SIGNATURE, encode(said), job.body))
@@ -337,6 +341,10 @@ class Conversation:
         self._acks.clear()
         if messages:
             self._workers.send(messages)
+
+
+def _ms(ns: int | None) -> int | None:
+    return None if ns is None else ns // 1_000_000
 
 
 def _no_session(said: Said) -> Error:

@@ -25,7 +25,7 @@ def _job(state: State) -> Job:
 
 HOW: dict[Happened, Callable[[Job], None]] = {
     Happened.DISPATCHED: lambda job: jobs.dispatched([job], NOW),
-    Happened.HANDED_OVER: lambda job: jobs.handed_over([job]),
+    Happened.HANDED_OVER: lambda job: jobs.handed_over([job], NOW),
     Happened.STARTED: lambda job: jobs.started([job], NOW),
     Happened.CLAIMED: jobs.claimed,
     Happened.GIVEN_BACK: jobs.given_back,
@@ -104,11 +104,11 @@ def test_a_dispatch_counts_an_attempt_and_a_lost_hand_over_gives_it_back() -> No
 def test_an_attempt_of_a_held_job_counts_from_its_start() -> None:
     """Handing over costs nothing; what comes back unstarted costs a hand-over, and so does what had started."""
     job = Job(1, None, b"", b"", 0, QUEUE, TERMS)
-    jobs.handed_over([job])
+    jobs.handed_over([job], NOW)
     assert (job.state, job.attempts) == (HELD, 0)
     jobs.given_back(job)
     assert (job.attempts, job.handovers) == (0, 1)
-    jobs.handed_over([job])
+    jobs.handed_over([job], NOW)
     jobs.started([job], NOW)
     assert (job.attempts, job.began_ns) == (1, NOW)
     jobs.given_back(job)

@@ -17,7 +17,7 @@ from relet.messages import Path, Peer
 class Asker:
     """One return path on one connection of a native client."""
 
-    __slots__ = ("follows", "gone", "path", "peer", "told", "unreceived", "watched")
+    __slots__ = ("follows", "gone", "path", "peer", "received", "told", "unreceived", "watched")
 
     def __init__(self, peer: Peer, path: Path, *, follows: bool) -> None:
         self.peer = peer
@@ -27,6 +27,8 @@ class Asker:
         self.gone = False
         self.told = 0
         """Number of the last outcome that it was told."""
+        self.received = 0
+        """Outcomes up to this number it has, as it says."""
         self.unreceived: deque[tuple[int, Job]] = deque()
         """(number, job) of outcomes that it was told and has not said to have received, oldest first."""
         self.watched: set[Job] = set()

@@ -214,6 +214,13 @@ class Job(msgspec.Struct, gc=False, eq=False):
     """Lease time of the acceptance."""
     queue: Queue
     terms: Terms
+    request: Key | None = None
+    """What a native client asks for it by; None: nobody can ask."""
+    askers: tuple[Asked, ...] = ()
+    """Who is owed the outcome natively."""
+    size: int = 0
+    """Bytes of the body when it was asked for natively, to know it again."""
+    headers: dict[str, str] | None = None
     state: int = AVAILABLE
     attempts: int = 0
     """Counted attempts, the running one included."""
@@ -233,7 +240,7 @@ class Job(msgspec.Struct, gc=False, eq=False):
     timer: Timer | None = None
     """Where its deadline stands, if it has one."""
     began_ns: int = 0
-    """Lease time at which the running attempt began."""
+    """Lease time at which the running attempt began; of a held job, at which it was handed over or recalled."""
     due_ns: int = 0
     """When something is to happen to it, where its timer keeps single deadlines."""
     ends_ns: int = 0
@@ -248,15 +255,8 @@ class Job(msgspec.Struct, gc=False, eq=False):
     """The attempts that ended badly; the last `ledger_entries_max` of them."""
     id: bytes = b""
     """Laid out as UUIDv7; drawn when somebody is first told of it."""
-    request: Key | None = None
-    """What a native client asks for it by; None: nobody can ask."""
-    askers: tuple[Asked, ...] = ()
-    """Who is owed the outcome natively."""
     unreceived: int = 0
     """Of them, those that were told and have not said that they received it."""
-    size: int = 0
-    """Bytes of the body when it was asked for natively, to know it again."""
-    headers: dict[str, str] | None = None
     answer_headers: dict[str, str] | None = None
     """What its worker gave with the answer."""
     partials: int = 0
@@ -284,7 +284,7 @@ def dispatched(jobs: Iterable[Job], now: int) -> None:
         job.began_ns = now
 
 
-def handed_over(jobs: Iterable[Job]) -> None:
+def handed_over(jobs: Iterable[Job], now: int) -> None:
     """Each was handed to its `holder`, which will say when it starts."""
     column = _HANDED_OVER
     for job in jobs:
@@ -292,6 +292,7 @@ def handed_over(jobs: Iterable[Job]) -> None:
         if not to:
             raise _illegal(job, Happened.HANDED_OVER)
         job.state = to
+        job.began_ns = now
 
 
 def started(jobs: Iterable[Job], now: int) -> None:
@@ -327,6 +328,19 @@ def answered(jobs: Iterable[Job], now: int) -> None:
         if not to:
             raise _illegal(job, Happened.ANSWERED)
         job.state = to
+        job.ended_ns = now
+        job.holder = None
+
+
+def answered_unheld(jobs: Iterable[Job], now: int) -> None:
+    """Held jobs were started and answered in one breath, by the holders that had them."""
+    column = _ANSWERED
+    for job in jobs:
+        to = column[job.state] if job.state == HELD else 0
+        if not to:
+            raise _illegal(job, Happened.ANSWERED)
+        job.state = to
+        job.attempts += 1
         job.ended_ns = now
         job.holder = None
 

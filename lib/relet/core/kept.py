@@ -18,12 +18,13 @@ from relet.messages import held_bytes
 class Kept:
     """Final jobs by number, oldest first."""
 
-    __slots__ = ("_age_ns_max", "_bytes_max", "_entry_bytes", "_jobs", "_jobs_max", "bytes")
+    __slots__ = ("_age_ns_max", "_bytes_max", "_entry_bytes", "_jobs_max", "bytes", "entries")
 
     def __init__(self, *, jobs_max: int, bytes_max: int, age_ns_max: int = NEVER, entry_bytes: int = 0) -> None:
         """`entry_bytes`: what each counts beyond its frames."""
         self._entry_bytes = entry_bytes
-        self._jobs: OrderedDict[int, tuple[Job, int]] = OrderedDict()
+        self.entries: OrderedDict[int, tuple[Job, int]] = OrderedDict()
+        """(job, what it counts) by number."""
         self._jobs_max = jobs_max
         self._bytes_max = bytes_max
         self._age_ns_max = age_ns_max
@@ -31,13 +32,13 @@ class Kept:
         """Of bodies, answers and entries."""
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self.entries)
 
     def __iter__(self) -> Iterator[Job]:
-        return (job for job, _ in self._jobs.values())
+        return (job for job, _ in self.entries.values())
 
     def __contains__(self, job: Job) -> bool:
-        return job.number in self._jobs
+        return job.number in self.entries
 
     def keep(self, job: Job) -> list[Job]:
         """Keeps a final job; returns those that had to go for it, which may be the job itself."""
@@ -45,23 +46,36 @@ class Kept:
         size = (len(answer) if type(answer) is bytes else held_bytes(answer, b"")) + self._entry_bytes
         if job.body:
             size += held_bytes(job.body, b"")
-        self._jobs[job.number] = job, size
+        self.entries[job.number] = job, size
         self.bytes += size
-        if len(self._jobs) <= self._jobs_max and self.bytes <= self._bytes_max:
-            return []
+        return self.take_excess()
+
+    def keep_all(self, jobs: list[Job]) -> list[Job]:
+        """The same for many whose bodies are gone, as those of completed jobs are."""
+        entries, size = self.entries, 0
+        for job in jobs:
+            answer = job.answer
+            held = (len(answer) if type(answer) is bytes else held_bytes(answer, b"")) + self._entry_bytes
+            entries[job.number] = job, held
+            size += held
+        self.bytes += size
+        return self.take_excess()
+
+    def take_excess(self) -> list[Job]:
+        """The oldest, as long as there are too many; they are not kept any more."""
         forgotten: list[Job] = []
-        while len(self._jobs) > self._jobs_max or self.bytes > self._bytes_max:
+        while len(self.entries) > self._jobs_max or self.bytes > self._bytes_max:
             forgotten.append(self._drop_oldest())
         return forgotten
 
     def _drop_oldest(self) -> Job:
-        _, (job, size) = self._jobs.popitem(last=False)
+        _, (job, size) = self.entries.popitem(last=False)
         self.bytes -= size
         return job
 
     def drop(self, job: Job) -> bool:
         """The job is not kept any more; False where it was not."""
-        entry = self._jobs.pop(job.number, None)
+        entry = self.entries.pop(job.number, None)
         if entry is None:
             return False
         self.bytes -= entry[1]
@@ -69,9 +83,9 @@ class Kept:
 
     def due(self) -> int:
         """When the oldest has been kept for as long as it may."""
-        if not self._jobs or self._age_ns_max == NEVER:
+        if not self.entries or self._age_ns_max == NEVER:
             return NEVER
-        job, _ = next(iter(self._jobs.values()))
+        job, _ = next(iter(self.entries.values()))
         return job.ended_ns + self._age_ns_max
 
     def take_aged(self, now: int, jobs_max: int) -> list[Job]:

@@ -278,9 +278,12 @@ class Machine:
         """Whether a token that is not that of a running attempt may complete the job."""
         return job.terms.late_any or (job.token == token and job.state in (HELD, RUNNING))
 
-    def complete_all(self, done: list[Job], now: int) -> None:
-        """These have their answers, and stand in no table of open jobs any more."""
+    def complete_all(self, done: list[Job], now: int, at_once: list[Job] | None = None) -> None:
+        """These have their answers, and stand in no table of open jobs any more; those `at_once` had been held."""
         happened.answered(done, now)
+        if at_once:
+            happened.answered_unheld(at_once, now)
+            done = done + at_once if done else at_once
         size = 0
         for job in done:
             body = job.body
@@ -296,12 +299,8 @@ class Machine:
         if not self.requests.open:
             self.finished += done
         else:
-            finished, ended = self.finished, self.requests.ended
-            for job in done:
-                if job.request is None:
-                    finished.append(job)
-                else:
-                    ended(job)
+            self.finished += [job for job in done if job.request is None]
+            self.requests.ended([job for job in done if job.request is not None])
         if self.keeps_records:
             for job in done:
                 self._record_finished(job)
@@ -435,7 +434,7 @@ class Machine:
         if count:
             self.counters.dispatches += count
 
-    def _match(self, queue: Queue, now: int) -> None:
+    def _match(self, queue: Queue, now: int) -> None:  # noqa: PLR0915 - the hot path: a call for each job would cost more
         line = queue.line
         if not line:
             return
@@ -453,7 +452,17 @@ class Machine:
                     self._recall(queue, now)
                 break
             if type(worker) is Session:
-                self._hand_over(job, worker, handed, jobs)
+                if job.token:
+                    self._renew_token(job, native=True)
+                else:
+                    job.token = token = next(tokens)
+                    by_token[token] = job
+                worker.handed = job.seq = worker.handed + 1
+                if worker.confirms:
+                    worker.handed_over.append((job.seq, job))
+                    handed.append(job)
+                else:
+                    jobs.append(job)
             else:
                 if not job.token:
                     job.token = token = next(tokens)
@@ -474,9 +483,7 @@ class Machine:
             self.begin_leases(jobs, now)
             self._sort_out(jobs)
         if handed:
-            happened.handed_over(handed)
-            for job in handed:
-                job.began_ns = now
+            happened.handed_over(handed, now)
             self._held.begin(handed, now)
             self.handed += handed
         if self.keeps_records:
@@ -493,16 +500,6 @@ class Machine:
             return
         for job in jobs:
             (self.handed if type(job.holder) is Session else self.dispatched).append(job)
-
-    def _hand_over(self, job: Job, session: Session, handed: list[Job], started: list[Job]) -> None:
-        """The next hand-over of a session, which gets a token of its own."""
-        self._renew_token(job, native=True)
-        session.handed = job.seq = session.handed + 1
-        if session.confirms:
-            session.handed_over.append((job.seq, job))
-            handed.append(job)
-        else:
-            started.append(job)
 
     def _renew_token(self, job: Job, *, native: bool) -> None:
         """Another hand-over, another token; the earlier ones stay good for a late answer, where that is allowed.
@@ -569,10 +566,6 @@ class Machine:
         if self.trace:
             for job in jobs:
                 self.notices.append((Event.JOB_STARTED, {"job": job.number, "attempt": job.attempts}))
-
-    def begun(self, jobs: list[Job], now: int) -> None:
-        """The same, of jobs that are answered in the same breath: they need no lease."""
-        happened.started(jobs, now)
 
     def heard_of(self, job: Job, now: int) -> None:
         """A running attempt was reported on: a limit on its silence begins again."""
@@ -856,7 +849,7 @@ class Machine:
         if job.request is None:
             self.finished.append(job)
         else:
-            self.requests.ended(job)
+            self.requests.ended([job])
         if self.trace:
             self._notice_finished(job)
         if job.state == DISCARDED:

@@ -215,23 +215,30 @@ class Reports:
         machine = self._machine
         by_token, acks, recalled = machine.by_token, machine.acks, machine.recalled
         done: list[Job] = []
-        starting: list[Job] = []
-        grants: dict[Session, int] = {}
-        starts: dict[Session, int] = {}
+        at_once: list[Job] = []
+        numbers: dict[Session, tuple[int, int]] = {}
+        last: Session | None = None
+        credit = started = 0
         for session, said, body in batch:
-            if said.credit > grants.get(session, 0):
-                grants[session] = said.credit
-            if said.started > starts.get(session, 0):
-                starts[session] = said.started
-            session.heard_ns = now
-            if said.n <= session.reported:
+            if session is not last:
+                if last is not None:
+                    numbers[last] = credit, started
+                last = session
+                credit, started = numbers.get(session, (0, 0))
+                session.heard_ns = now
                 acks[session] = session.reported
+            if said.credit > credit:
+                credit = said.credit
+            if said.started > started:
+                started = said.started
+            number = said.n
+            if number <= session.reported:
                 continue
-            session.reported = acks[session] = said.n
+            session.reported = acks[session] = number
             token = said.token
             job = by_token.get(token)
             if job is None:
-                self.refuse(session, said.n, token, NOT_OPEN)
+                self.refuse(session, number, token, NOT_OPEN)
                 continue
             if said.headers is not None and not self._take_headers(session, said, job):
                 continue
@@ -244,33 +251,33 @@ class Reports:
                     job.timer = None
                     if timer is recalled:
                         job.queue.recalls -= 1
-                if job.state == HELD:
-                    starting.append(job)
                 if job.tokens:
                     machine.forget_tokens(job)
+                if job.state == HELD:
+                    job.answer = body
+                    at_once.append(job)
+                    continue
             elif machine.takes_late(job, token):
                 machine.leave(job, "answered")
                 machine.counters.answers_late += 1
             else:
-                self.refuse(session, said.n, token, SUPERSEDED)
+                self.refuse(session, number, token, SUPERSEDED)
                 continue
             job.answer = body
             done.append(job)
-        if starting:
-            machine.begun(starting, now)
-        if done:
-            machine.complete_all(done, now)
-        self._numbers(grants, starts, now)
+        if at_once or done:
+            machine.complete_all(done, now, at_once)
+        if last is not None:
+            numbers[last] = credit, started
+        self._numbers(numbers, now)
 
-    def _numbers(self, grants: dict[Session, int], starts: dict[Session, int], now: int) -> None:
-        """The largest of the numbers that a batch of answers carried."""
-        for session, credit in grants.items():
+    def _numbers(self, numbers: dict[Session, tuple[int, int]], now: int) -> None:
+        """The largest (credit, started) that a batch of answers carried."""
+        for session, (credit, started) in numbers.items():
             if credit > session.granted:
                 self._grant(session, credit)
-        for session, started in starts.items():
             if started > session.started:
                 self._started(session, started, now)
-        for session in {**grants, **starts}:
             if len(session.handed_over) > 2 * self._limits.asks_per_worker_max:  # it never says that it starts
                 live = [it for it in session.handed_over if it[1].holder is session and it[1].seq == it[0]]
                 session.handed_over = deque(live)

@@ -23,6 +23,7 @@ from relet.core.kept import Kept
 from relet.core.lease import NEVER
 from relet.core.queue import Queue
 from relet.messages import (
+    DEFAULT_QUEUE,
     Admitted,
     Body,
     ClientHello,
@@ -93,6 +94,9 @@ class Requests:
         """A heap (moment, number, job): outcomes that were received and are to be kept until then."""
         self._deserted: list[tuple[int, int, Job]] = []
         """A heap (moment, number, job): open jobs that end then, if nobody waits for them."""
+        self._drawn_ns = -1
+        self._drawn_at = b""
+        """The moment, in milliseconds since 1970, with which ids of that turn begin."""
         self._accepted: list[Job] = []
         """Of the batch in hand."""
         self._accepted_bytes = 0
@@ -125,16 +129,43 @@ class Requests:
 
     def submit(self, batch: list[tuple[Asker, Submit, Body]], now: int) -> None:
         """Clients want these jobs done."""
-        machine = self._machine
-        self._accepted, self._waiting = [], {}
+        machine, limits = self._machine, self._limits
+        accepted: list[Job] = []
+        self._accepted, self._waiting = accepted, {}
         self._accepted_bytes = self._counted = 0
+        known, default, terms = self._jobs, machine.queue, machine.terms
+        room = 0 if machine.draining else limits.jobs_max - machine.open
+        room_bytes = limits.jobs_bytes_max - machine.open_bytes - limits.body_bytes_max
         for asker, said, body in batch:
-            if said.received:
+            if said.received > asker.received:
                 self.received(asker, said.received)
+            name = said.id
+            if (  # nearly always: one new job on the terms of the broker, of whose acceptance nobody wants to hear
+                type(body) is bytes
+                and said.wait
+                and said.queue == DEFAULT_QUEUE
+                and said.headers is None
+                and said.run_ms is None
+                and not (said.ack or said.age_ms or said.jobs or said.keep_ms)
+                and said.silence_ms is None
+                and said.late == "any"
+                and said.gone == "finish"
+                and REQUEST_ID_BYTES_MIN <= len(name) <= REQUEST_ID_BYTES_MAX
+                and not asker.peer.principal
+                and name not in known
+                and len(accepted) < room
+                and self._accepted_bytes < room_bytes
+            ):
+                size = len(body)
+                job = Job(0, None, b"", body, now, default, terms, name, ((asker, name, said.follow),), size)
+                known[name] = job
+                accepted.append(job)
+                self._accepted_bytes += size
+                continue
             if said.jobs:
                 admitted = self._admit_many(asker, said, body, now)
             else:
-                admission = self._admit(asker, said, said.id, body, now)
+                admission = self._admit(asker, said, name, body, now)
                 if admission is None:
                     continue
                 admitted = [admission]
@@ -204,10 +235,7 @@ class Requests:
             code, text = refused or (BAD_REQUEST, "")
             retry_ms = RETRY_MS if code in (BUSY, DRAINING) else 0
             return Admitted(id=name[:REQUEST_ID_BYTES_MAX], code=code, text=text, retry_ms=retry_ms)
-        job = Job(0, None, b"", body, now, machine.queues.named(said.queue), terms)
-        job.request = key
-        job.size = size
-        job.headers = headers
+        job = Job(0, None, b"", body, now, machine.queues.named(said.queue), terms, key, (), size, headers)
         if said.age_ms:
             job.again = not machine.keeps_records and now - said.age_ms * 1_000_000 < machine.began_ns
         if said.wait:
@@ -325,8 +353,7 @@ class Requests:
 
     def inquire(self, asker: Asker, said: Inquire, now: int) -> None:
         """A client wants to know what became of a job."""
-        if said.received:
-            self.received(asker, said.received)
+        self.received(asker, said.received)
         machine = self._machine
         principal = asker.peer.principal
         name = said.id or said.job
@@ -360,32 +387,28 @@ class Requests:
     def id_of(self, job: Job, now: int) -> bytes:
         """The job's id, drawn when somebody first wants to know it: UUIDv7, RFC 9562 section 5.7."""
         if not job.id:
-            machine = self._machine
-            drawn = next(machine.tokens)
-            accepted_ms = machine.wall_ms(min(job.accepted_ns, now))
-            job.id = b"%b%b%b%b%b" % (
-                accepted_ms.to_bytes(6, "big"),
-                _VERSION[drawn[0]],
-                drawn[1:2],
-                _VARIANT[drawn[2]],
-                drawn[3:10],
-            )
+            if now != self._drawn_ns:
+                self._drawn_ns = now
+                self._drawn_at = self._machine.wall_ms(now).to_bytes(6, "big")
+            drawn = next(self._machine.tokens)
+            job.id = self._drawn_at + _VERSION[drawn[0]] + drawn[1:2] + _VARIANT[drawn[2]] + drawn[3:10]
         return job.id
 
     # --- Outcomes
 
-    def ended(self, job: Job) -> None:
-        """A job that came natively is final: its askers are to be told, and the outcome is kept for them."""
-        self.open -= 1
-        askers, job.askers = job.askers, ()
+    def ended(self, jobs: list[Job]) -> None:
+        """Jobs that came natively are final: their askers are to be told, and the outcomes are kept for them."""
+        self.open -= len(jobs)
         told = self._machine.told
-        for asker, name, _ in askers:
-            if not asker.gone:
-                told.append((asker, name, job))
-                job.unreceived += 1
-            if job.terms.ends_alone:
-                asker.watched.discard(job)
-        for evicted in self.outcomes.keep(job):
+        for job in jobs:
+            for asker, name, _ in job.askers:
+                if not asker.gone:
+                    told.append((asker, name, job))
+                    job.unreceived += 1
+                if job.terms.ends_alone:
+                    asker.watched.discard(job)
+            job.askers = ()
+        for evicted in self.outcomes.keep_all(jobs):
             self._forgotten_ns = max(self._forgotten_ns, evicted.accepted_ns)
             self._forget(evicted)
 
@@ -417,17 +440,23 @@ class Requests:
 
     def received(self, asker: Asker, number: int) -> None:
         """A client says that it has all outcomes up to this number."""
-        unreceived = asker.unreceived
+        if number <= asker.received:
+            return
+        asker.received = number
+        unreceived, outcomes, machine = asker.unreceived, self.outcomes, self._machine
+        before = len(unreceived)
         while unreceived and unreceived[0][0] <= number:
-            _, job = unreceived.popleft()
-            job.unreceived -= 1
-            self._machine.counters.outcomes_received += 1
-            if job.unreceived <= 0:
-                keep_ns = job.terms.keep_ns
-                if keep_ns:
-                    heapq.heappush(self._until, (job.ended_ns + keep_ns, job.number, job))
-                else:
-                    self._received(job)
+            job = unreceived.popleft()[1]
+            left = job.unreceived - 1
+            job.unreceived = left
+            if left > 0:
+                continue
+            keep_ns = job.terms.keep_ns
+            if keep_ns:
+                heapq.heappush(self._until, (job.ended_ns + keep_ns, job.number, job))
+            elif outcomes.drop(job):
+                self._forget(job)
+        machine.counters.outcomes_received += before - len(unreceived)
 
     def _received(self, job: Job) -> None:
         if self.outcomes.drop(job):
@@ -437,7 +466,7 @@ class Requests:
         """The outcome is not kept any more."""
         if job.request is not None:
             self._jobs.pop(job.request, None)
-        if job.id:
+        if self._by_id and job.id:
             self._by_id.pop(job.id, None)
         if self._machine.keeps_records:
             self._machine.forgotten(job)

@@ -9,7 +9,7 @@ in one call (0.1 us). Nothing here knows what a message means.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -28,10 +28,10 @@ BAD_VERSION: Final = "bad_version"
 BAD_HEADER: Final = "bad_header"
 UNKNOWN_COMMAND: Final = "unknown_command"
 
-_FROM_WORKER: Final = msgspec.msgpack.Decoder(FromWorker)
-_FROM_CLIENT: Final = msgspec.msgpack.Decoder(FromClient)
-_TO_WORKER: Final = msgspec.msgpack.Decoder(ToWorker)
-_TO_CLIENT: Final = msgspec.msgpack.Decoder(ToClient)
+_FROM_WORKER: Final[msgspec.msgpack.Decoder[FromWorker]] = msgspec.msgpack.Decoder(FromWorker)
+_FROM_CLIENT: Final[msgspec.msgpack.Decoder[FromClient]] = msgspec.msgpack.Decoder(FromClient)
+_TO_WORKER: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)
+_TO_CLIENT: Final[msgspec.msgpack.Decoder[ToClient]] = msgspec.msgpack.Decoder(ToClient)
 encode: Final = msgspec.msgpack.Encoder().encode
 """`encode(message) -> bytes`: the header of a message."""
 
@@ -53,33 +53,40 @@ class BadMessage(Exception):
 
 def from_worker(version: int, header: bytes) -> FromWorker:
     """What a worker says. Raises `BadMessage`."""
-    message: FromWorker = _decode(_FROM_WORKER, version, header)
-    return message
+    try:
+        if version == VERSION and len(header) <= HEADER_BYTES_MAX:
+            return _FROM_WORKER.decode(header)
+    except msgspec.DecodeError as error:  # ValidationError is one
+        raise BadMessage(_why(version, header, error)) from None
+    raise BadMessage(_why(version, header, None))
 
 
 def from_client(version: int, header: bytes) -> FromClient:
     """What a client says. Raises `BadMessage`."""
-    message: FromClient = _decode(_FROM_CLIENT, version, header)
-    return message
+    try:
+        if version == VERSION and len(header) <= HEADER_BYTES_MAX:
+            return _FROM_CLIENT.decode(header)
+    except msgspec.DecodeError as error:
+        raise BadMessage(_why(version, header, error)) from None
+    raise BadMessage(_why(version, header, None))
 
 
 def to_worker(version: int, header: bytes) -> ToWorker:
     """What a broker says to a worker. Raises `BadMessage`."""
-    message: ToWorker = _decode(_TO_WORKER, version, header)
-    return message
+    try:
+        if version == VERSION and len(header) <= HEADER_BYTES_MAX:
+            return _TO_WORKER.decode(header)
+    except msgspec.DecodeError as error:
+        raise BadMessage(_why(version, header, error)) from None
+    raise BadMessage(_why(version, header, None))
 
 
 def to_client(version: int, header: bytes) -> ToClient:
     """What a broker says to a client. Raises `BadMessage`."""
-    message: ToClient = _decode(_TO_CLIENT, version, header)
-    return message
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[Any], version: int, header: bytes) -> Any:
     try:
         if version == VERSION and len(header) <= HEADER_BYTES_MAX:
-            return decoder.decode(header)
-    except msgspec.DecodeError as error:  # ValidationError is one
+            return _TO_CLIENT.decode(header)
+    except msgspec.DecodeError as error:
         raise BadMessage(_why(version, header, error)) from None
     raise BadMessage(_why(version, header, None))
 
