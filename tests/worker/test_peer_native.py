@@ -591,10 +591,19 @@ def test_a_recall_hands_back_what_has_not_started_and_says_nothing_of_the_rest()
     one, two, three = talk.give(b"a", b"b", b"c")
     assert talk.start(one)
     said = talk.turn(Recall(tokens=(b"a", b"c", b"?")))
-    assert said == [HandBack(token=b"c", n=1, credit=4, started=1)]
+    assert said == [HandBack(token=b"c", n=1, credit=3, started=1)]  # asked for again at once, it would come back
     assert not talk.start(three)
     assert talk.start(two)
+    talk.end(one)
+    assert [one.credit for one in talk.turn()] == [5]
     assert talk.peer.counters.handed_back == 1
+
+
+def test_a_recall_from_an_idle_worker_does_not_silence_it() -> None:
+    """Nothing will end there that could remind it to ask."""
+    talk = Talk().ready()
+    talk.give(b"a")
+    assert talk.turn(Recall(tokens=(b"a",))) == [HandBack(token=b"a", n=1, credit=2, started=0)]
 
 
 def test_a_cancelled_job_is_not_started_and_one_in_hand_is_told() -> None:

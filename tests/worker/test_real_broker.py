@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import relet
 from relet.worker import FailJob, HandBack, current_job
 
-from .conftest import WAIT_SECONDS, Gate, Running
+from .conftest import WAIT_SECONDS, Gate, Running, until
 
 LOOPBACK = "tcp://127.0.0.1:*"
 
@@ -113,17 +112,18 @@ def test_a_worker_goes_on_with_a_broker_that_was_started_anew() -> None:
             assert future.result(WAIT_SECONDS) == b"fine"
 
 
-def test_two_workers_share_what_one_has_asked_for_ahead(endpoints: dict[str, str]) -> None:
-    """What lies long with a busy worker is recalled for one that has nothing to do."""
-    release = threading.Event()
-
-    def slow(data: bytes) -> bytes:
-        assert release.wait(2 * WAIT_SECONDS)
-        return data
-
-    with relet.Client(endpoints["clients"], dialect="native") as client, Running(worker_of(endpoints, slow, ahead=5)):
+def test_what_lies_with_a_busy_worker_is_recalled_for_one_that_has_nothing_to_do(endpoints: dict[str, str]) -> None:
+    """Four jobs asked for ahead are done elsewhere while the first one takes its time."""
+    gate = Gate()
+    with (
+        relet.Client(endpoints["clients"], dialect="native") as client,
+        Running(worker_of(endpoints, gate, ahead=5)) as busy,
+    ):
         futures = [client.submit(b"%d" % number, timeout=2 * WAIT_SECONDS) for number in range(5)]
+        assert gate.has() == b"0"
+        until(lambda: busy.counters.jobs == 5)
         with Running(worker_of(endpoints, lambda data: b"other " + data, ahead=1)):
             assert {future.result(WAIT_SECONDS) for future in futures[1:]} == {b"other %d" % n for n in range(1, 5)}
-            release.set()
+            gate.leave.put(b"0")
             assert futures[0].result(WAIT_SECONDS) == b"0"
+    assert busy.counters.handed_back == 4

@@ -17,8 +17,9 @@ the broker keeps the session. The handler's thread checks that itself, with its 
 a stop of the whole process it may be the first to go on.
 
 Credit is one growing number: hand-overs so far, as `welcome` says, plus places that are free. It is never taken back; a
-worker that wants less grants no more. It rides, like the number of what was started, on the last message of a batch,
-and goes alone only where there is no other.
+worker that wants less grants no more. Nor does a busy one for the places of jobs that were recalled from it, before it
+has done another: the same jobs would come back. Credit rides, like the number of what was started, on the last message
+of a batch, and goes alone only where there is no other.
 
 Every `now` is nanoseconds of one clock that also runs while the machine is suspended.
 """
@@ -145,6 +146,7 @@ class NativePeer:
         self._begun: Job | None = None  # written by the handler's thread alone
         self._started = self._started_said = 0
         self._credit = self._credit_said = 0
+        self._withheld = 0  # places of jobs that were recalled since the last one ended
         self._liveness_ns = LIVENESS_NS
         self._heartbeat_ns = LIVENESS_NS // 4
         self._grace_ns = GRACE_NS
@@ -322,6 +324,7 @@ class NativePeer:
             for token in said.tokens:
                 if self._take_held(token) is not None:
                     self._hand_back(token)
+                    self._withheld += 1
         elif kind is Cancel:
             self._cancel(said.token)
         elif kind is ReportRefused:
@@ -453,7 +456,9 @@ class NativePeer:
                 self._take_aside(job, outcome)
             else:
                 self._take_ended(job, outcome, at)
-        self._pace.ended(count, busy)
+        if count:
+            self._pace.ended(count, busy)
+            self._withheld = 0
         self._forget_asides()
 
     def _take_ended(self, job: Job, outcome: Any, at: int) -> None:
@@ -467,6 +472,7 @@ class NativePeer:
         del self._open[token]
         job.frames = ()
         self._pace.ended(1, at - job.began)
+        self._withheld = 0
         if outcome is Silence.UNANSWERED:
             self.counters.unanswered += 1
         elif outcome is Silence.HANDED_BACK:
@@ -593,8 +599,10 @@ class NativePeer:
         reports = self._reports
         if self.retiring or len(reports) > UNACKNOWLEDGED_MAX or reports.bytes > UNACKNOWLEDGED_BYTES_MAX:
             return
+        if not self._open:
+            self._withheld = 0
         ahead = min(self._pace.ahead, self.limits.get("credit") or AHEAD_MAX)
-        self._credit = max(self._credit, self._seq + ahead - len(self._open))
+        self._credit = max(self._credit, self._seq + ahead - len(self._open) - self._withheld)
 
     def _announcement(self) -> WorkerHello:
         """The hello, with a claim on every job that is open or whose report is not acknowledged."""
