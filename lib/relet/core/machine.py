@@ -256,8 +256,7 @@ class Machine:
             if job.state != RUNNING or job.token != token:
                 if not self.takes_late(job, token):
                     continue
-                self.leave(job, "answered")
-                self.counters.answers_late += 1
+                self.answered_late(job, token, now)
             else:
                 del by_token[token]
                 holder, timer = job.holder, job.timer
@@ -277,6 +276,18 @@ class Machine:
     def takes_late(self, job: Job, token: bytes) -> bool:
         """Whether a token that is not that of a running attempt may complete the job."""
         return job.terms.late_any or (job.token == token and job.state in (HELD, RUNNING))
+
+    def answered_late(self, job: Job, token: bytes, now: int) -> None:
+        """Such a token completes the job. That of a hand-over whose start nobody has said is its start, as any report
+        on it.
+        """
+        if job.token == token and job.state in (HELD, RUNNING):
+            self.leave(job, "")
+            if job.state == HELD:
+                happened.started([job], now)
+        else:
+            self.leave(job, "answered")
+            self.counters.answers_late += 1
 
     def complete_all(self, done: list[Job], now: int, at_once: list[Job] | None = None) -> None:
         """These have their answers, and stand in no table of open jobs any more; those `at_once` had been held."""
@@ -446,7 +457,7 @@ class Machine:
             if not worker.credit:
                 queue.drop_first()
                 continue
-            job = queue.take()
+            job = _choice(worker) if worker.chooses else queue.take()
             if job is None:
                 if queue.long_held.running:
                     self._recall(queue, now)
@@ -906,6 +917,15 @@ def held(job: Job) -> int:
     if job.headers is not None:
         size += sum(len(name) + len(value) for name, value in job.headers.items())
     return size
+
+
+def _choice(worker: Worker) -> Job | None:
+    """The oldest job of the queue that is the most important to this worker, of those where something waits."""
+    for place in worker.places:
+        job = place.queue.take()
+        if job is not None:
+            return job
+    return None
 
 
 def _number_of(job: Job) -> int:

@@ -171,10 +171,16 @@ class Reports:
         return tuple(lost)
 
     def _adopt(self, session: Session, job: Job, token: bytes, runs: bool, now: int) -> bool:
-        """A started job that nobody else has had since is the worker's again."""
+        """A started job that nobody else has had since is the worker's again, unless its attempt has ended otherwise
+        than by the loss of the session.
+        """
         mine = runs and job.token == token and job.seq > 0 and job.holder is None
         if not mine or job.state not in (AVAILABLE, HELD, RUNNING):
             return False
+        if job.state == AVAILABLE:
+            last = job.ledger[-1] if job.ledger else None
+            if last is None or (last.attempt, last.cause) != (job.attempts, Cause.WORKER_LOST):
+                return False
         if job.state == HELD:
             self._machine.start([job], now)
         self._machine.claim(job, session, now)
@@ -190,6 +196,8 @@ class Reports:
 
     def _grant(self, session: Session, credit: int) -> None:
         machine = self._machine
+        if len(session.handed_over) > 2 * (self._limits.asks_per_worker_max + len(session.jobs)):
+            self._forget_handed_over(session)
         whole = machine.roster.grant(session, credit)
         stirred = machine.stirred
         for place in session.places:
@@ -260,8 +268,7 @@ class Reports:
                     at_once.append(job)
                     continue
             elif machine.takes_late(job, token):
-                machine.leave(job, "answered")
-                machine.counters.answers_late += 1
+                machine.answered_late(job, token, now)
             else:
                 job.answer_headers = None  # they came with what is refused here
                 self.refuse(session, number, token, SUPERSEDED)
@@ -281,9 +288,11 @@ class Reports:
                 self._grant(session, credit)
             if started > session.started:
                 self._started(session, started, now)
-            if len(session.handed_over) > 2 * self._limits.asks_per_worker_max:  # it never says that it starts
-                live = [it for it in session.handed_over if it[1].holder is session and it[1].seq == it[0]]
-                session.handed_over = deque(live)
+
+    def _forget_handed_over(self, session: Session) -> None:
+        """Hand-overs that have long ended, where the worker never says that it starts any."""
+        live = [it for it in session.handed_over if it[1].holder is session and it[1].seq == it[0]]
+        session.handed_over = deque(live)
 
     def _take_headers(self, session: Session, said: Complete, job: Job) -> bool:
         size = sum(len(name) + len(value) for name, value in (said.headers or {}).items())

@@ -27,6 +27,8 @@ class Worker:
     """Whether it says when it starts a job."""
     recalls = False
     """Whether it heeds a recall, and hears that nobody waits any more."""
+    chooses = False
+    """Whether it serves several queues, some more important to it than others."""
     capacity = 1
     """How many jobs it does at a time."""
 
@@ -59,6 +61,7 @@ class Session(Worker):
         "agent",
         "away",
         "capacity",
+        "chooses",
         "confirms",
         "gone_ns",
         "granted",
@@ -81,6 +84,7 @@ class Session(Worker):
         self.principal = peer.principal
         self.confirms = "starts" in features
         self.recalls = "recalls" in features
+        self.chooses = len(queues) > 1
         self.agent = ""
         self.capacity = 1
         self.heard_ns = now
@@ -233,7 +237,7 @@ class Roster:
         peer = session.peer
         paths = self.sessions_on.get(peer, {})
         full = self.count >= self._workers_max or len(paths) >= self._paths_max
-        if full and not self._make_room(peer):
+        if full and not (self._make_room(peer) and len(paths) < self._paths_max):
             return False
         self.sessions_on.setdefault(peer, {})[session.path] = session
         self.sessions[session.principal, session.incarnation] = session

@@ -238,6 +238,7 @@ def _roster(machine: Machine) -> None:
 
 
 def _session(machine: Machine, session: Session) -> None:
+    limits = machine.limits
     if session.credit != session.granted - session.handed:
         raise InvariantBroken(f"{session} was granted {session.granted}, got {session.handed}: its credit is wrong")
     if session.away and session.credit:
@@ -248,7 +249,7 @@ def _session(machine: Machine, session: Session) -> None:
     for job in session.jobs:
         if job.state == HELD and (job.seq, job.number) not in above:
             raise InvariantBroken(f"{session} holds job {job.number}, and no start would find it")
-    if len(session.handed_over) > 2 * machine.limits.asks_per_worker_max + machine.limits.turn_messages_max:
+    if len(session.handed_over) > 2 * (limits.asks_per_worker_max + len(session.jobs)) + limits.turn_messages_max:
         raise InvariantBroken(f"{session} remembers {len(session.handed_over)} hand-overs")
 
 
