@@ -56,7 +56,9 @@ class Client:
     `submit` wait for room, at most as long as their timeout.
 
     When the connection is lost this is logged (`broker_lost`), the client connects again, and requests that were sent
-    are sent again: their jobs may then be done twice. `resend=False` ends them with `BrokerLost` instead.
+    are asked again under the same id, so that they join their jobs. Where the broker does not know these any more -
+    another one was started, or the dialect is that of 2010 - jobs may be done twice. `resend=False` ends them with
+    `BrokerLost` instead.
 
     Args:
         clients: the broker's endpoint for clients, for example `tcp://localhost:4161`.
@@ -117,7 +119,7 @@ class Client:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker is there now."""
+        """Whether the broker is there now, and has answered in this dialect, as far as that can be known."""
         return self._engine.connected
 
     @property
