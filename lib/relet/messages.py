@@ -8,7 +8,7 @@ What crosses a border between two rooms is named here and nowhere else: who spok
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Annotated, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -133,6 +133,15 @@ def body_frames(body: Body) -> tuple[Frame, ...]:
 # header is decoded, checked and built by one C call (`dialects.native`); what each means is in docs/protocol.md.
 
 
+INT_MAX: Final = 2**63 - 1
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=INT_MAX)]
+"""A number that a peer says. Decoding checks the range, which costs a nanosecond or two."""
+
+Ordinal: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=INT_MAX)]
+"""The same where counting begins at 1."""
+
+
 class Said(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, gc=False, kw_only=True):
     """A header. `t` names the message; fields that are left out have their defaults."""
 
@@ -144,7 +153,7 @@ class WorkerHello(Said, frozen=True, kw_only=True, tag="hello"):
     """16 random bytes, drawn when the worker began."""
     queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     """What it serves, the most important first."""
-    capacity: int = 1
+    capacity: Count = 1
     """How many jobs it does at a time; for who looks at the workers."""
     running: tuple[bytes, ...] = ()
     """Tokens of the jobs it has started and not reported, or whose report is not acknowledged."""
@@ -157,9 +166,9 @@ class WorkerHello(Said, frozen=True, kw_only=True, tag="hello"):
 class WorkerAsk(Said, frozen=True, kw_only=True, tag="ask"):
     """Nothing but the cumulative numbers, which every message of a worker may carry."""
 
-    credit: int = 0
+    credit: Count = 0
     """How many jobs may have been handed over since the session began."""
-    started: int = 0
+    started: Count = 0
     """All hand-overs up to this number were started, or given back."""
 
 
@@ -167,10 +176,10 @@ class Complete(Said, frozen=True, kw_only=True, tag="complete"):
     """A job is done; its result is the body."""
 
     token: bytes
-    n: int
+    n: Ordinal
     """Number of this report in its session: 1, 2, 3 ..."""
-    credit: int = 0
-    started: int = 0
+    credit: Count = 0
+    started: Count = 0
     headers: dict[str, str] | None = None
 
 
@@ -178,65 +187,65 @@ class Fail(Said, frozen=True, kw_only=True, tag="fail"):
     """An attempt has failed."""
 
     token: bytes
-    n: int
+    n: Ordinal
     kind: str = ""
     """A word for programs: the name of the error."""
     text: str = ""
     """A sentence for people."""
-    retry_ms: int | None = None
+    retry_ms: Count | None = None
     """The next attempt not before this long; None: as the job says."""
     final: bool = False
     """No other attempt shall be made."""
-    credit: int = 0
-    started: int = 0
+    credit: Count = 0
+    started: Count = 0
 
 
 class HandBack(Said, frozen=True, kw_only=True, tag="hand_back"):
     """The worker does not want this job any more; it costs no attempt."""
 
     token: bytes
-    n: int
-    credit: int = 0
-    started: int = 0
+    n: Ordinal
+    credit: Count = 0
+    started: Count = 0
 
 
 class Partial(Said, frozen=True, kw_only=True, tag="partial"):
     """A piece of the result ahead of the rest, in the body."""
 
     token: bytes
-    n: int
-    credit: int = 0
-    started: int = 0
+    n: Ordinal
+    credit: Count = 0
+    started: Count = 0
 
 
 class Progress(Said, frozen=True, kw_only=True, tag="progress"):
     """How far an attempt is."""
 
     token: bytes
-    n: int
+    n: Ordinal
     done: float = 0.0
     total: float | None = None
     note: str = ""
-    credit: int = 0
-    started: int = 0
+    credit: Count = 0
+    started: Count = 0
 
 
 class Extend(Said, frozen=True, kw_only=True, tag="extend"):
     """The attempt needs longer: its run limit shall end this long from now."""
 
     token: bytes
-    n: int
-    run_ms: int
-    credit: int = 0
-    started: int = 0
+    n: Ordinal
+    run_ms: Count
+    credit: Count = 0
+    started: Count = 0
 
 
 class Heartbeat(Said, frozen=True, kw_only=True, tag="heartbeat"):
     """Here I am. Whoever is told by a peer tells it back."""
 
-    credit: int = 0
-    started: int = 0
-    received: int = 0
+    credit: Count = 0
+    started: Count = 0
+    received: Count = 0
 
 
 class Goodbye(Said, frozen=True, kw_only=True, tag="goodbye"):
@@ -335,7 +344,7 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, kw_only=Tr
     """One of many jobs in a message."""
 
     id: bytes
-    frames: int = 1
+    frames: Count = 1
     """How many of the body's frames are this job's."""
 
 
@@ -347,9 +356,9 @@ class Submit(Said, frozen=True, kw_only=True, tag="submit"):
     jobs: tuple[Item, ...] = ()
     """Many jobs on the same terms; then `id` is left out."""
     queue: str = DEFAULT_QUEUE
-    received: int = 0
+    received: Count = 0
     """Outcomes up to this number have been received on this connection."""
-    age_ms: int = 0
+    age_ms: Count = 0
     """How long ago the same was first asked; 0: never before."""
     ack: bool = False
     """Whether to answer with `submitted`."""
@@ -358,15 +367,15 @@ class Submit(Said, frozen=True, kw_only=True, tag="submit"):
     follow: bool = False
     """Whether to tell partial results and progress."""
     headers: dict[str, str] | None = None
-    run_ms: int | None = None
+    run_ms: Count | None = None
     """Limit of one attempt, from its start. None: the broker's; 0: none."""
-    silence_ms: int | None = None
+    silence_ms: Count | None = None
     """An attempt must extend, or report progress or a partial result, at least so often. None: need not."""
     late: Literal["any", "current"] = "any"
     """Which attempts may complete the job: the first valid answer of any, or the current one only."""
     gone: Literal["finish", "cancel"] = "finish"
     """What becomes of the job when its last asker is gone."""
-    keep_ms: int = 0
+    keep_ms: Count = 0
     """How long to keep the outcome after the end, also when it was received."""
 
 
@@ -377,7 +386,7 @@ class Inquire(Said, frozen=True, kw_only=True, tag="inquire"):
     job: bytes = b""
     wait: bool = False
     """Whether to tell the outcome: now where there is one, else when it is there."""
-    received: int = 0
+    received: Count = 0
 
 
 FromClient: TypeAlias = ClientHello | Submit | Inquire | Heartbeat

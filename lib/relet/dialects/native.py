@@ -32,6 +32,9 @@ _FROM_WORKER: Final[msgspec.msgpack.Decoder[FromWorker]] = msgspec.msgpack.Decod
 _FROM_CLIENT: Final[msgspec.msgpack.Decoder[FromClient]] = msgspec.msgpack.Decoder(FromClient)
 _TO_WORKER: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)
 _TO_CLIENT: Final[msgspec.msgpack.Decoder[ToClient]] = msgspec.msgpack.Decoder(ToClient)
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that somebody else has made: a text that is no UTF-8 and a nesting that is too deep are
+no DecodeError."""
 encode: Final = msgspec.msgpack.Encoder().encode
 """`encode(message) -> bytes`: the header of a message."""
 
@@ -56,7 +59,7 @@ def from_worker(version: int, header: bytes) -> FromWorker:
     try:
         if version == VERSION and len(header) <= HEADER_BYTES_MAX:
             return _FROM_WORKER.decode(header)
-    except msgspec.DecodeError as error:  # ValidationError is one
+    except _UNREADABLE as error:
         raise BadMessage(_why(version, header, error)) from None
     raise BadMessage(_why(version, header, None))
 
@@ -66,7 +69,7 @@ def from_client(version: int, header: bytes) -> FromClient:
     try:
         if version == VERSION and len(header) <= HEADER_BYTES_MAX:
             return _FROM_CLIENT.decode(header)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise BadMessage(_why(version, header, error)) from None
     raise BadMessage(_why(version, header, None))
 
@@ -76,7 +79,7 @@ def to_worker(version: int, header: bytes) -> ToWorker:
     try:
         if version == VERSION and len(header) <= HEADER_BYTES_MAX:
             return _TO_WORKER.decode(header)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise BadMessage(_why(version, header, error)) from None
     raise BadMessage(_why(version, header, None))
 
@@ -86,12 +89,12 @@ def to_client(version: int, header: bytes) -> ToClient:
     try:
         if version == VERSION and len(header) <= HEADER_BYTES_MAX:
             return _TO_CLIENT.decode(header)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise BadMessage(_why(version, header, error)) from None
     raise BadMessage(_why(version, header, None))
 
 
-def _why(version: int, header: bytes, error: msgspec.DecodeError | None) -> Error:
+def _why(version: int, header: bytes, error: Exception | None) -> Error:
     if version != VERSION:
         text = f"this broker speaks version {VERSION} of the protocol, not {version}"
         return Error(code=BAD_VERSION, text=text)
@@ -99,7 +102,7 @@ def _why(version: int, header: bytes, error: msgspec.DecodeError | None) -> Erro
         return Error(code=BAD_HEADER, text=f"a header has at most {HEADER_BYTES_MAX} bytes, not {len(header)}")
     try:
         name = _NAME.decode(header).t
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return Error(code=BAD_HEADER, text=f"the header is no MessagePack map with a text `t`: {error}")
     known = "Invalid value" not in str(error) or "$.t" not in str(error)
     return Error(code=BAD_HEADER if known else UNKNOWN_COMMAND, text=str(error)[:500], of=name[:100])
