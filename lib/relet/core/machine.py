@@ -45,6 +45,7 @@ from relet.core.kept import Kept
 from relet.core.lease import NEVER, Deadlines, Lane
 from relet.core.limits import Limits
 from relet.core.queue import Queue, Queues
+from relet.core.recalls import Recalls
 from relet.core.reports import Reports
 from relet.core.requests import Requests
 from relet.core.roster import Roster, Session, Worker
@@ -66,8 +67,6 @@ RECLAIM_NS: Final = 30 * 10**9
 """How long a job that was running when the broker ended may still be answered, where jobs have no timeout."""
 TOKENS_MAX: Final = 100
 """Earlier hand-overs of one job by which a late answer is known; the oldest go first."""
-RECALL_LOOKS_MAX: Final = 100
-"""Workers and jobs looked at to find one that can be recalled."""
 
 
 class Machine:
@@ -151,10 +150,7 @@ class Machine:
         """Jobs of 2010 that were running when an earlier broker ended, where jobs have no timeout."""
         self._unclaimed = Lane(limits.liveness_ns)
         """Jobs that a session had then: it must claim them."""
-        self._held = Lane(limits.recall_ns)
-        """Held jobs: after this long they may be recalled ..."""
-        self.recalled = Lane(limits.liveness_ns)
-        """... and then must be given back or started."""
+        self.recalls = Recalls(self)
         self._lost: list[tuple[int, int, Worker]] = []
         """A heap (moment, number, worker): lost ones whose jobs are to be let again then."""
         self._losses = 0
@@ -407,13 +403,7 @@ class Machine:
                     self._waits(job)
                 else:
                     self.attempt_failed(job, Cause.EXPIRED if now >= job.ends_ns else Cause.SILENT, now)
-        if now >= self._held.due:
-            for job in self._held.take_expired(now, self.limits.turn_steps_max):
-                job.queue.long_held.begin((job,), now)
-                self.stirred[job.queue] = None
-        if now >= self.recalled.due:
-            for job in self.recalled.take_expired(now, self.limits.turn_steps_max):
-                self.give_back(job, now)
+        self.recalls.expire(now)
         self.reports.expire(now)
         self.requests.expire(now)
 
@@ -422,8 +412,7 @@ class Machine:
         due = min(
             self._reclaim.due,
             self._unclaimed.due,
-            self._held.due,
-            self.recalled.due,
+            self.recalls.due,
             self.deadlines.due,
             self.reports.due(),
             self.requests.due(),
@@ -459,8 +448,6 @@ class Machine:
                 continue
             job = _choice(worker) if worker.chooses else queue.take()
             if job is None:
-                if queue.long_held.running:
-                    self._recall(queue, now)
                 break
             if type(worker) is Session:
                 if job.token:
@@ -495,7 +482,7 @@ class Machine:
             self._sort_out(jobs)
         if handed:
             happened.handed_over(handed, now)
-            self._held.begin(handed, now)
+            self.recalls.handed_over(now)
             self.handed += handed
         if self.keeps_records:
             for job in (*jobs, *handed):
@@ -542,28 +529,6 @@ class Machine:
         pop(job.token, None)
         for token in job.tokens:
             pop(token, None)
-
-    def _recall(self, queue: Queue, now: int) -> None:
-        """Nothing waits and somebody has nothing to do: a job that another worker holds for long is called back.
-
-        One at a time, because it takes a way there and back; and never for a worker that would only hold it, too.
-        """
-        if queue.recalls:
-            return
-        for place in islice(queue.line, RECALL_LOOKS_MAX):
-            worker = place.worker
-            if not worker.credit or len(worker.jobs) >= worker.capacity:
-                continue
-            for job in islice(queue.long_held.running.values(), RECALL_LOOKS_MAX):
-                holder = job.holder
-                if type(holder) is Session and holder is not worker and holder.recalls and not holder.away:
-                    del queue.long_held.running[job.number]
-                    queue.recalls += 1
-                    job.began_ns = now
-                    self.recalled.begin((job,), now)
-                    self.counters.handovers_recalled += 1
-                    self.reports.recall(holder, job)
-                    return
 
     def start(self, jobs: list[Job], now: int) -> None:
         """Their holders have started these, which were held: their attempts begin."""
@@ -769,7 +734,7 @@ class Machine:
         timer = job.timer
         if timer is not None:
             timer.running.pop(job.number, None)
-            if timer is self.recalled:
+            if timer is self.recalls.lane:
                 job.queue.recalls -= 1
             job.timer = None
 

@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from relet.core.job import AVAILABLE, Job
-from relet.core.lease import Lane
 from relet.messages import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ class Queue:
         "fresh",
         "gone",
         "line",
-        "long_held",
         "name",
         "recalls",
     )
@@ -68,8 +66,6 @@ class Queue:
         """Places of workers with credit, next first; and some whose credit is spent."""
         self.gone = 0
         """Places in line whose workers are lost."""
-        self.long_held = Lane(0)
-        """Jobs that a worker holds unstarted for so long that they may be recalled."""
         self.recalls = 0
         """Jobs that were recalled and have been neither given back nor started."""
         self._absent = 0

@@ -36,7 +36,6 @@ from relet.messages import (
     Path,
     Peer,
     Progress,
-    Recall,
     ReportRefused,
     TellPartial,
     TellProgress,
@@ -223,7 +222,7 @@ class Reports:
     ) -> None:
         """Sessions have done these jobs."""
         machine = self._machine
-        by_token, acks, recalled = machine.by_token, machine.acks, machine.recalled
+        by_token, acks, recalled = machine.by_token, machine.acks, machine.recalls.lane
         done: list[Job] = []
         at_once: list[Job] = []
         numbers: dict[Session, tuple[int, int]] = {}
@@ -403,10 +402,6 @@ class Reports:
         machine.said.append((session, said, ()))
 
     # --- What the machine tells workers
-
-    def recall(self, session: Session, job: Job) -> None:
-        """Give it back, if it has not begun."""
-        self._machine.said.append((session, Recall(tokens=(job.token,)), ()))
 
     def cancel(self, worker: Worker, token: bytes, reason: str) -> None:
         """Nobody waits for this attempt any more."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from relet.core.job import Job
+from relet.core.job import HELD, Job
 from relet.core.queue import Place, Queue
 from relet.messages import Ask, Path, Peer
 
@@ -106,6 +106,16 @@ class Session(Worker):
         """The last report that is safe ..."""
         self.acked = 0
         """... and that it was told so of."""
+
+    def oldest_held(self) -> Job | None:
+        """Of the jobs that it has and has not started, the one that it has for longest."""
+        handed_over = self.handed_over
+        while handed_over:
+            seq, job = handed_over[0]
+            if job.state == HELD and job.holder is self and job.seq == seq:
+                return job
+            handed_over.popleft()
+        return None
 
     @property
     def name(self) -> str:

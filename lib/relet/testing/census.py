@@ -128,9 +128,7 @@ def _tries(machine: Machine, jobs: dict[int, Job]) -> None:
 
 def _timers(machine: Machine, out: dict[int, Job]) -> None:
     """Each job stands in the one timer that it names, and in the one that it should."""
-    held_by = {place.queue.long_held for worker in machine.roster for place in worker.places}
-    held_by |= {job.queue.long_held for job in out.values()}
-    lanes = [machine._reclaim, machine._unclaimed, machine._held, machine.recalled, *held_by]
+    lanes = [machine._reclaim, machine._unclaimed, machine.recalls.lane]
     if machine._lane is not None:
         lanes.append(machine._lane)
     found: dict[int, Any] = {}
@@ -141,15 +139,14 @@ def _timers(machine: Machine, out: dict[int, Job]) -> None:
                 raise InvariantBroken(f"job {number} stands in a timer that is not its own")
             found[number] = timer
     for lane in lanes:
-        if lane not in held_by:
-            _lane(lane)
+        _lane(lane)
     for number, job in out.items():
         if job.timer is not found.get(number):
             raise InvariantBroken(f"job {number} names a timer in which it does not stand")
         _right_timer(machine, job)
     _deadlines(machine.deadlines)
     for queue in machine.queues:
-        recalled = sum(job.queue is queue for job in machine.recalled.running.values())
+        recalled = sum(job.queue is queue for job in machine.recalls.lane.running.values())
         if queue.recalls != recalled:
             raise InvariantBroken(f"{recalled} jobs of {queue.name} are recalled, {queue.recalls} are counted")
 
@@ -161,7 +158,7 @@ def _right_timer(machine: Machine, job: Job) -> None:
     elif job.holder is None:
         right = timer in (machine._reclaim, machine._unclaimed, machine._lane, machine.deadlines) and timer is not None
     elif job.state == HELD:
-        right = timer in (machine._held, machine.recalled, job.queue.long_held)
+        right = timer is None or timer is machine.recalls.lane
     elif job.terms is machine.terms and machine._lane is not None:
         right = timer in (machine._lane, machine.deadlines)
     elif job.terms.run_ns is None and job.terms.silence_ns is None:

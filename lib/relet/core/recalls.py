@@ -1,0 +1,92 @@
+"""Which jobs are called back from workers that hold them unstarted, because another worker has nothing to do.
+
+A worker asks ahead to hide the way to the broker, and then a job may wait behind a long one while somebody else is
+idle. So, as long as anything is held, the broker looks now and then at the oldest hand-over of each session: where that
+has been held for long, and somebody asks in its queue who would do it at once, it is recalled. One at a time in each
+queue, because a recall takes a way there and back; and never for a worker that would only hold it, too.
+
+A recalled job that is neither given back nor started in time is taken back: its worker is heard, but does not heed.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from relet.core.job import Job
+from relet.core.lease import NEVER, Lane
+from relet.core.queue import Queue
+from relet.core.roster import Session, Worker
+from relet.messages import Recall
+
+if TYPE_CHECKING:
+    from relet.core.machine import Machine
+
+IDLE_LOOKS_MAX: Final = 100
+"""Workers in line that are looked at to find one with nothing to do."""
+
+
+class Recalls:
+    """The held jobs of one machine, seen from time to time."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._recall_ns = machine.limits.recall_ns
+        self._looks_max = machine.limits.turn_steps_max
+        self.lane = Lane(machine.limits.liveness_ns)
+        """Jobs that were recalled: by then each must be given back or started."""
+        self._look_at = NEVER
+        self._left: list[Session] = []
+        """Sessions that the look under way has not come to."""
+
+    def handed_over(self, now: int) -> None:
+        """Something is held."""
+        if self._look_at == NEVER:
+            self._look_at = now + self._recall_ns
+
+    @property
+    def due(self) -> int:
+        """When `expire` next has something to do."""
+        return min(self._look_at, self.lane.due)
+
+    def expire(self, now: int) -> None:
+        """Looks, if it is time, and takes back what was recalled in vain."""
+        if now >= self._look_at:
+            self._look(now)
+        if now >= self.lane.due:
+            for job in self.lane.take_expired(now, self._looks_max):
+                self._machine.give_back(job, now)
+
+    def _look(self, now: int) -> None:
+        """Some sessions at a time; the next look is due while anything is held."""
+        sessions = self._left or list(self._machine.roster.sessions.values())
+        self._left = sessions[self._looks_max :]
+        self._look_at = now if self._left else NEVER
+        held = False
+        for session in sessions[: self._looks_max]:
+            job = session.oldest_held()
+            if job is not None:
+                held = True
+                if job.timer is None and now >= job.began_ns + self._recall_ns:
+                    self._recall(session, job, now)
+        if held:
+            self._look_at = min(self._look_at, now + self._recall_ns)
+        elif self._left:
+            self._look_at = now
+
+    def _recall(self, session: Session, job: Job, now: int) -> None:
+        queue = job.queue
+        if queue.recalls or not session.recalls or session.away or not self._somebody_is_idle(queue, session):
+            return
+        queue.recalls += 1
+        job.began_ns = now
+        self.lane.begin((job,), now)
+        self._machine.counters.handovers_recalled += 1
+        self._machine.said.append((session, Recall(tokens=(job.token,)), ()))
+
+    def _somebody_is_idle(self, queue: Queue, but: Worker) -> bool:
+        for place in islice(queue.line, IDLE_LOOKS_MAX):
+            worker = place.worker
+            if worker is not but and worker.credit and len(worker.jobs) < worker.capacity:
+                return True
+        return False
