@@ -164,15 +164,16 @@ class Conversation:
         if not batch:
             return 0
         requests = self._machine.requests
-        on = requests.askers.on
+        routes, decode = requests.askers.routes, native.from_client
         submitted: list[tuple[Asker, Submit, Body]] = []
         for peer, path, version, header, body in batch:
             try:
-                said = native.from_client(version, header)
+                said = decode(version, header)
             except native.BadMessage as bad:
                 self._refuse(Route(peer, path, worker=False), bad.error)
                 continue
-            asker = on(peer, path)
+            paths = routes.get(peer)
+            asker = None if paths is None else paths.get(path)
             if type(said) is Submit and asker is not None:
                 submitted.append((asker, said, body))
                 continue
@@ -242,12 +243,22 @@ class Conversation:
 
     def tell(self, told: Sequence[Told], now: int) -> None:
         """Outcomes that are safe."""
-        number = self._machine.requests.number
-        subjects = [it for it in told if not it[0].gone]
-        messages = [
-            (asker.peer, asker.path, SIGNATURE, *_outcome(job, name, number(asker, job)))
-            for asker, name, job in subjects
-        ]
+        messages: list[Message] = []
+        subjects: list[Told] = []
+        encode = native.encode
+        for it in told:
+            asker, name, job = it
+            if asker.gone:
+                continue
+            asker.told = number = asker.told + 1
+            asker.unreceived.append((number, job))
+            headers = job.headers if job.answer_headers is None else job.answer_headers
+            if job.state == COMPLETED:
+                said = Outcome(id=name, n=number, attempts=job.attempts, headers=headers, again=job.again)
+                messages.append((asker.peer, asker.path, SIGNATURE, encode(said), job.answer))
+            else:
+                messages.append((asker.peer, asker.path, SIGNATURE, encode(_failure(job, name, number, headers)), ()))
+            subjects.append(it)
         sent = self._outbox.say(messages, subjects)
         if sent is None:
             return
@@ -356,13 +367,9 @@ def _word(said: Any) -> str:
     return str(said.__struct_config__.tag)
 
 
-def _outcome(job: Job, name: bytes, number: int) -> tuple[bytes, Body]:
-    """Header and body of an outcome."""
-    headers = job.headers if job.answer_headers is None else job.answer_headers
-    if job.state == COMPLETED:
-        said = Outcome(id=name, n=number, attempts=job.attempts, headers=headers, again=job.again)
-        return native.encode(said), job.answer
-    said = Outcome(
+def _failure(job: Job, name: bytes, number: int, headers: dict[str, str] | None) -> Outcome:
+    """The outcome of a job that was not completed."""
+    return Outcome(
         id=name,
         n=number,
         state=State(job.state).name.lower(),
@@ -385,4 +392,3 @@ def _outcome(job: Job, name: bytes, number: int) -> tuple[bytes, Body]:
         headers=headers,
         again=job.again,
     )
-    return native.encode(said), ()

@@ -41,37 +41,38 @@ class Asker:
 class Askers:
     """All native clients, by connection and return path."""
 
-    __slots__ = ("_paths_max", "_routes", "count")
+    __slots__ = ("_paths_max", "count", "routes")
 
     def __init__(self, *, paths_max: int) -> None:
         self._paths_max = paths_max
-        self._routes: dict[Peer, dict[Path, Asker]] = {}
+        self.routes: dict[Peer, dict[Path, Asker]] = {}
+        """By connection and return path."""
         self.count = 0
 
     def __iter__(self) -> Iterator[Asker]:
-        for paths in self._routes.values():
+        for paths in self.routes.values():
             yield from paths.values()
 
     def on(self, peer: Peer, path: Path) -> Asker | None:
         """Who speaks there, if somebody has said hello."""
-        paths = self._routes.get(peer)
+        paths = self.routes.get(peer)
         return None if paths is None else paths.get(path)
 
     def arrive(self, peer: Peer, path: Path, *, follows: bool) -> tuple[Asker | None, Asker | None]:
         """Somebody says hello there. Returns who begins (None: no room), and who ends by it."""
-        paths = self._routes.get(peer, {})
+        paths = self.routes.get(peer, {})
         before = paths.pop(path, None)
         if before is not None:
             self.count -= 1
         if len(paths) >= self._paths_max:
             return None, before
         asker = Asker(peer, path, follows=follows)
-        self._routes.setdefault(peer, paths)[path] = asker
+        self.routes.setdefault(peer, paths)[path] = asker
         self.count += 1
         return asker, before
 
     def lost(self, peer: Peer) -> list[Asker]:
         """The connection has gone, and every client on it."""
-        gone = list(self._routes.pop(peer, {}).values())
+        gone = list(self.routes.pop(peer, {}).values())
         self.count -= len(gone)
         return gone

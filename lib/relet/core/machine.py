@@ -210,11 +210,14 @@ class Machine:
             self._accepted.extend(jobs)
             self._records.extend(records.accepted(self, job) for job in jobs)
         else:
-            stirred = self.stirred
+            default, append, stirred = self.queue, self.queue.fresh.append, self.stirred
             for job in jobs:
                 queue = job.queue
-                queue.fresh.append(job)
-                stirred[queue] = None
+                if queue is default:  # which is always looked at
+                    append(job)
+                else:
+                    queue.fresh.append(job)
+                    stirred[queue] = None
         if self.trace:
             for job in jobs:
                 self._notice_accepted(job)

@@ -49,8 +49,10 @@ REQUEST_ID_BYTES_MAX: Final = 64
 """Bytes of a request id: so few cannot be met by chance, so many hold any hash that is in use."""
 QUEUE_CHARACTERS_MAX: Final = 200
 """Characters of a queue's name."""
-RETRY_MS: Final = 1_000
-"""When to ask again what was refused because a limit is reached, or because the broker ends."""
+BUSY_RETRY_MS: Final = 100
+"""When to ask again what was refused because a limit is reached: jobs end all the time ..."""
+DRAINING_RETRY_MS: Final = 1_000
+"""... and because the broker ends: another one takes a while."""
 OUTCOME_BYTES: Final = 1_024
 """What a kept outcome costs beyond its frames: the object, its tables, its ids."""
 TERMS_MAX: Final = 1_000
@@ -172,8 +174,8 @@ class Requests:
             if said.ack or any(each.code for each in admitted):
                 machine.promised.append((asker, Submitted(jobs=tuple(admitted)), ()))
         if self._accepted:
-            self.open += len(self._accepted)
-            machine.accept(self._accepted, self._accepted_bytes)
+            self.open += len(accepted)
+            machine.accept(accepted, self._accepted_bytes)
 
     def _admit_many(self, asker: Asker, said: Submit, body: Body, now: int) -> list[Admitted]:
         """The jobs of one message: as a whole where a bound or the message itself is at stake, else each for itself."""
@@ -202,7 +204,7 @@ class Requests:
             code, text = BUSY, self._full()
         if code:
             machine.counters.requests_refused += len(items)
-            retry_ms = RETRY_MS if code == BUSY else 0
+            retry_ms = BUSY_RETRY_MS if code == BUSY else 0
             items = items[: limits.ids_per_message_max]
             return [
                 Admitted(id=name[:REQUEST_ID_BYTES_MAX], code=code, text=text, retry_ms=retry_ms) for name, _ in items
@@ -233,7 +235,7 @@ class Requests:
         if refused is not None or terms is None:
             machine.counters.requests_refused += 1
             code, text = refused or (BAD_REQUEST, "")
-            retry_ms = RETRY_MS if code in (BUSY, DRAINING) else 0
+            retry_ms = {BUSY: BUSY_RETRY_MS, DRAINING: DRAINING_RETRY_MS}.get(code, 0)
             return Admitted(id=name[:REQUEST_ID_BYTES_MAX], code=code, text=text, retry_ms=retry_ms)
         job = Job(0, None, b"", body, now, machine.queues.named(said.queue), terms, key, (), size, headers)
         if said.age_ms:
@@ -421,12 +423,6 @@ class Requests:
             if job.state not in FINAL:
                 self.open += 1
 
-    def number(self, asker: Asker, job: Job) -> int:
-        """The outcome of `job` is on its way to `asker`: under this number."""
-        asker.told = n = asker.told + 1
-        asker.unreceived.append((n, job))
-        return n
-
     def not_told(self, asker: Asker, job: Job) -> None:
         """It did not get there, and never will: no receipt counts for it. The outcome stays kept."""
         job.unreceived -= 1
@@ -444,7 +440,8 @@ class Requests:
             return
         asker.received = number
         unreceived, outcomes, machine = asker.unreceived, self.outcomes, self._machine
-        before = len(unreceived)
+        before, size = len(unreceived), 0
+        known, entries, plain = self._jobs, outcomes.entries, not (self._by_id or machine.keeps_records)
         while unreceived and unreceived[0][0] <= number:
             job = unreceived.popleft()[1]
             left = job.unreceived - 1
@@ -454,8 +451,15 @@ class Requests:
             keep_ns = job.terms.keep_ns
             if keep_ns:
                 heapq.heappush(self._until, (job.ended_ns + keep_ns, job.number, job))
-            elif outcomes.drop(job):
-                self._forget(job)
+                continue
+            entry = entries.pop(job.number, None)
+            if entry is not None:
+                size += entry[1]
+                if plain and job.request is not None:
+                    del known[job.request]
+                else:
+                    self._forget(job)
+        outcomes.bytes -= size
         machine.counters.outcomes_received += before - len(unreceived)
 
     def _received(self, job: Job) -> None:
