@@ -156,7 +156,8 @@ class Machine:
         self._losses = 0
         self._of_lost: list[Job] = []
         """Jobs of the first of these whose leases are being ended, oldest last."""
-        self._handovers_max = limits.handovers_of(tries)
+        self.handovers_max = limits.handovers_of(tries)
+        """Hand-overs of one job that may come to nothing."""
         self._number = 0
         self.keeps_records = keeps_records
         self._records: list[Record] = []
@@ -463,6 +464,7 @@ class Machine:
                     worker.handed_over.append((job.seq, job))
                     handed.append(job)
                 else:
+                    job.partials = 0
                     jobs.append(job)
             else:
                 if not job.token:
@@ -590,11 +592,11 @@ class Machine:
             happened.claimed(job)
             if job.ledger and job.ledger[-1].attempt == job.attempts:
                 job.ledger = job.ledger[:-1]
-            job.ends_ns = NEVER if job.terms.run_ns is None else job.began_ns + job.terms.run_ns
-            self.deadline(job, now)
         else:
             self._stop_timer(job)
-            self.begin_leases([job], now)
+        # Its lease began before others that stand in the lane already.
+        job.ends_ns = NEVER if job.terms.run_ns is None else job.began_ns + job.terms.run_ns
+        self.deadline(job, now)
         job.holder = session
         session.jobs.add(job)
         if self.keeps_records:
@@ -760,7 +762,7 @@ class Machine:
         """A hand-over came to nothing and costs no attempt: the job waits again, or its budget of those is spent."""
         self._end_lease(job)
         happened.given_back(job)
-        if job.handovers >= self._handovers_max:
+        if job.handovers >= self.handovers_max:
             self._discard(job, Reason.HANDOVERS_SPENT, now)
         else:
             self._waits(job)

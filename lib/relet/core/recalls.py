@@ -3,7 +3,8 @@
 A worker asks ahead to hide the way to the broker, and then a job may wait behind a long one while somebody else is
 idle. So, as long as anything is held, the broker looks now and then at the oldest hand-over of each session: where that
 has been held for long, and somebody asks in its queue who would do it at once, it is recalled. One at a time in each
-queue, because a recall takes a way there and back; and never for a worker that would only hold it, too.
+queue, because a recall takes a way there and back; and never for a worker that would only hold it, too. Half of a
+job's budget of hand-overs is left for what is nobody's choice.
 
 A recalled job that is neither given back nor started in time is taken back: its worker is heard, but does not heed.
 """
@@ -37,7 +38,9 @@ class Recalls:
         """Jobs that were recalled: by then each must be given back or started."""
         self._look_at = NEVER
         self._left: list[Session] = []
-        """Sessions that the look under way has not come to."""
+        """Sessions that the look under way has not come to ..."""
+        self._held = False
+        """... and whether those that it has come to hold anything."""
 
     def handed_over(self, now: int) -> None:
         """Something is held."""
@@ -59,24 +62,25 @@ class Recalls:
 
     def _look(self, now: int) -> None:
         """Some sessions at a time; the next look is due while anything is held."""
-        sessions = self._left or list(self._machine.roster.sessions.values())
-        self._left = sessions[self._looks_max :]
-        self._look_at = now if self._left else NEVER
-        held = False
+        if not self._left:
+            self._left, self._held = list(self._machine.roster.sessions.values()), False
+        sessions, self._left = self._left, self._left[self._looks_max :]
         for session in sessions[: self._looks_max]:
             job = session.oldest_held()
             if job is not None:
-                held = True
+                self._held = True
                 if job.timer is None and now >= job.began_ns + self._recall_ns:
                     self._recall(session, job, now)
-        if held:
-            self._look_at = min(self._look_at, now + self._recall_ns)
-        elif self._left:
+        if self._left:
             self._look_at = now
+        else:
+            self._look_at = now + self._recall_ns if self._held else NEVER
 
     def _recall(self, session: Session, job: Job, now: int) -> None:
         queue = job.queue
-        if queue.recalls or not session.recalls or session.away or not self._somebody_is_idle(queue, session):
+        if queue.recalls or len(queue) or not session.recalls or session.away or not self._may_be_spent(job):
+            return
+        if not self._puts_idle_first(queue, session):
             return
         queue.recalls += 1
         job.began_ns = now
@@ -84,9 +88,17 @@ class Recalls:
         self._machine.counters.handovers_recalled += 1
         self._machine.said.append((session, Recall(tokens=(job.token,)), ()))
 
-    def _somebody_is_idle(self, queue: Queue, but: Worker) -> bool:
-        for place in islice(queue.line, IDLE_LOOKS_MAX):
+    def _may_be_spent(self, job: Job) -> bool:
+        """Whether one more hand-over of this job may come to nothing by choice."""
+        return 2 * (job.handovers + 1) <= self._machine.handovers_max
+
+    def _puts_idle_first(self, queue: Queue, but: Worker) -> bool:
+        """Somebody has nothing to do, and is the next in turn when the job comes back. False: nobody."""
+        line = queue.line
+        for index, place in enumerate(islice(line, IDLE_LOOKS_MAX)):
             worker = place.worker
             if worker is not but and worker.credit and len(worker.jobs) < worker.capacity:
+                del line[index]
+                line.appendleft(place)
                 return True
         return False

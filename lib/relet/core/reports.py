@@ -207,7 +207,7 @@ class Reports:
             machine.asks_refused(1, "too_many_asks")
 
     def _started(self, session: Session, started: int, now: int) -> None:
-        session.started = started
+        session.started = started = min(started, session.handed)
         handed_over = session.handed_over
         jobs: list[Job] = []
         while handed_over and handed_over[0][0] <= started:
@@ -385,6 +385,8 @@ class Reports:
             return None
         if starts and job.state == HELD:
             machine.start([job], now)
+        if starts and job.holder is None:  # of an earlier life of the broker: what proves possession is a claim
+            machine.claim(job, session, now)
         return job
 
     def too_large(self, session: Session, said: Complete | Partial, text: str) -> None:

@@ -159,7 +159,8 @@ class Requests:
                 and self._accepted_bytes < room_bytes
             ):
                 size = len(body)
-                job = Job(0, None, b"", body, now, default, terms, name, ((asker, name, said.follow),), size)
+                follows = said.follow and asker.follows
+                job = Job(0, None, b"", body, now, default, terms, name, ((asker, name, follows),), size)
                 known[name] = job
                 accepted.append(job)
                 self._accepted_bytes += size
@@ -241,7 +242,7 @@ class Requests:
         if said.age_ms:
             job.again = not machine.keeps_records and now - said.age_ms * 1_000_000 < machine.began_ns
         if said.wait:
-            job.askers = ((asker, name, said.follow),)
+            job.askers = ((asker, name, said.follow and asker.follows),)
             if terms.ends_alone:
                 asker.watched.add(job)
         self._jobs[key] = job
@@ -348,7 +349,7 @@ class Requests:
         others = tuple(it for it in job.askers if not it[0].gone and not (it[0] is asker and it[1] == name))
         if len(others) >= self._limits.askers_per_job_max:
             return False
-        job.askers = (*others, (asker, name, follows))
+        job.askers = (*others, (asker, name, follows and asker.follows))
         if job.terms.ends_alone:
             asker.watched.add(job)
         return True
