@@ -224,7 +224,7 @@ class Requests:
         known = self._jobs.get(key)
         if known is not None:
             return self._join(asker, said, known, name, body, now)
-        size = held = len(body) if type(body) is bytes else held_bytes(body, b"")
+        size, held = body_bytes(body), held_bytes(body, b"")
         headers = said.headers
         if headers is not None:
             held += sum(len(each) + len(value) for each, value in headers.items())
