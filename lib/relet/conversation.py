@@ -10,6 +10,7 @@ only when it is safe.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -252,6 +253,8 @@ class Conversation:
                 continue
             asker.told = number = asker.told + 1
             asker.unreceived.append((number, job))
+            if number > asker.look_at:
+                self._machine.requests.look_at(asker)
             headers = job.headers if job.answer_headers is None else job.answer_headers
             if job.state == COMPLETED:
                 said = Outcome(id=name, n=number, attempts=job.attempts, headers=headers, again=job.again)
@@ -268,7 +271,7 @@ class Conversation:
             if not asker.gone:
                 self._clients.forget(asker.peer)
                 requests.lost(asker.peer, now)
-        for asker, _, job in sent.dropped:
+        for asker, _, job in reversed(sent.dropped):  # the last one first: it stands last
             requests.not_told(asker, job)
         if sent.dropped:
             jobs = [job.number for _, _, job in sent.dropped[:10]]
@@ -277,7 +280,7 @@ class Conversation:
 
     def untold(self, told: Sequence[Told]) -> None:
         """These outcomes did not get there, because their askers are gone; they stay kept for who asks again."""
-        for asker, _, job in told:
+        for asker, _, job in reversed(told):  # the last one first: it stands last
             self._machine.counters.replies_unroutable += 1
             self._machine.requests.not_told(asker, job)
 
@@ -295,13 +298,14 @@ class Conversation:
                 (to_workers if to.worker else to_clients).append(message)
             else:
                 to_workers.append(message)
-        if to_workers:
-            self._workers.send(to_workers)  # who cannot be reached is gone, and its connection will say so
+        dropped = 0
+        if to_workers:  # who cannot be reached is gone, and its connection will say so; who does not read hears no more
+            dropped = sum(code == errno.EAGAIN for _, code in self._workers.send(to_workers))
         if to_clients:
-            dropped = self._outbox.refuse(to_clients)
-            if dropped:
-                machine.counters.reply_dropped += dropped
-                machine.notices.append((Event.REPLY_DROPPED, {"count": dropped, "jobs": []}))
+            dropped += self._outbox.refuse(to_clients)
+        if dropped:
+            machine.counters.reply_dropped += dropped
+            machine.notices.append((Event.REPLY_DROPPED, {"count": dropped, "jobs": []}))
 
     def acknowledge(self, acks: dict[Session, int]) -> None:
         """Reports up to these numbers are safe; said with the next job of this turn, or at its end."""

@@ -112,12 +112,13 @@ def test_another_version_is_refused_whatever_it_says(version: int) -> None:
 
 
 def test_a_header_has_a_largest_size() -> None:
-    """Header: at most 64 KiB."""
+    """Header: at most 64 KiB from a peer; a broker's may be longer, because it lists what it was asked."""
     word: dict[str, Any] = {"t": "heartbeat", "filling": b"x" * 65_000}
     word["filling"] = b"x" * (65_000 + 65_536 - len(msgpack.packb(word)))
     assert [code_of(read, msgpack.packb(word)) for read in READERS] == [""] * 4
     word["filling"] += b"x"
-    assert [code_of(read, msgpack.packb(word)) for read in READERS] == ["bad_header"] * 4
+    codes = [code_of(read, msgpack.packb(word)) for read in READERS]
+    assert codes == ["bad_header", "bad_header", "", ""]
 
 
 def test_unknown_keys_are_ignored_and_unknown_names_are_told() -> None:

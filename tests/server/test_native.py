@@ -257,7 +257,7 @@ def test_busy_is_told_before_the_broker_stops_reading(site: Site) -> None:
     client.submit(b"10")
     client.submit(b"11")
     (one,) = client.hear(Submitted)[0].jobs
-    assert (one.code, one.retry_ms) == ("busy", 1_000)
+    assert (one.code, one.retry_ms > 0) == ("busy", True)
     assert site.broker.jobs_open == 10
 
 

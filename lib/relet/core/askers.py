@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Final
 
 from relet.core.job import Job
 from relet.messages import Path, Peer
+
+UNRECEIVED_LOOK: Final = 100
+"""Outcomes that one client is told between two looks at those that it has not received."""
 
 
 class Asker:
     """One return path on one connection of a native client."""
 
-    __slots__ = ("follows", "gone", "path", "peer", "received", "told", "unreceived", "watched")
+    __slots__ = ("follows", "gone", "look_at", "path", "peer", "received", "told", "unreceived", "watched")
 
     def __init__(self, peer: Peer, path: Path, *, follows: bool) -> None:
         self.peer = peer
@@ -31,6 +35,8 @@ class Asker:
         """Outcomes up to this number it has, as it says."""
         self.unreceived: deque[tuple[int, Job]] = deque()
         """(number, job) of outcomes that it was told and has not said to have received, oldest first."""
+        self.look_at = UNRECEIVED_LOOK
+        """At the outcome of this number it is looked whether those that it has not received are kept at all."""
         self.watched: set[Job] = set()
         """Open jobs that end when nobody waits for them any more."""
 

@@ -54,6 +54,9 @@ HEARTBEATS_PER_LIVENESS: Final = 4
 FEATURES: Final = ("starts", "recalls")
 AGENT: Final = f"relet/{__version__}"
 
+_STALE_WORTH_REBUILDING: Final = 64
+"""Below this a rebuild costs more than the entries it frees."""
+
 TOKEN_BYTES_MAX: Final = 64
 """So much of a token that was never given is repeated to who sent it."""
 
@@ -103,7 +106,7 @@ class Reports:
                 return Error(code="too_many_peers", text="there are as many workers as may be; come back later")
             machine.arrived(session)
             self._arrivals += 1
-            heapq.heappush(self._checks, (now + self._limits.liveness_ns, self._arrivals, session))
+            self._check(session, now)
         else:
             roster.moved(session, peer, path)
             roster.void(session)
@@ -117,6 +120,13 @@ class Reports:
             "run_ms": self._limits.run_ns_max // 1_000_000,
         }
         return self.welcome(limits, FEATURES, handed=session.handed, received=session.safe, lost=lost)
+
+    def _check(self, session: Session, now: int) -> None:
+        """It is to be looked at when it may have been silent for too long; sessions that have ended need no look."""
+        checks = self._checks
+        heapq.heappush(checks, (now + self._limits.liveness_ns, self._arrivals, session))
+        if len(checks) > 2 * len(self._machine.roster.sessions) + _STALE_WORTH_REBUILDING:
+            self._checks = sorted(it for it in checks if not it[2].lost)
 
     def welcome(
         self,

@@ -15,9 +15,10 @@ in any case no longer than the bounds allow.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from relet.core.askers import Asker, Askers
+from relet.core.askers import UNRECEIVED_LOOK, Asker, Askers
 from relet.core.job import FINAL, Job, State, Terms
 from relet.core.kept import Kept
 from relet.core.lease import NEVER
@@ -92,6 +93,8 @@ class Requests:
         self._terms: dict[tuple[int | None, int | None, str, str, int], Terms] = {}
         self._forgotten_ns = -NEVER
         """When the youngest job was accepted whose outcome a bound made us forget before it was received."""
+        self._forgets = False
+        """Outcomes have been forgotten that somebody was told and had not received."""
         self._until: list[tuple[int, int, Job]] = []
         """A heap (moment, number, job): outcomes that were received and are to be kept until then."""
         self._deserted: list[tuple[int, int, Job]] = []
@@ -225,12 +228,13 @@ class Requests:
         if known is not None:
             return self._join(asker, said, known, name, body, now)
         size, held = body_bytes(body), held_bytes(body, b"")
-        headers = said.headers
+        headers, headers_bytes = said.headers, 0
         if headers is not None:
-            held += sum(len(each) + len(value) for each, value in headers.items())
+            headers_bytes = sum(len(each) + len(value) for each, value in headers.items())
+            held += headers_bytes
         plain = said.run_ms is None and said.silence_ms is None and said.late == "any" and not said.keep_ms
         terms = machine.terms if plain and said.gone == "finish" else self._terms_of(said)
-        refused = self._refusal(said, name, terms, held - size, now)
+        refused = self._refusal(said, name, terms, headers_bytes, now)
         if refused is None and self._is_full(1, held):
             refused = BUSY, self._full()
         if refused is not None or terms is None:
@@ -412,6 +416,7 @@ class Requests:
                     asker.watched.discard(job)
             job.askers = ()
         for evicted in self.outcomes.keep_all(jobs):
+            self._forgets = True
             self._forgotten_ns = max(self._forgotten_ns, evicted.accepted_ns)
             self._forget(evicted)
 
@@ -427,13 +432,27 @@ class Requests:
     def not_told(self, asker: Asker, job: Job) -> None:
         """It did not get there, and never will: no receipt counts for it. The outcome stays kept."""
         job.unreceived -= 1
-        if asker.unreceived and asker.unreceived[-1][1] is job:
-            asker.unreceived.pop()
-        else:
+        unreceived = asker.unreceived
+        for index in range(len(unreceived) - 1, -1, -1):  # from the end, where those stand that did not get there
+            if unreceived[index][1] is job:
+                del unreceived[index]
+                break
+
+    def look_at(self, asker: Asker) -> None:
+        """A client that is told much and receives nothing: what was forgotten of it needs no receipt, and what it may
+        yet receive has a bound, above which the oldest outcomes are kept without waiting for it.
+        """
+        if self._forgets:
+            live: deque[tuple[int, Job]] = deque()
             for entry in asker.unreceived:
-                if entry[1] is job:
-                    asker.unreceived.remove(entry)
-                    break
+                if entry[1] in self.outcomes:
+                    live.append(entry)
+                else:
+                    entry[1].unreceived -= 1
+            asker.unreceived = live
+        while len(asker.unreceived) > self._limits.outcomes_max:
+            asker.unreceived.popleft()[1].unreceived -= 1
+        asker.look_at = asker.told + max(UNRECEIVED_LOOK, len(asker.unreceived) if self._forgets else 0)
 
     def received(self, asker: Asker, number: int) -> None:
         """A client says that it has all outcomes up to this number."""
@@ -510,6 +529,7 @@ class Requests:
             if job.unreceived <= 0:
                 self._received(job)
         for job in self.outcomes.take_aged(now, steps_max):
+            self._forgets = True
             self._forget(job)
 
     def due(self) -> int:

@@ -16,7 +16,8 @@ import msgspec
 from relet.messages import VERSION, Error, FromClient, FromWorker, ToClient, ToWorker
 
 HEADER_BYTES_MAX: Final = 64 * 1024
-"""Bytes of one header: a thousand claims of a worker, or ids of a client, fit."""
+"""Bytes of one header of a peer: a thousand claims of a worker, or ids of a client, fit. What a broker lists may be
+longer - a ledger, a thousand refusals: its own limits bound it."""
 REQUEST_ID_BYTES_MIN: Final = 16
 REQUEST_ID_BYTES_MAX: Final = 64
 """Bytes of a request id: so few cannot be met by chance, so many hold any hash that is in use."""
@@ -77,7 +78,7 @@ def from_client(version: int, header: bytes) -> FromClient:
 def to_worker(version: int, header: bytes) -> ToWorker:
     """What a broker says to a worker. Raises `BadMessage`."""
     try:
-        if version == VERSION and len(header) <= HEADER_BYTES_MAX:
+        if version == VERSION:
             return _TO_WORKER.decode(header)
     except _UNREADABLE as error:
         raise BadMessage(_why(version, header, error)) from None
@@ -87,7 +88,7 @@ def to_worker(version: int, header: bytes) -> ToWorker:
 def to_client(version: int, header: bytes) -> ToClient:
     """What a broker says to a client. Raises `BadMessage`."""
     try:
-        if version == VERSION and len(header) <= HEADER_BYTES_MAX:
+        if version == VERSION:
             return _TO_CLIENT.decode(header)
     except _UNREADABLE as error:
         raise BadMessage(_why(version, header, error)) from None

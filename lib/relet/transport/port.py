@@ -60,6 +60,10 @@ BACKLOG: Final = 4_096
 """Connections that the kernel may hold for us: after a restart all peers come back at once."""
 LINGER_MS: Final = 1_000
 """How long last replies may leave after the loop has ended."""
+WORKER_MESSAGES_MAX: Final = 32_768
+"""Messages that wait in libzmq for one connection of workers that does not read. So high that a proxy with thousands of
+workers behind it gets all that they have asked for at once; there at all because what a worker is answered is bounded
+by nothing else: one that floods and never reads would fill the memory, 300 bytes at a time."""
 FRAME_BYTES_FACTOR: Final = 2
 """`MAXMSGSIZE` lies this far above the body limit: a frame up to there is read, refused and answered. Beyond it libzmq
 cuts the connection before it has the frame: it must, or one frame could take all memory."""
@@ -108,7 +112,7 @@ def open_socket(
     if kind == zmq.ROUTER:
         socket.router_mandatory = True
         if role == "workers":
-            socket.sndhwm = 0  # asks bound what is sent to a worker; a mark would only lose what was asked for
+            socket.sndhwm = WORKER_MESSAGES_MAX
     try:
         socket.bind(endpoint.url)
     except zmq.ZMQError as error:
