@@ -13,14 +13,31 @@ from relet._version import __version__
 
 if TYPE_CHECKING:
     from relet.broker import Broker
-    from relet.client import BrokerLost, Client, ClientClosed, ClientError, JobFailed, UnexpectedAnswer
+    from relet.client import (
+        BrokerLost,
+        Client,
+        ClientClosed,
+        ClientError,
+        Enqueued,
+        JobExpired,
+        JobFailed,
+        JobFuture,
+        JobRefused,
+        JobStatus,
+        JobUnknown,
+        Partial,
+        Progress,
+        Terms,
+        UnexpectedAnswer,
+    )
     from relet.core.effects import Counters
     from relet.core.limits import LimitError, Limits
     from relet.events import Event
+    from relet.messages import Entry
     from relet.transport.endpoints import EndpointError
     from relet.transport.port import BindError
     from relet.transport.pump import PumpUnavailable
-    from relet.worker import NoAnswer, Worker
+    from relet.worker import CurrentJob, FailJob, HandBack, NoAnswer, Worker, current_job
 
 __all__ = [
     "BindError",
@@ -30,16 +47,30 @@ __all__ = [
     "ClientClosed",
     "ClientError",
     "Counters",
+    "CurrentJob",
     "EndpointError",
+    "Enqueued",
+    "Entry",
     "Event",
+    "FailJob",
+    "HandBack",
+    "JobExpired",
     "JobFailed",
+    "JobFuture",
+    "JobRefused",
+    "JobStatus",
+    "JobUnknown",
     "LimitError",
     "Limits",
     "NoAnswer",
+    "Partial",
+    "Progress",
     "PumpUnavailable",
+    "Terms",
     "UnexpectedAnswer",
     "Worker",
     "__version__",
+    "current_job",
 ]
 
 _WHERE: Final = {
@@ -50,15 +81,29 @@ _WHERE: Final = {
     "ClientClosed": "relet.client",
     "ClientError": "relet.client",
     "Counters": "relet.core.effects",
+    "CurrentJob": "relet.worker",
     "EndpointError": "relet.transport.endpoints",
+    "Enqueued": "relet.client",
+    "Entry": "relet.messages",
     "Event": "relet.events",
+    "FailJob": "relet.worker",
+    "HandBack": "relet.worker",
+    "JobExpired": "relet.client",
     "JobFailed": "relet.client",
+    "JobFuture": "relet.client",
+    "JobRefused": "relet.client",
+    "JobStatus": "relet.client",
+    "JobUnknown": "relet.client",
     "LimitError": "relet.core.limits",
     "Limits": "relet.core.limits",
     "NoAnswer": "relet.worker",
+    "Partial": "relet.client",
+    "Progress": "relet.client",
     "PumpUnavailable": "relet.transport.pump",
+    "Terms": "relet.client",
     "UnexpectedAnswer": "relet.client",
     "Worker": "relet.worker",
+    "current_job": "relet.worker",
 }
 
 

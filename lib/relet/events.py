@@ -86,6 +86,13 @@ class Event(StrEnum):
     """endpoint"""
     BROKER_LOST = "broker_lost"
     """The connection went; trying to get it back (warning). endpoint"""
+    ANSWERED_AGAIN = "answered_again"
+    """An outcome of a broker that is younger than its request: the job may have been done before (warning). endpoint,
+    text"""
+    OUTCOMES_MISSED = "outcomes_missed"
+    """The broker dropped outcomes that were not read in time; they are asked for again (warning). endpoint, count"""
+    CALLBACK_FAILED = "callback_failed"
+    """A callback for partial results or progress raised (error, with the traceback). error"""
     LIBRARY_FAILED = "library_failed"
     """A fault of ours: the library's own thread has ended (error, with the traceback). endpoint"""
     HANDLER_FAILED = "handler_failed"

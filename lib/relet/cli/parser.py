@@ -69,6 +69,13 @@ class Parser(argparse.ArgumentParser):
         return f"there is no option {option}" + (f"; did you mean {close[0]}?" if close else "")
 
 
+def add_dialect(parser: argparse.ArgumentParser) -> None:
+    """Which protocol a test program speaks. The names are those of `transport.link`, which would load ZeroMQ."""
+    parser.add_argument(
+        "--dialect", choices=("native", "2010"), default="native", help="what to speak to the broker [native]"
+    )
+
+
 class _Versions(argparse.Action):
     """--version: print and end, whatever else stands on the command line."""
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from relet.cli import report
 from relet.cli.exits import Exit
 from relet.cli.logs import add_logging, configure
-from relet.cli.parser import Parser, endpoint, fail, say
+from relet.cli.parser import Parser, add_dialect, endpoint, fail, say
 from relet.cli.quantities import count, duration, size
 from relet.cli.testjobs import answer_to, body_of, label_of
 
@@ -77,6 +77,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--timeout", type=duration, metavar="TIME", help="how long to wait for an answer [for ever]")
     parser.add_argument("--wait", type=duration, metavar="TIME", help="how long to wait for a broker [for ever]")
+    add_dialect(parser)
     parser.add_argument("--json", action="store_true", help="the JSON summary, on a terminal too")
     add_logging(parser)
     return parser
@@ -126,7 +127,9 @@ class Run:
         from relet import Client
 
         values = self.values
-        self._clients = [Client(values.clients, timeout=values.timeout) for _ in range(values.threads)]
+        self._clients = [
+            Client(values.clients, timeout=values.timeout, dialect=values.dialect) for _ in range(values.threads)
+        ]
         self._threads = [
             threading.Thread(target=self._send, args=(index, client), daemon=True)
             for index, client in enumerate(self._clients, 1)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from relet.cli.exits import Exit
 from relet.cli.logs import add_logging, configure
-from relet.cli.parser import Parser, endpoint, fail, say
+from relet.cli.parser import Parser, add_dialect, endpoint, fail, say
 from relet.cli.quantities import count, duration, duration_or_zero, rate, written_duration
 from relet.cli.testjobs import answer_to, label_of
 
@@ -73,7 +73,10 @@ def build_parser() -> Parser:
         "--crash", type=rate, default=0.0, metavar="RATE", help="share of jobs at which the whole process ends [0]"
     )
     parser.add_argument("--workers", type=count, default=1, dest="crew", metavar="N", help="how many to run [1]")
-    parser.add_argument("--ahead", type=count, default=1, metavar="N", help="jobs that each asks for at a time [1]")
+    parser.add_argument(
+        "--ahead", type=count, metavar="N", help="jobs that each asks for at a time [what hides the way; 1 in 2010]"
+    )
+    add_dialect(parser)
     parser.add_argument("--seed", type=int, metavar="N", help="decide the same in every run [drawn, and shown]")
     parser.add_argument("--quiet", action="store_true", help="no line for each job, only the tally")
     add_logging(parser)
@@ -174,7 +177,10 @@ class Crew:
         self._values = values
         self._stopped = threading.Event()
         self._hands = [Hand(index, values, self._stopped) for index in range(1, values.crew + 1)]
-        self._workers = [Worker(values.workers, values.answers, hand, ahead=values.ahead) for hand in self._hands]
+        self._workers = [
+            Worker(values.workers, values.answers, hand, dialect=values.dialect, ahead=values.ahead)
+            for hand in self._hands
+        ]
         self._began = time.monotonic()
 
     def work(self) -> int:

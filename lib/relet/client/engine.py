@@ -40,7 +40,6 @@ CLOSE_SECONDS_MAX: Final = 2.0
 REFUSALS_LOGGED_EVERY_NS: Final = 1_000_000_000
 """Bad frames and unknown answers are logged at most this often, with their count."""
 
-CALLBACK_FAILED: Final = "callback_failed"
 """Event: a callback for partial results or progress raised (error, with the traceback). error"""
 
 T = TypeVar("T")
@@ -316,7 +315,7 @@ class Engine:
                 request.follow(told)
             except Exception as error:  # noqa: BLE001 - the user's
                 self._log.say(
-                    logging.ERROR, CALLBACK_FAILED, exc_info=True, error=repr(error), endpoint=self._endpoint.url
+                    logging.ERROR, Event.CALLBACK_FAILED, exc_info=True, error=repr(error), endpoint=self._endpoint.url
                 )
 
     def _deliver(self, settled: list[tuple[Waiter, Outcome]]) -> None:

@@ -87,10 +87,6 @@ COMPLETED: Final = "completed"
 UNKNOWN: Final = "unknown"
 EXPIRED: Final = "expired"
 NO_SESSION: Final = "no_session"
-ANSWERED_AGAIN: Final = "answered_again"
-"""Event: an earlier broker may have had the job done before. count"""
-OUTCOMES_MISSED: Final = "outcomes_missed"
-"""Event: outcomes were lost on their way; what is open is asked again. count"""
 
 
 def request_ids() -> Iterator[bytes]:
@@ -608,7 +604,9 @@ class NativePeer(Peer[R]):
 
     def _answered_again(self) -> None:
         if not self.counters.answered_again:
-            self._warn(ANSWERED_AGAIN, text="the broker is younger than the request: its job may have been done twice")
+            self._warn(
+                Event.ANSWERED_AGAIN, text="the broker is younger than the request: its job may have been done twice"
+            )
         self.counters.answered_again += 1
 
     def _misnumbered(self, number: int, now: int) -> None:
@@ -622,7 +620,7 @@ class NativePeer(Peer[R]):
             missed = number - max(self._highest, self._received) - 1
             self.counters.outcomes_missed += missed
             if self._gap_due is None:
-                self._warn(OUTCOMES_MISSED, count=missed)
+                self._warn(Event.OUTCOMES_MISSED, count=missed)
         self._highest = max(self._highest, number)
         if self._gap_due is None:
             repaired = self._gap_repaired_at

@@ -36,7 +36,7 @@ from relet.transport.endpoints import Endpoint
 
 DIALECT_NATIVE: Final = "native"
 DIALECT_2010: Final = "2010"
-DIALECT_DEFAULT: Final = DIALECT_2010
+DIALECT_DEFAULT: Final = DIALECT_NATIVE
 """What `Client` and `Worker` speak where the program does not say."""
 CONNECT_TIMEOUT_MS: Final = 3_000
 """An attempt to connect that the network swallows is given up after this long, and made again."""
