@@ -250,6 +250,7 @@ class Conversation:
         for it in told:
             asker, name, job = it
             if asker.gone:
+                job.unreceived -= 1  # it never got there; the outcome stays kept
                 continue
             asker.told = number = asker.told + 1
             asker.unreceived.append((number, job))

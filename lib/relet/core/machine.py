@@ -609,8 +609,11 @@ class Machine:
                 self.leave(job, "")
                 self._stopped(job, now)
                 jobs_max -= 1
-        never_out = [*(queue.fresh for queue in self.queues), self._accepted, *(jobs for _, jobs in self._unsafe)]
-        for jobs in never_out:
+        for queue in self.queues:
+            while jobs_max > 0 and (waiting := queue.take()) is not None:
+                self._stopped(waiting, now)
+                jobs_max -= 1
+        for jobs in (self._accepted, *(jobs for _, jobs in self._unsafe)):
             while jobs and jobs_max > 0:
                 job = jobs.pop()
                 if job.state not in FINAL:
@@ -664,14 +667,16 @@ class Machine:
         jobs, final = records.rebuilt(self, kept, now)
         for job in jobs:
             self._loaded(job, now)
-        for job, is_kept, is_owed in final:
+        final.sort(key=_end_of)  # the oldest go first
+        excess: list[Job] = []  # the bounds may be smaller than they were
+        for job, is_kept, _ in final:
             if is_kept:
-                self.kept.keep(job)
+                excess += self.kept.keep(job)
             else:
                 job.body = b""
-            if is_owed:
-                self.requests.restore(job)
-                self.requests.outcomes.keep(job)
+        self.requests.restore_outcomes([job for job, _, is_owed in final if is_owed])
+        for job in excess:
+            self.forgotten(job)
         numbers = [job.number for job in jobs] + [job.number for job, _, _ in final]
         self._number = self._number_safe = max(numbers, default=0)
 
@@ -835,6 +840,8 @@ class Machine:
             self._notice_finished(job)
         if job.state == DISCARDED:
             self._keep(job)
+        else:
+            job.body = b""
         if self.keeps_records:
             self._record_finished(job)
 
@@ -896,6 +903,10 @@ def _choice(worker: Worker) -> Job | None:
         if job is not None:
             return job
     return None
+
+
+def _end_of(final: tuple[Job, bool, bool]) -> int:
+    return final[0].ended_ns
 
 
 def _number_of(job: Job) -> int:

@@ -35,7 +35,7 @@ def accepted(machine: Machine, job: Job) -> Accepted:
         terms,
         principal,
         request,
-        job.id,
+        machine.requests.id_of(job, job.accepted_ns),  # the same in every life of the broker
         job.headers,
         job.again,
     )
@@ -43,7 +43,7 @@ def accepted(machine: Machine, job: Job) -> Accepted:
 
 def attempt(machine: Machine, job: Job) -> Attempt:
     """Where an open job stands."""
-    due_ms = machine.wall_ms(job.due_ns) if job.state == DELAYED else 0
+    due_ms = machine.wall_ms(job.due_ns + 999_999) if job.state == DELAYED else 0  # never early
     return Attempt(
         job.number,
         int(job.state),

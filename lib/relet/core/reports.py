@@ -444,6 +444,7 @@ class Reports:
     def _end(self, session: Session) -> None:
         self._machine.notice_lost(session)
         self._machine.roster.end(session)
+        session.handed_over.clear()  # a job is not seen by the collector, and would keep its queue with the session
 
     def expire(self, now: int) -> None:
         """Ends the sessions of which nothing was heard for too long."""

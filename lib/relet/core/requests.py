@@ -180,12 +180,14 @@ class Requests:
         if self._accepted:
             self.open += len(accepted)
             machine.accept(accepted, self._accepted_bytes)
+            self._accepted, self._waiting = [], {}  # else the last batch would live until the next
 
     def _admit_many(self, asker: Asker, said: Submit, body: Body, now: int) -> list[Admitted]:
         """The jobs of one message: as a whole where a bound or the message itself is at stake, else each for itself."""
         machine, limits = self._machine, self._limits
         frames = body_frames(body)
         begin, items, fresh, size = 0, [], 0, 0
+        headers_bytes = sum(len(each) + len(value) for each, value in (said.headers or {}).items())
         code = text = ""
         for item in said.jobs:
             end = begin + item.frames
@@ -194,7 +196,7 @@ class Requests:
             begin = end
             if self._key(asker, item.id) not in self._jobs:
                 fresh += 1
-                size += held_bytes(one, b"")
+                size += held_bytes(one, b"") + headers_bytes
         if said.id or begin != len(frames) or any(item.frames < 0 for item in said.jobs):
             code, text = (
                 BAD_REQUEST,
@@ -415,10 +417,19 @@ class Requests:
                 if job.terms.ends_alone:
                     asker.watched.discard(job)
             job.askers = ()
+        self._keep(jobs)
+
+    def _keep(self, jobs: list[Job]) -> None:
         for evicted in self.outcomes.keep_all(jobs):
             self._forgets = True
             self._forgotten_ns = max(self._forgotten_ns, evicted.accepted_ns)
             self._forget(evicted)
+
+    def restore_outcomes(self, jobs: list[Job]) -> None:
+        """Final jobs that came out of a store, the oldest first, whose outcomes are owed."""
+        for job in jobs:
+            self.restore(job)
+        self._keep(jobs)
 
     def restore(self, job: Job) -> None:
         """A job that came out of a store can be asked about."""
