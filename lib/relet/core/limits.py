@@ -62,7 +62,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     worker_grace_ns: int = 20_000_000
     """How long the leases of a lost worker of 2010 outlive its connection: its last answer may be under way on the
     other one."""
-    session_grace_ns: int = 250_000_000
+    session_grace_ns: int = 100_000_000
     """How long a native worker keeps its session without a connection: a live one is back sooner, on another."""
     liveness_ns: int = 10_000_000_000
     """How long nothing may be heard of a native worker; it says something four times as often. An extension module
