@@ -123,6 +123,7 @@ def test_workers_have_a_bound_and_who_finds_no_room_is_told(talk: Any) -> None:
     two.connect(beside=one)
     assert two.hello().code == "too_many_peers"
     c = it.client("one", path=b"1")
+    c.submit_many(b"a")  # else it would make room
     d = it.client("two", path=b"2", hello=False)
     d.connect(beside=c)
     assert d.hello().code == "too_many_peers"

@@ -194,6 +194,8 @@ def test_too_many_connections_and_paths_are_told(site: Site) -> None:
     site.open(limits=Limits(peers_max=2, paths_per_peer_max=1))
     for role, kind in (("clients", Client), ("workers", Worker)):
         first, _ = kind(site), kind(site)
+        if isinstance(first, Client):
+            first.submit(b"job")  # one that waits for nothing would make room
         third = Native(site, role)
         third.say({"t": "hello", "incarnation": name()})
         assert error(third).code == "too_many_peers"

@@ -271,6 +271,50 @@ def test_ids_and_receipts_of_a_client_that_says_none_fill_nothing(site: Site) ->
         assert not asker.unreceived
 
 
+def test_outcomes_to_be_kept_that_must_go_leave_nothing(site: Site) -> None:
+    """`keep_ms` is within the bounds: what had to go before its time is not kept by its timer either."""
+    site.open(limits=Limits(outcomes_max=10))
+    with others_are_served(site):
+        client, worker = Client(site), Worker(site, credit=100)
+        for n in range(1, 501):
+            client.submit(b"job", keep_ms=3_600_000, received=n - 1)
+            job, _ = worker.job()
+            worker.say(Complete(token=job.token, n=n, credit=n + 100), b"x" * 1_000)
+            client.outcome()
+        assert len(site.broker._machine.requests._until) < 100
+
+
+def test_clients_behind_a_proxy_come_and_go_for_ever(site: Site) -> None:
+    """Nobody tells when a client behind a proxy has gone: those that wait for nothing make room, those that do stay."""
+    site.open(limits=Limits(paths_per_peer_max=10))
+    reached = site.proxy(site.broker.endpoints["clients"])
+    waiting = [Client(site, socket=site.connect_to(zmq.DEALER, reached)) for _ in range(3)]
+    for client in waiting:
+        client.submit(b"wait", queue="later")
+    worker = Worker(site, credit=100)
+    for n in range(1, 51):
+        client = Client(site, socket=site.connect_to(zmq.DEALER, reached))
+        client.submit(b"%d" % n)
+        job, body = worker.job()
+        worker.say(Complete(token=job.token, n=n), *body)
+        assert client.outcome()[1] == [b"%d" % n]  # and it goes without a receipt
+        client.socket.close(linger=0)
+    later = Worker(site, credit=3, queues=("later",))
+    for n, client in enumerate(waiting, 1):
+        job, _ = later.job()
+        later.say(Complete(token=job.token, n=n), b"done")
+        assert client.outcome()[1] == [b"done"]
+    for _ in range(10):
+        client = Client(site, socket=site.connect_to(zmq.DEALER, reached))
+        client.submit(b"wait", queue="later", ack=True)
+        client.hear(Submitted)
+    waiting[0].say(Heartbeat())
+    assert waiting[0].hear(Error)[0].code == "no_session"  # it waited for nothing any more
+    full = Native(site, "clients", site.connect_to(zmq.DEALER, reached))
+    full.say(ClientHello())
+    assert full.hear(Error)[0].code == "too_many_peers"
+
+
 def test_a_client_that_goes_with_much_unread_holds_nobody_up(site: Site) -> None:
     """What a client leaves unread when it goes is put back in one short turn, however much it is."""
     site.open()

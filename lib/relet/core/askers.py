@@ -77,6 +77,17 @@ class Askers:
         self.count += 1
         return asker, before
 
+    def behind(self, peer: Peer) -> list[Asker]:
+        """All on one connection, who said hello first first."""
+        return list(self.routes.get(peer, {}).values())
+
+    def leave(self, asker: Asker) -> None:
+        """Nobody speaks there any more, as far as we know."""
+        paths = self.routes.get(asker.peer)
+        if paths is not None and paths.get(asker.path) is asker:
+            del paths[asker.path]
+            self.count -= 1
+
     def lost(self, peer: Peer) -> list[Asker]:
         """The connection has gone, and every client on it."""
         gone = list(self.routes.pop(peer, {}).values())

@@ -59,6 +59,8 @@ OUTCOME_BYTES: Final = 1_024
 TERMS_MAX: Final = 1_000
 """Different terms remembered, so that the jobs of one client share theirs."""
 FEATURES: Final = ("follows",)
+_STALE_WORTH_REBUILDING: Final = 64
+"""Below this a rebuild costs more than the entries it frees."""
 
 BUSY: Final = "busy"
 DRAINING: Final = "draining"
@@ -93,6 +95,8 @@ class Requests:
         self._terms: dict[tuple[int | None, int | None, str, str, int], Terms] = {}
         self._forgotten_ns = -NEVER
         """When the youngest job was accepted whose outcome a bound made us forget before it was received."""
+        self._barren = 0
+        """Hellos to refuse before looking for room again."""
         self._forgets = False
         """Outcomes have been forgotten that somebody was told and had not received."""
         self._until: list[tuple[int, int, Job]] = []
@@ -116,9 +120,29 @@ class Requests:
         asker, before = self.askers.arrive(peer, path, follows="follows" in said.features)
         if before is not None:
             self._gone(before, now)
+        if asker is None and self._make_room(peer, now):
+            asker, _ = self.askers.arrive(peer, path, follows="follows" in said.features)
         if asker is None:
             return Error(code="too_many_peers", text="there are as many clients on this connection as may be")
         return self._machine.reports.welcome(self.limits(), FEATURES)
+
+    def _make_room(self, peer: Peer, now: int) -> bool:
+        """Forgets clients behind one connection that wait for no job, half of them: nobody says when one behind a proxy
+        has gone. One that is still there is told `no_session` when it next speaks, and says hello anew.
+
+        A look that found nobody is not repeated for every hello that is refused.
+        """
+        if self._barren > 0:
+            self._barren -= 1
+            return False
+        waiting = {asker for job in self._jobs.values() for asker, _, _ in job.askers}
+        idle = [asker for asker in self.askers.behind(peer) if asker not in waiting]
+        for asker in idle[: len(idle) // 2 + 1]:
+            self.askers.leave(asker)
+            self._gone(asker, now)
+        if not idle:
+            self._barren = self._limits.paths_per_peer_max // 16
+        return bool(idle)
 
     def limits(self) -> dict[str, int]:
         """What a welcome says of our bounds."""
@@ -482,6 +506,9 @@ class Requests:
             keep_ns = job.terms.keep_ns
             if keep_ns:
                 heapq.heappush(self._until, (job.ended_ns + keep_ns, job.number, job))
+                if len(self._until) > 2 * len(outcomes) + _STALE_WORTH_REBUILDING:  # of those that had to go before
+                    kept = {it[1]: it for it in self._until if it[2] in outcomes}
+                    self._until = sorted(kept.values())
                 continue
             entry = entries.pop(job.number, None)
             if entry is not None:
