@@ -13,12 +13,13 @@ from hypothesis import given
 
 from relet import broker
 from relet.broker import LeaseClock
-from relet.core.job import AVAILABLE, COMPLETED, DISCARDED, RUNNING, Job, Terms
+from relet.core.askers import Askers
+from relet.core.job import AVAILABLE, COMPLETED, DISCARDED, HELD, RUNNING, Job, Terms
 from relet.core.kept import Kept
-from relet.core.lease import NEVER, Lane
+from relet.core.lease import NEVER, Deadlines, Lane
 from relet.core.limits import LimitError, Limits
-from relet.core.queue import Queue
-from relet.core.roster import Roster
+from relet.core.queue import Queue, Queues
+from relet.core.roster import Roster, Session
 from relet.dialects import d2010
 from relet.events import Event
 from relet.log import LINES_MAX, WINDOW_NS, Publisher
@@ -100,7 +101,171 @@ def test_a_lane_ends_leases_in_the_order_of_their_beginning() -> None:
     assert lane.due == 1_100
 
 
+# --- Deadlines
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["begin", "begin", "leave", "expire"]), st.integers(0, 5), st.integers(1, 60)),
+        max_size=200,
+    )
+)
+def test_deadlines_come_in_their_order_and_never_early(steps: list[tuple[str, int, int]]) -> None:
+    """Whatever moves earlier, later, leaves or comes again: what is due comes, once, and `due` is never too late."""
+    deadlines, now, due = Deadlines(), 0, {}
+    jobs = {number: _job(number, state=RUNNING) for number in range(6)}
+    for step, number, amount in steps:
+        job = jobs[number]
+        if step == "begin":
+            due[number] = now + amount
+            deadlines.begin(job, due[number])
+        elif step == "leave" and number in due:
+            del due[number]
+            del deadlines.running[number]
+            job.timer = None
+        elif step == "expire":
+            now += amount
+            came: list[int] = []
+            while deadlines.due <= now:
+                came += [it.number for it in deadlines.take_expired(now, 2)]
+            expected = sorted((moment, each) for each, moment in due.items() if moment <= now)
+            assert sorted(came) == sorted(each for _, each in expected)
+            assert [due[each] for each in came] == sorted(due[each] for each in came)
+            for each in came:
+                assert jobs[each].timer is None
+                del due[each]
+        assert deadlines.running.keys() == due.keys()
+        assert deadlines.due <= min(due.values(), default=NEVER)
+
+
+def test_deadlines_that_move_leave_no_heap_of_stale_entries() -> None:
+    """A job that moves its deadline a million times costs a few entries."""
+    deadlines, job = Deadlines(), _job(1, state=RUNNING)
+    for moment in range(10_000, 0, -1):
+        deadlines.begin(job, moment)
+        assert len(deadlines._heap) < 200
+    for moment in range(1_000):
+        deadlines.begin(job, 10_000 + moment)
+        deadlines.running.pop(1)
+        job.timer = None
+    assert len(deadlines._heap) < 200
+
+
+def test_deadlines_take_so_many_at_a_time() -> None:
+    """Also where what comes up is stale: one look costs so much and no more."""
+    deadlines = Deadlines()
+    jobs = [_job(number, state=RUNNING) for number in range(10)]
+    for job in jobs:
+        deadlines.begin(job, 5)
+    for job in jobs[::2]:
+        del deadlines.running[job.number]
+    taken = [len(deadlines.take_expired(5, 3)) for _ in range(4)]
+    assert sum(taken) == 5
+    assert max(taken) <= 3
+    assert deadlines.due == NEVER
+
+
+# --- Queues
+
+
+def test_a_queue_of_a_name_is_one_and_the_default_is_always_there() -> None:
+    """`named` makes, `get` looks; who holds one holds it for all."""
+    queues = Queues()
+    assert queues.named("default") is queues.get("default") is queues.default
+    assert queues.get("q") is None
+    queue = queues.named("q")
+    assert queues.named("q") is queues.get("q") is queue
+    assert {it.name for it in queues} == {"default", "q"}
+    del queue
+    assert queues.get("q") is None
+    assert len(queues) == 1
+
+
 # --- Roster
+
+
+def _session(roster: Roster, *queues: Queue, peer: Peer | None = None, name: bytes = b"one") -> Session:
+    session = Session(peer or Peer(name), b"", queues, name, ("starts", "recalls"), 0)
+    assert roster.arrive(session)
+    return session
+
+
+def test_credit_of_a_session_is_one_for_all_its_queues() -> None:
+    """It stands in each line while it has credit, once; what is above a bound is not granted."""
+    one, two = Queue("one"), Queue("two")
+    roster = _roster(one, asks_per_worker_max=3, asks_max=5)
+    session = _session(roster, one, two)
+    assert roster.grant(session, 2)
+    assert (session.credit, roster.asks, len(one.line), len(two.line)) == (2, 2, 1, 1)
+    assert not roster.grant(session, 9)
+    assert (session.credit, session.granted, roster.asks, len(one.line)) == (3, 3, 3, 1)
+    other = _session(roster, two, name=b"other")
+    assert not roster.grant(other, 3)
+    assert (other.credit, roster.asks) == (2, 5)
+    roster.void(session)
+    assert (session.credit, session.granted, roster.asks) == (0, 0, 2)
+    assert roster.grant(other, 3)
+
+
+def test_a_session_is_on_one_connection_or_away_or_over() -> None:
+    """It moves, goes away with its connection and comes back; `end` ends it wherever it is."""
+    queue = Queue()
+    roster = _roster(queue)
+    first, second = Peer(b"1"), Peer(b"2")
+    session = _session(roster, queue, peer=first)
+    roster.grant(session, 2)
+    roster.moved(session, second, b"p")
+    assert roster.sessions_on == {second: {b"p": session}}
+    assert roster.lost(first) == ([], [])
+    assert roster.lost(second) == ([], [session])
+    assert (session.away, session.credit, roster.sessions_on, roster.count) == (True, 0, {}, 1)
+    roster.moved(session, first, b"")
+    assert (session.away, roster.sessions_on) == (False, {first: {b"": session}})
+    roster.grant(session, 1)
+    roster.end(session)
+    assert (session.lost, roster.sessions, roster.sessions_on, roster.count, roster.asks) == (True, {}, {}, 0, 0)
+    assert queue.gone == len(queue.line) == 1
+    queue.drop_first()
+    assert queue.gone == len(queue.line) == 0
+
+
+def test_the_oldest_held_job_is_the_one_that_is_still_held() -> None:
+    """What was started, given back, or handed over again is passed over, and forgotten."""
+    queue = Queue()
+    session = _session(_roster(queue), queue)
+    jobs = [_job(number, state=HELD) for number in range(5)]
+    for seq, job in enumerate(jobs, start=1):
+        job.holder, job.seq = session, seq
+        session.handed_over.append((seq, job))
+    assert session.oldest_held() is jobs[0]
+    jobs[0].state = RUNNING
+    jobs[1].holder = None
+    jobs[2].seq = 9
+    assert session.oldest_held() is jobs[3]
+    assert [seq for seq, _ in session.handed_over] == [4, 5]
+    jobs[3].state = jobs[4].state = COMPLETED
+    assert session.oldest_held() is None
+
+
+# --- Askers
+
+
+def test_askers_are_return_paths_that_begin_anew_with_each_hello() -> None:
+    """Who says hello again is somebody else; a connection that goes takes all of them."""
+    askers = Askers(paths_max=2)
+    peer, other = Peer(b"1"), Peer(b"2")
+    first, before = askers.arrive(peer, b"a", follows=True)
+    assert before is None
+    second, before = askers.arrive(peer, b"a", follows=False)
+    assert before is first
+    assert askers.on(peer, b"a") is second
+    third, _ = askers.arrive(peer, b"b", follows=False)
+    assert askers.arrive(peer, b"c", follows=False) == (None, None)
+    askers.arrive(other, b"c", follows=False)
+    assert (askers.count, len(list(askers))) == (3, 3)
+    assert askers.lost(peer) == [second, third]
+    assert askers.lost(peer) == []
+    assert (askers.count, askers.on(peer, b"a")) == (1, None)
 
 
 def _roster(queue: Queue | None = None, **bounds: int) -> Roster:
@@ -167,6 +332,26 @@ def test_kept_forgets_the_oldest_first_and_counts_bytes() -> None:
     assert kept.bytes == 8
     assert [job.number for job in kept.keep(_job(4, state=DISCARDED, body=b"x" * 11))] == [2, 3, 4]
     assert (len(kept), kept.bytes) == (0, 0)
+
+
+def test_kept_forgets_by_age_and_counts_entries() -> None:
+    """The oldest end goes first, never early, so many at a time; each counts something beyond its frames."""
+    kept = Kept(jobs_max=100, bytes_max=10_000, age_ns_max=100, entry_bytes=10)
+    jobs = [_answered(number, Peer(b"c"), b"12345") for number in range(6)]
+    for ended, job in enumerate(jobs):
+        job.ended_ns = ended * 10
+    assert kept.keep_all(jobs) == []
+    assert (kept.bytes, kept.due()) == (90, 100)
+    assert kept.take_aged(99, 9) == []
+    assert kept.drop(jobs[1])
+    assert not kept.drop(jobs[1])
+    assert kept.take_aged(130, 2) == [jobs[0], jobs[2]]
+    assert (kept.due(), kept.take_aged(130, 9), kept.bytes) == (130, [jobs[3]], 30)
+    assert jobs[4] in kept
+    assert jobs[3] not in kept
+    few = Kept(jobs_max=2, bytes_max=10_000)
+    assert few.keep_all(jobs) == jobs[:4]
+    assert few.due() == NEVER
 
 
 @pytest.mark.parametrize("field", Limits.__struct_fields__)
