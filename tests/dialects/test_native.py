@@ -7,16 +7,40 @@ the header that is written beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import ast
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgpack
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relet.dialects import native
-from relet.messages import VERSION, FromClient, FromWorker, Heartbeat
+from relet.core import reports, requests
+from relet.core.job import TABLE, Cause, Reason, State
+from relet.dialects import d2010, native
+from relet.messages import (
+    MAGIC,
+    SIGNATURE,
+    VERSION,
+    Admitted,
+    Entry,
+    FromClient,
+    FromWorker,
+    Heartbeat,
+    Item,
+    ToClient,
+    ToWorker,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = (ROOT / "docs" / "protocol.md").read_text()
+OLD, _, NATIVE = DOCUMENT.partition("# The native dialect")
 
 READERS: tuple[Callable[[int, bytes], Any], ...] = (
     native.from_worker,
@@ -165,3 +189,282 @@ def test_any_bytes_are_read_or_refused(header: bytes, version: int) -> None:
         if not code:
             said = read(version, header)
             assert repr(read(VERSION, native.encode(said))) == repr(said)  # a NaN equals nothing
+
+
+# --- The document: its test vectors
+
+
+class Vector(NamedTuple):
+    """One `frames` block."""
+
+    title: str
+    words: str
+    """The header in words, where the block has it."""
+    frames: list[bytes]
+
+
+def vectors(text: str) -> list[Vector]:
+    """The `frames` blocks of a document."""
+    found = []
+    for title, block in re.findall(r"```frames ([^\n]*)\n(.*?)```", text, re.DOTALL):
+        lines = block.splitlines()
+        words = "".join(line[2:] for line in lines if line.startswith("# "))
+        frames = [bytes.fromhex(line.replace("(empty)", "")) for line in lines if not line.startswith("#")]
+        found.append(Vector(title, words, frames))
+    return found
+
+
+def meant(words: str) -> Any:
+    """What a header in words stands for: JSON, with `h'...'` for bytes and `nil`."""
+    plain = re.sub(r"h'([0-9a-f]*)'", r'"<bytes>\1"', words)
+    return _with_bytes(json.loads(re.sub(r": nil\b", ": null", plain)))
+
+
+def _with_bytes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_bytes(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_bytes(each) for each in value]
+    return bytes.fromhex(value[7:]) if isinstance(value, str) and value.startswith("<bytes>") else value
+
+
+SPEAKERS: dict[str, tuple[Callable[[int, bytes], Any], Any]] = {
+    "worker says": (native.from_worker, FromWorker),
+    "client says": (native.from_client, FromClient),
+    "broker to worker": (native.to_worker, ToWorker),
+    "broker to client": (native.to_client, ToClient),
+}
+VECTORS = vectors(NATIVE)
+GOOD = [it for it in VECTORS if "refused as" not in it.title]
+BAD = [it for it in VECTORS if "refused as" in it.title]
+
+
+def cut(frames: list[bytes]) -> tuple[list[bytes], int, bytes, list[bytes]]:
+    """(path, version, header, body), as the pump cuts a native message."""
+    at = next(i for i, frame in enumerate(frames) if len(frame) == len(SIGNATURE) and frame.startswith(MAGIC))
+    return frames[:at], frames[at][-1], frames[at + 1], frames[at + 2 :]
+
+
+@pytest.mark.parametrize("vector", GOOD, ids=lambda it: it.title)
+def test_a_message_of_the_document_is_read_and_written_so(vector: Vector) -> None:
+    """Each `frames` block is what its words say, and the dialect's own encoding of that, and reads back as such."""
+    speaker, _, _ = vector.title.partition(": ")
+    read, _ = SPEAKERS[speaker]
+    _, version, header, _ = cut(vector.frames)
+    assert version == VERSION
+    words = meant(vector.words)
+    assert msgpack.unpackb(header) == words
+    said = read(version, header)
+    assert said.__struct_config__.tag == words["t"]
+    assert read(version, native.encode(said)) == said
+    known = {key: value for key, value in words.items() if key == "t" or key in said.__struct_fields__}
+    assert msgpack.unpackb(native.encode(said)) == known  # what it says is all there, and no default is spelt out
+    if "another time" not in vector.title:
+        assert known == words
+
+
+@pytest.mark.parametrize("vector", BAD, ids=lambda it: it.title)
+def test_a_message_of_the_document_is_refused_so(vector: Vector) -> None:
+    """Blocks of what must not be sent are refused with the code in their title."""
+    speaker, _, title = vector.title.partition(": ")
+    _, version, header, _ = cut(vector.frames)
+    assert msgpack.unpackb(header) == meant(vector.words)
+    assert code_of(SPEAKERS[speaker][0], header, version) == title.removeprefix("refused as ").split(",")[0]
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_every_message_has_a_vector(speaker: str) -> None:
+    """Each struct of `messages.FromWorker` ... is shown in hex at least once, by whoever says it."""
+    shown = {meant(it.words)["t"] for it in GOOD if it.title.startswith(speaker)}
+    structs = {str(it.__struct_config__.tag) for it in SPEAKERS[speaker][1].__args__}
+    if speaker == "broker to client":
+        structs.discard("heartbeat")  # the same frame as to a worker
+    if speaker == "broker to worker":
+        structs.discard("error")  # the same frame as to a client
+    assert shown == structs
+
+
+def test_the_vectors_of_2010_are_messages_of_2010() -> None:
+    """What is shown of the dialect of 2010 has its delimiter where the document says, and none of ours before it."""
+    shown = {it.title: it.frames for it in vectors(OLD)}
+    assert len(shown) == 7
+    for title, frames in shown.items():
+        if title == "answer":
+            assert d2010.answers([tuple(frames)], frames_max=10, bytes_max=100) == ([(frames[0], b"done")], 0)
+            assert len(frames[0]) == 16
+        else:
+            path = frames[: frames.index(b"")]
+            assert path == ([b"\7"] if "correlation" in title else [])
+    assert shown["failure of the request with correlation"][1:] == [b"", b""]
+
+
+# --- The document: its tables
+
+
+def sections(text: str) -> Iterator[tuple[str, str]]:
+    """(heading, what stands below it until the next heading)."""
+    parts = re.split(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return zip(parts[1::2], parts[2::2], strict=True)
+
+
+def rows(text: str, head: str) -> list[list[str]]:
+    """The rows of the first table whose head begins so, cell by cell."""
+    lines = text.splitlines()
+    begin = next((i for i, line in enumerate(lines) if line.startswith(head)), None)
+    if begin is None:
+        return []
+    found = []
+    for line in lines[begin + 2 :]:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+def words_in(cell: str) -> list[str]:
+    """What stands in code marks in a cell."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def fields_of(text: str) -> dict[str, tuple[str, str]]:
+    """Field -> (type, default) in a section; fields of maps in a list are called `list.field`."""
+    found, within = {}, ""
+    for names, kind, default, *_ in rows(text, "| field |"):
+        for name in words_in(names):
+            if not name.startswith("."):
+                within = name
+            found[within + name if name.startswith(".") else name] = kind, default
+    return found
+
+
+SHARED = ("credit", "started")
+NESTED: dict[tuple[str, str], Any] = {
+    ("submit", "jobs"): Item,
+    ("submitted", "jobs"): Admitted,
+    ("outcome", "ledger"): Entry,
+}
+DIRECTIONS = {"worker": (FromWorker,), "client": (FromClient,), "broker": (ToWorker, ToClient)}
+BY_HEADING: dict[tuple[str, str], Any] = {
+    (str(it.__struct_config__.tag), direction): it
+    for direction, unions in DIRECTIONS.items()
+    for union in unions
+    for it in union.__args__
+    if it is not Heartbeat
+} | {("heartbeat", "both ways"): Heartbeat}
+SECTIONS = dict(sections(NATIVE))
+
+
+def expected_fields(struct: Any) -> dict[str, Any]:
+    """Field -> its default (`msgspec.NODEFAULT`: none) of a struct, and of the structs in its lists."""
+    found = {}
+    for field in msgspec.structs.fields(struct):
+        if field.name in SHARED and struct is not Heartbeat:
+            continue
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        found[field.encode_name] = default
+        inner = NESTED.get((str(struct.__struct_config__.tag), field.name))
+        if inner is not None:
+            found.update({f"{field.name}.{name}": each for name, each in expected_fields(inner).items()})
+    return found
+
+
+def default_in(cell: str) -> Any:
+    """The value that a default cell stands for."""
+    return {"": msgspec.NODEFAULT, "none": (), "empty": b"", "nil": None, "true": True, "false": False}.get(
+        cell, json.loads(cell.strip("`")) if re.match(r"[`\d]", cell) else cell
+    )
+
+
+@pytest.mark.parametrize("word", BY_HEADING, ids="-".join)
+def test_every_message_has_its_table(word: tuple[str, str]) -> None:
+    """A section for each struct, with exactly its fields, and their defaults; what has none is required."""
+    heading = f"Message: `{word[0]}` ({word[1]})"
+    assert heading in SECTIONS, f"docs/protocol.md has no section {heading!r}"
+    shown = {name: default_in(default) for name, (_, default) in fields_of(SECTIONS[heading]).items()}
+    expected = expected_fields(BY_HEADING[word])
+    assert set(shown) == set(expected)
+    for name, default in expected.items():
+        said = tuple(shown[name]) if isinstance(shown[name], list) else shown[name]
+        assert said == default, f"{heading}: the default of {name} is {default!r}"
+
+
+def test_no_message_is_shown_that_is_not_there() -> None:
+    """Each section that describes a message is of a struct in the code."""
+    shown = {heading for heading in SECTIONS if heading.startswith("Message:")}
+    assert shown == {f"Message: `{word}` ({direction})" for word, direction in BY_HEADING}
+
+
+def test_the_numbers_of_a_worker_are_in_all_that_may_carry_them() -> None:
+    """`credit` and `started` stand in a table of their own, for all that workers say but `hello` and `goodbye`."""
+    shared = fields_of(SECTIONS["Numbers that every message of a worker may carry"])
+    assert tuple(shared) == SHARED
+    without = {
+        str(it.__struct_config__.tag) for it in FromWorker.__args__ if not set(SHARED) <= set(it.__struct_fields__)
+    }
+    assert without == {"hello", "goodbye"}
+
+
+# --- The document: its words
+
+
+def codes_in_the_code() -> set[str]:
+    """Every code: what is given as `code=`, and the constants that are named for one where codes are given."""
+    found: set[str] = set()
+    lib = ROOT / "lib" / "relet"
+    for path in (lib / "core" / "requests.py", lib / "core" / "reports.py", lib / "conversation.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
+                found.add(str(node.value.value))
+    for module in (native, requests, reports):
+        for line in inspect.getsource(module).splitlines():
+            constant = re.match(r'([A-Z_]+): Final = "([a-z_]+)"$', line)
+            if constant and constant[1].lower() == constant[2]:
+                found.add(constant[2])
+    return found | {"no_session", "too_many_peers", "too_large"}
+
+
+def test_every_code_stands_in_a_table() -> None:
+    """`error`, `submitted` and `refused`: a code that a peer may meet is explained, and no other."""
+    tables = {
+        kind: {words_in(row[0])[0] for row in rows(NATIVE, f"| `{kind}` code |")}
+        for kind in ("error", "submitted", "refused")
+    }
+    assert all(tables.values())
+    assert set().union(*tables.values()) == codes_in_the_code()
+    assert tables["refused"] == {reports.NOT_OPEN, reports.SUPERSEDED, reports.CEILING, reports.BAD_REPORT, "too_large"}
+    submitted = (requests.BUSY, requests.DRAINING, requests.TOO_LARGE, requests.BAD_ID, requests.BAD_REQUEST)
+    assert tables["submitted"] == {*submitted, requests.CONFLICT, requests.EXPIRED, requests.TOO_MANY_ASKERS}
+
+
+def test_every_reason_cause_state_and_feature_is_named() -> None:
+    """What an outcome, a ledger, a `state` and a `cancel` may say, and the features, as the code has them."""
+    assert {words_in(row[0])[0] for row in rows(NATIVE, "| reason |")} == {it.value for it in Reason}
+    causes = next(row[3] for row in rows(SECTIONS["Message: `outcome` (broker)"], "| field |") if row[0] == "`.cause`")
+    assert set(words_in(causes)) == {it.value for it in Cause}
+    states = next(row[3] for row in rows(SECTIONS["Message: `state` (broker)"], "| field |") if row[0] == "`state`")
+    assert set(words_in(states)) == {it.name.lower() for it in State} | {"expired", "unknown"}
+    features = {words_in(row[0])[0] for row in rows(NATIVE, "| feature |")}
+    assert features == {*reports.FEATURES, *requests.FEATURES}
+    cancels = next(row[3] for row in rows(SECTIONS["Message: `cancel` (broker)"], "| field |") if row[0] == "`reason`")
+    machine = (ROOT / "lib" / "relet" / "core" / "machine.py").read_text()
+    said = set(re.findall(r'self\.leave\(job, "(\w+)"\)', machine)) | {Cause.EXPIRED.value, Cause.SILENT.value}
+    assert set(words_in(cancels)) == said
+
+
+def test_limits_and_numbers_of_the_document_are_those_of_the_code() -> None:
+    """The bounds that the page names in figures, and what `limits` of a welcome holds."""
+    assert f"`{SIGNATURE.hex(' ')}`" in NATIVE
+    assert (native.HEADER_BYTES_MAX, native.INCARNATION_BYTES) == (64 * 1024, reports.INCARNATION_BYTES)
+    assert (requests.REQUEST_ID_BYTES_MIN, requests.REQUEST_ID_BYTES_MAX) == (16, 64)
+    assert reports.QUEUE_CHARACTERS_MAX == requests.QUEUE_CHARACTERS_MAX == 200
+    limits = next(row for row in rows(SECTIONS["Message: `welcome` (broker)"], "| field |") if row[0] == "`limits`")
+    shown = {
+        meant(it.words)["t"]: meant(it.words)["limits"] for it in GOOD if it.title.startswith("broker to worker: wel")
+    }
+    assert set(words_in(limits[3])) == set(shown["welcome"])
+
+
+def test_the_picture_of_a_job_names_every_state() -> None:
+    """The life of a job, natively: each state of the table is in the picture."""
+    picture = SECTIONS["The life of a job, natively"]
+    assert {row.state.name for row in TABLE} | {row.to.name for row in TABLE} == set(re.findall(r"[A-Z]{4,}", picture))
