@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from relet.core.askers import Asker
 from relet.core.effects import Route, Saying, Told
 from relet.core.job import COMPLETED, HELD, Job, State
+from relet.core.lease import NEVER
 from relet.core.machine import Machine
 from relet.core.roster import Session
 from relet.dialects import native
@@ -56,6 +57,8 @@ from relet.messages import (
 from relet.transport.outbox import Outbox
 
 NO_SESSION: Final = "no_session"
+ACK_NS_MAX: Final = 20_000_000
+"""How long an acknowledgement waits for a job that carries it: each message of its own wakes a worker up."""
 _SAY_HELLO: Final = "nobody has said hello on this connection, or was silent for too long since: say hello first"
 
 Message = tuple[Any, ...]
@@ -93,6 +96,8 @@ class Conversation:
         self._outbox = outbox
         self._acks: dict[Session, None] = {}
         """Sessions to which a safe number is to be told."""
+        self._ack_at = NEVER
+        """When that must be, though no job carries it."""
 
     # --- In
 
@@ -308,8 +313,14 @@ class Conversation:
             machine.counters.reply_dropped += dropped
             machine.notices.append((Event.REPLY_DROPPED, {"count": dropped, "jobs": []}))
 
-    def acknowledge(self, acks: dict[Session, int]) -> None:
-        """Reports up to these numbers are safe; said with the next job of this turn, or at its end."""
+    def due(self) -> int:
+        """When `flush_acks` has something to do."""
+        return self._ack_at if self._acks else NEVER
+
+    def acknowledge(self, acks: dict[Session, int], now: int) -> None:
+        """Reports up to these numbers are safe; said with the next job, if there is one soon."""
+        if not self._acks:
+            self._ack_at = now + ACK_NS_MAX
         for session, number in acks.items():
             session.safe = max(session.safe, number)
             self._acks[session] = None
@@ -345,9 +356,9 @@ class Conversation:
         failures = self._workers.send(messages)
         return [(jobs[index], code) for index, code in failures]
 
-    def flush_acks(self) -> None:
-        """Acknowledgements that no job carried."""
-        if not self._acks:
+    def flush_acks(self, now: int) -> None:
+        """Acknowledgements that no job carried in time."""
+        if not self._acks or now < self._ack_at:
             return
         messages: list[Message] = []
         for session in self._acks:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from relet.conversation import Conversation, RouterLike
 from relet.core.effects import Notice, Saying, Told
 from relet.core.job import Job
+from relet.core.lease import NEVER
 from relet.core.machine import Machine
 from relet.core.roster import Session
 from relet.dialects import d2010
@@ -121,7 +122,7 @@ class Server:
         machine.match(now)
         if machine.dispatched or machine.handed:
             self._hand_over(now)
-        conversation.flush_acks()
+        conversation.flush_acks(now)
         if machine.said:  # what the match recalls
             self._say()
         if self.outbox and now >= self._retry_at:
@@ -141,6 +142,9 @@ class Server:
         due = self.machine.next_deadline()
         if self.outbox:
             due = self._retry_at if due is None else min(due, self._retry_at)
+        acks = self._conversation.due()
+        if acks != NEVER:
+            due = acks if due is None else min(due, acks)
         return due
 
     def stop(self, now: int) -> bool:
@@ -278,7 +282,7 @@ class Server:
         if promises.finished:
             self._tell(promises.finished)
         if promises.acks:
-            conversation.acknowledge(promises.acks)
+            conversation.acknowledge(promises.acks, now)
         if promises.sayings:
             conversation.say(promises.sayings)
         if promises.told:

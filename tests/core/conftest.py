@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from relet.conversation import ACK_NS_MAX
 from relet.core.job import COMPLETED, Job, State
 from relet.core.limits import Limits
 from relet.core.machine import Machine
@@ -382,7 +383,8 @@ class NativeWorker(NativePeer):
         return [(it.n, it.code) for it in self.take(ReportRefused)]
 
     def acked(self) -> int:
-        """The highest number that was acknowledged, in a message of its own or with a job."""
+        """The highest number that was acknowledged, in a message of its own or with a job, when it had to be."""
+        self.talk.wait(ACK_NS_MAX)
         return max([it.ack for it in self.heard if isinstance(it, Ack)] + [it.ack for it, _ in self.jobs] + [0])
 
 
@@ -595,7 +597,7 @@ class Talk:
         until = self.now + ns
         beat = self.now + self.HEARTBEAT
         for _ in range(1_000_000):
-            due = self.machine.next_deadline()
+            due = self.server.next_deadline()
             if self.now >= until and (due is None or due > self.now):
                 return
             self.now = min(until, beat, until if due is None else max(due, self.now))

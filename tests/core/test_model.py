@@ -382,7 +382,7 @@ def test_the_model_disagrees_with_a_broken_machine(kind: type[Machine]) -> None:
     """A machine with one thing done wrong is found out; a model that agrees with everything shows nothing."""
     broken = type("Broken", (AgainstTheModel,), {"kind": kind})
     few = settings(
-        max_examples=400,
+        max_examples=1_500,
         stateful_step_count=50,
         deadline=None,
         phases=[Phase.generate],

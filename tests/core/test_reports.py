@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from relet.conversation import ACK_NS_MAX
 from relet.core.limits import Limits
 from relet.core.machine import TOKENS_MAX
 from relet.dialects import native
@@ -796,6 +797,8 @@ def test_acks_ride_on_jobs(talk: Any) -> None:
     w.complete(b"a", credit=2)
     assert (w.last(b"b").ack, w.take(Ack)) == (1, [])
     w.complete(b"b")
+    assert w.take(Ack) == []
+    it.wait(ACK_NS_MAX)
     assert [said.ack for said in w.take(Ack)] == [2]
 
 
