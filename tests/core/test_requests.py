@@ -802,6 +802,21 @@ def test_the_last_asker_counts(talk: Any) -> None:
     assert it.machine.open == 0
 
 
+def test_the_last_asker_has_the_whole_grace(talk: Any) -> None:
+    """Found by reading: the job ended when the first asker had been gone for a second, and the last one hardly."""
+    it = talk()
+    c, d = it.client(), it.client("d")
+    c.submit(b"a", gone="cancel")
+    d.submit(b"a")
+    c.lose()
+    it.wait(900 * MS)
+    d.lose()
+    it.wait(1 * S - 1)
+    assert it.machine.open == 1
+    it.wait(1)
+    assert it.machine.open == 0
+
+
 def test_who_asks_by_the_id_of_the_job_waits_as_well(talk: Any) -> None:
     """`inquire` with `wait` makes an asker."""
     it = talk()

@@ -21,7 +21,7 @@ UNRECEIVED_LOOK: Final = 100
 class Asker:
     """One return path on one connection of a native client."""
 
-    __slots__ = ("follows", "gone", "look_at", "path", "peer", "received", "told", "unreceived", "watched")
+    __slots__ = ("follows", "gone", "gone_ns", "look_at", "path", "peer", "received", "told", "unreceived", "watched")
 
     def __init__(self, peer: Peer, path: Path, *, follows: bool) -> None:
         self.peer = peer
@@ -29,6 +29,8 @@ class Asker:
         self.follows = follows
         """Whether it hears partial results and progress."""
         self.gone = False
+        self.gone_ns = 0
+        """Since when."""
         self.told = 0
         """Number of the last outcome that it was told."""
         self.received = 0

@@ -541,7 +541,7 @@ class Requests:
             self._gone(asker, now)
 
     def _gone(self, asker: Asker, now: int) -> None:
-        asker.gone = True
+        asker.gone, asker.gone_ns = True, now
         for _, job in asker.unreceived:
             job.unreceived -= 1  # it is kept all the same: who asks again is told again
         asker.unreceived.clear()
@@ -556,7 +556,9 @@ class Requests:
         while self._deserted and self._deserted[0][0] <= now and steps_max > 0:
             steps_max -= 1
             _, _, job = heapq.heappop(self._deserted)
-            alone = job.state not in FINAL and all(asker.gone for asker, _, _ in job.askers)
+            alone = job.state not in FINAL and all(
+                asker.gone and asker.gone_ns + self._limits.asker_grace_ns <= now for asker, _, _ in job.askers
+            )
             if alone and not self._machine.desert(job, now):
                 again.append(job)
         for job in again:
