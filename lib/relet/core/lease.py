@@ -108,11 +108,11 @@ class Deadlines:
         looks = jobs_max
         while heap and heap[0][0] <= now and looks > 0:
             looks -= 1
-            _, number = heapq.heappop(heap)
+            moment, number = heapq.heappop(heap)
             job = self.running.get(number)
             if job is None:
                 continue
-            if job.due_ns > now:
+            if job.due_ns > moment:
                 heapq.heappush(heap, (job.due_ns, number))
             else:
                 del self.running[number]
