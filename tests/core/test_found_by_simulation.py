@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -36,3 +37,42 @@ def test_a_request_of_several_frames_can_be_asked_for_again(machine: Machine) ->
     _submit(machine, Peer(b"\0one"), Submit(id=NAME), body)
     (said,) = _submit(machine, Peer(b"\0two"), Submit(id=NAME, age_ms=1, ack=True), body)
     assert (said.jobs[0].code, said.jobs[0].joined) == ("", True)
+
+
+def test_a_job_that_had_come_back_cannot_be_answered_after_the_stop(talk: Any) -> None:
+    """A job that is ended by the stop gives nobody a right to answer it, in however many steps the stop is done."""
+    it = talk()
+    w = it.worker(credit=3)
+    c = it.client()
+    c.submit(b"a")
+    w.hand_back(b"a")
+    c.submit(b"b")
+    w.hand_back(b"b")
+    tokens = list(it.machine.by_token)
+    assert len(tokens) > it.machine.open == 2
+    while it.machine.stop(it.now, 2):
+        pass
+    it.machine.complete([(token, b"late") for token in tokens], it.now)
+    assert it.machine.by_token == {}
+    assert it.counters.jobs_completed == 0
+
+
+def test_a_hand_over_that_was_never_started_cannot_be_claimed_as_the_attempt_before_it(talk: Any) -> None:
+    """What was held when a session was lost goes back uncounted: that the attempt before it was lost, too, gives no
+    right to it.
+    """
+    it = talk(tries=3)
+    v, w = it.worker("v", credit=1), it.worker()
+    it.client().submit(b"a")
+    v.start(b"a")
+    w.ask()
+    v.lose()
+    it.wait(it.machine.limits.session_grace_ns + 1_000_000)
+    assert w.got == [b"a"]
+    token = w.token(b"a")
+    w.lose()
+    it.wait(it.machine.limits.session_grace_ns + 1_000_000)
+    assert it.job(b"a").token == token
+    w.connect()
+    assert w.hello(running=(b"a",)).lost == (token,)
+    assert (it.state(b"a"), it.job(b"a").attempts, len(it.job(b"a").ledger)) == ("AVAILABLE", 1, 1)

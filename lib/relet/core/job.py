@@ -236,7 +236,7 @@ class Job(msgspec.Struct, gc=False, eq=False):
     holder: Worker | None = None
     """The worker that has it, while HELD or RUNNING; None also for a job loaded from a store."""
     seq: int = 0
-    """Number of the hand-over in its holder's session."""
+    """Number of the hand-over in its holder's session; negative once that was given back, so that nobody claims it."""
     timer: Timer | None = None
     """Where its deadline stands, if it has one."""
     began_ns: int = 0
@@ -257,6 +257,8 @@ class Job(msgspec.Struct, gc=False, eq=False):
     """Laid out as UUIDv7; drawn when somebody is first told of it."""
     unreceived: int = 0
     """Of them, those that were told and have not said that they received it."""
+    orphans: int = 0
+    """And those who went without having received it, and did not ask again."""
     answer_headers: dict[str, str] | None = None
     """What its worker gave with the answer."""
     partials: int = 0
@@ -318,6 +320,7 @@ def given_back(job: Job) -> None:
     job.state = to
     job.handovers += 1
     job.holder = None
+    job.seq = -abs(job.seq)
 
 
 def answered(jobs: Iterable[Job], now: int) -> None:

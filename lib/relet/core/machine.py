@@ -190,14 +190,16 @@ class Machine:
         self.counters.jobs_accepted += len(jobs)
         if self.keeps_records:
             self._accepted.extend(jobs)
-            self._records.extend(records.accepted(self, job) for job in jobs)
+            for job in jobs:  # an id that a worker hears must be the same after a restart
+                self.requests.id_of(job, now)
+                self._records.append(records.accepted(self, job))
         else:
             queue.fresh.extend(jobs)
         if self.trace:
             for job in jobs:
                 self._notice_accepted(job)
 
-    def accept(self, jobs: list[Job], size: int) -> None:
+    def accept(self, jobs: list[Job], size: int, now: int) -> None:
         """Native clients want these jobs done; `requests` has made them, without numbers. `size`: what they hold."""
         number = self._number
         for job in jobs:
@@ -209,7 +211,9 @@ class Machine:
         self.counters.jobs_accepted += len(jobs)
         if self.keeps_records:
             self._accepted.extend(jobs)
-            self._records.extend(records.accepted(self, job) for job in jobs)
+            for job in jobs:  # an id that a worker hears must be the same after a restart
+                self.requests.id_of(job, now)
+                self._records.append(records.accepted(self, job))
         else:
             default, append, stirred = self.queue, self.queue.fresh.append, self.stirred
             for job in jobs:
@@ -611,6 +615,7 @@ class Machine:
                 jobs_max -= 1
         for queue in self.queues:
             while jobs_max > 0 and (waiting := queue.take()) is not None:
+                self.forget_tokens(waiting)  # it may have come back
                 self._stopped(waiting, now)
                 jobs_max -= 1
         for jobs in (self._accepted, *(jobs for _, jobs in self._unsafe)):
