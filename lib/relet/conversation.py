@@ -94,6 +94,8 @@ class Conversation:
         self._clients = clients
         self._workers = workers
         self._outbox = outbox
+        self.behind: list[Native] = []
+        """What clients have said and the next turn goes on with: a message of many jobs is much work."""
         self._acks: dict[Session, None] = {}
         """Sessions to which a safe number is to be told."""
         self._ack_at = NEVER
@@ -166,13 +168,15 @@ class Conversation:
 
     def hear_clients(self, now: int) -> int:
         """What native clients have said; how many messages it was."""
-        batch: list[Native] = self._clients.take_native()
+        batch: list[Native] = self.behind or self._clients.take_native()
         if not batch:
             return 0
         requests = self._machine.requests
         routes, decode = requests.askers.routes, native.from_client
         submitted: list[tuple[Asker, Submit, Body]] = []
-        for peer, path, version, header, body in batch:
+        jobs_left = self._machine.limits.turn_messages_max
+        messages = iter(batch)
+        for peer, path, version, header, body in messages:
             try:
                 said = decode(version, header)
             except native.BadMessage as bad:
@@ -182,6 +186,10 @@ class Conversation:
             asker = None if paths is None else paths.get(path)
             if type(said) is Submit and asker is not None:
                 submitted.append((asker, said, body))
+                if said.jobs:
+                    jobs_left -= len(said.jobs)
+                    if jobs_left <= 0:
+                        break
                 continue
             if submitted:
                 requests.submit(submitted, now)
@@ -189,7 +197,8 @@ class Conversation:
             self._hear_client(peer, path, asker, said, now)
         if submitted:
             requests.submit(submitted, now)
-        return len(batch)
+        self.behind = list(messages)
+        return len(batch) - len(self.behind)
 
     def _hear_client(self, peer: Peer, path: Path, asker: Asker | None, said: FromClient, now: int) -> None:
         requests = self._machine.requests

@@ -113,6 +113,8 @@ class Server:
         if requests:
             machine.submit(requests, now)
         conversation.hear_clients(now)
+        if conversation.behind:
+            self.busy = True
         if asks:
             machine.ask(asks, now)
         self._refuse()
@@ -151,12 +153,12 @@ class Server:
         """Ends open jobs, some at a time, and tells their clients; True when none is left, and no request unread."""
         self.machine.draining = True
         left = self.machine.stop(now, self.limits.turn_steps_max) + self._refuse_new()
-        self._conversation.hear_clients(now)
+        left += self._conversation.hear_clients(now)
         self._refuse()
         self._turn += 1
         self._keep_and_tell(now)
         self._untold(self.outbox.retry())
-        return left == 0 and not self._unsettled
+        return left == 0 and not self._unsettled and not self._conversation.behind
 
     # --- In
 
@@ -164,6 +166,8 @@ class Server:
         machine, limits = self.machine, self.limits
         if self.draining:
             self._refuse_new()
+            return []
+        if self._conversation.behind:  # what was read before comes first
             return []
         jobs, size = machine.room()
         if jobs <= 0 or size <= 0:

@@ -38,6 +38,7 @@ from relet.messages import (
     HandBack,
     Heartbeat,
     Inquire,
+    Item,
     Partial,
     Progress,
     ReportRefused,
@@ -456,3 +457,59 @@ def test_many_of_the_worst(site: Site) -> None:
         client.say(Submit(id=name(), jobs=()), *[b""] * 990)
         assert client.hear_all() == []
         assert site.broker.jobs_open == 1_002
+
+
+def test_many_messages_of_many_jobs_take_many_turns(site: Site) -> None:
+    """A turn takes in no more jobs than messages: what else was read waits, and everybody is heard between."""
+    site.open(limits=Limits(turn_messages_max=100, ids_per_message_max=50))
+    with others_are_served(site):
+        client, other, worker = Client(site), Client(site), Worker(site)
+        for number in range(40):
+            client.say(Submit(jobs=tuple(Item(id=b"%08d%08d" % (number, each), frames=0) for each in range(50))))
+        client.say(Heartbeat())
+        other.submit(b"other", ack=True)
+        while not client.socket.poll(0):
+            before = site.broker.jobs_open
+            site.broker.turn(0.001)
+            assert site.broker.jobs_open - before <= 151
+            worker.say(Heartbeat())
+            worker.hear(Heartbeat)
+        client.hear(Heartbeat)
+        other.hear(Submitted)
+        assert site.broker.jobs_open == 2_002
+
+
+def test_a_stop_forgets_nothing_that_was_sent_before(tmp_path: Path) -> None:
+    """Each job of many messages is told its end, or refused, also where the stop comes before it was looked at."""
+    site = Site("inproc", tmp_path, "auto")  # where a message is there as soon as it was sent
+    site.open(limits=Limits(turn_messages_max=30, ids_per_message_max=50))
+    client = Client(site)
+    for number in range(40):
+        client.say(Submit(jobs=tuple(Item(id=b"%08d%08d" % (number, each), frames=0) for each in range(50))))
+    site.until(lambda: site.broker._server._conversation.behind)
+    site.broker.close()
+    ends: Counter[str] = Counter()
+    while client.socket.poll(100):
+        said, _ = client.take(client.socket.recv_multipart())
+        ends.update([it.code for it in said.jobs] if isinstance(said, Submitted) else [said.reason])
+    assert ends["broker_stopped"] + ends["draining"] == 2_000
+    assert min(ends["broker_stopped"], ends["draining"]) > 0
+    site.close()
+
+
+def test_requests_above_the_limit_are_each_told_so(site: Site) -> None:
+    """A flood of new ids at a full broker: `busy` for every one of them, and when there is room the next is taken."""
+    site.open(limits=Limits(jobs_max=11))
+    with others_are_served(site):
+        client, worker = Client(site), Worker(site)
+        taken = [client.submit(b"job") for _ in range(10)]
+        refused = [client.submit(b"job") for _ in range(5_000)]
+        codes = [client.hear(Submitted)[0].jobs[0] for _ in range(5_000)]
+        assert [it.id for it in codes] == refused
+        assert {it.code for it in codes} == {"busy"}
+        worker.say(WorkerAsk(credit=1))
+        job, _ = worker.job()
+        worker.say(Complete(token=job.token, n=1), b"done")
+        assert client.outcome()[0].id == taken[0]
+        client.submit(b"job", id=refused[0], age_ms=1, ack=True)
+        assert not client.hear(Submitted)[0].jobs[0].code
