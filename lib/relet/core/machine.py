@@ -449,10 +449,14 @@ class Machine:
         by_token, tokens = self.by_token, self.tokens
         jobs: list[Job] = []
         handed: list[Job] = []
+        looks = len(line) > 1 and bool(self.roster.sessions)
         while line:
             worker = line[0].worker
             if not worker.credit:
                 queue.drop_first()
+                continue
+            if looks and type(worker) is Session and len(worker.jobs) >= worker.capacity:
+                looks = queue.puts_idle_first()  # who only asks ahead comes after who has nothing to do
                 continue
             job = _choice(worker) if worker.chooses else queue.take()
             if job is None:

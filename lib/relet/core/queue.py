@@ -20,7 +20,8 @@ import heapq
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
 from relet.core.job import AVAILABLE, Job
 from relet.messages import DEFAULT_QUEUE
@@ -28,6 +29,8 @@ from relet.messages import DEFAULT_QUEUE
 if TYPE_CHECKING:
     from relet.core.roster import Worker
 
+IDLE_LOOKS_MAX: Final = 100
+"""Workers in line that are looked at to find one with nothing to do."""
 _STALE_WORTH_REBUILDING = 64
 """Below this a rebuild costs more than the entries it frees."""
 
@@ -118,6 +121,17 @@ class Queue:
         """A worker has credit again."""
         place.in_line = True
         self.line.append(place)
+
+    def puts_idle_first(self, but: Worker | None = None) -> bool:
+        """A worker with nothing to do is next in turn now. False: there is none among the first, save this one."""
+        line = self.line
+        for index, place in enumerate(islice(line, IDLE_LOOKS_MAX)):
+            worker = place.worker
+            if worker.credit and len(worker.jobs) < worker.capacity and worker is not but:
+                del line[index]
+                line.appendleft(place)
+                return True
+        return False
 
     def drop_first(self) -> None:
         """The first in line has no credit left: it was spent elsewhere, it was lost, or could not be reached."""

@@ -11,20 +11,18 @@ A recalled job that is neither given back nor started in time is taken back: its
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from relet.core.job import Job
 from relet.core.lease import NEVER, Lane
-from relet.core.queue import Queue
-from relet.core.roster import Session, Worker
+from relet.core.roster import Session
 from relet.messages import Recall
 
 if TYPE_CHECKING:
     from relet.core.machine import Machine
 
-IDLE_LOOKS_MAX: Final = 100
-"""Workers in line that are looked at to find one with nothing to do."""
+LOOK_NS_MIN: Final = 1_000_000
+"""No two looks come closer than this."""
 
 
 class Recalls:
@@ -32,7 +30,7 @@ class Recalls:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._recall_ns = machine.limits.recall_ns
+        self._recall_ns = max(machine.limits.recall_ns, LOOK_NS_MIN)
         self._looks_max = machine.limits.turn_steps_max
         self.lane = Lane(machine.limits.liveness_ns)
         """Jobs that were recalled: by then each must be given back or started."""
@@ -80,7 +78,7 @@ class Recalls:
         queue = job.queue
         if queue.recalls or len(queue) or not session.recalls or session.away or not self._may_be_spent(job):
             return
-        if not self._puts_idle_first(queue, session):
+        if not queue.puts_idle_first(session):
             return
         queue.recalls += 1
         job.began_ns = now
@@ -91,14 +89,3 @@ class Recalls:
     def _may_be_spent(self, job: Job) -> bool:
         """Whether one more hand-over of this job may come to nothing by choice."""
         return 2 * (job.handovers + 1) <= self._machine.handovers_max
-
-    def _puts_idle_first(self, queue: Queue, but: Worker) -> bool:
-        """Somebody has nothing to do, and is the next in turn when the job comes back. False: nobody."""
-        line = queue.line
-        for index, place in enumerate(islice(line, IDLE_LOOKS_MAX)):
-            worker = place.worker
-            if worker is not but and worker.credit and len(worker.jobs) < worker.capacity:
-                del line[index]
-                line.appendleft(place)
-                return True
-        return False

@@ -54,6 +54,8 @@ BUSY_RETRY_MS: Final = 100
 """When to ask again what was refused because a limit is reached: jobs end all the time ..."""
 DRAINING_RETRY_MS: Final = 1_000
 """... and because the broker ends: another one takes a while."""
+TRANSIT_NS: Final = 1_000_000_000
+"""By how much a request that is asked again may have been longer on its way than the first time."""
 OUTCOME_BYTES: Final = 1_024
 """What a kept outcome costs beyond its frames: the object, its tables, its ids."""
 TERMS_MAX: Final = 1_000
@@ -203,7 +205,7 @@ class Requests:
                 machine.promised.append((asker, Submitted(jobs=tuple(admitted)), ()))
         if self._accepted:
             self.open += len(accepted)
-            machine.accept(accepted, self._accepted_bytes)
+            machine.accept(accepted, self._accepted_bytes, now)
             self._accepted, self._waiting = [], {}  # else the last batch would live until the next
 
     def _admit_many(self, asker: Asker, said: Submit, body: Body, now: int) -> list[Admitted]:
@@ -322,7 +324,7 @@ class Requests:
             return BAD_REQUEST, f"run_ms is 0 (no limit) to {run}, silence_ms 1 to {run}, keep_ms 0 to {keep}"
         if said.age_ms:
             asked_ns = now - said.age_ms * 1_000_000
-            if said.age_ms < 0 or now - asked_ns > limits.outcome_ns or asked_ns <= self._forgotten_ns:
+            if said.age_ms < 0 or now - asked_ns > limits.outcome_ns or asked_ns <= self._forgotten_ns + TRANSIT_NS:
                 return EXPIRED, "this was asked so long ago that its outcome may have been forgotten; ask anew"
         return None
 
@@ -375,8 +377,14 @@ class Requests:
         if job.state in FINAL:
             self._machine.told.append((asker, name, job))
             job.unreceived += 1
+            job.orphans -= job.orphans > 0  # most likely the one who had gone
             return True
-        others = tuple(it for it in job.askers if not it[0].gone and not (it[0] is asker and it[1] == name))
+        others = [it for it in job.askers if not (it[0] is asker and it[1] == name)]
+        gone = next((it for it in others if it[0].gone), None)
+        if gone is not None:  # likewise
+            others.remove(gone)
+        if len(others) >= self._limits.askers_per_job_max:
+            others = [it for it in others if not it[0].gone]
         if len(others) >= self._limits.askers_per_job_max:
             return False
         job.askers = (*others, (asker, name, follows and asker.follows))
@@ -438,6 +446,8 @@ class Requests:
                 if not asker.gone:
                     told.append((asker, name, job))
                     job.unreceived += 1
+                else:
+                    job.orphans += 1
                 if job.terms.ends_alone:
                     asker.watched.discard(job)
             job.askers = ()
@@ -501,7 +511,7 @@ class Requests:
             job = unreceived.popleft()[1]
             left = job.unreceived - 1
             job.unreceived = left
-            if left > 0:
+            if left > 0 or job.orphans:
                 continue
             keep_ns = job.terms.keep_ns
             if keep_ns:
@@ -543,7 +553,8 @@ class Requests:
     def _gone(self, asker: Asker, now: int) -> None:
         asker.gone, asker.gone_ns = True, now
         for _, job in asker.unreceived:
-            job.unreceived -= 1  # it is kept all the same: who asks again is told again
+            job.unreceived -= 1
+            job.orphans += 1  # it is kept, whoever else receives it: who asks again is told again
         asker.unreceived.clear()
         for job in asker.watched:
             heapq.heappush(self._deserted, (now + self._limits.asker_grace_ns, job.number, job))
