@@ -54,8 +54,9 @@ BUSY_RETRY_MS: Final = 100
 """When to ask again what was refused because a limit is reached: jobs end all the time ..."""
 DRAINING_RETRY_MS: Final = 1_000
 """... and because the broker ends: another one takes a while."""
-TRANSIT_NS: Final = 1_000_000_000
-"""By how much a request that is asked again may have been longer on its way than the first time."""
+TRANSIT_NS: Final = 10_000_000_000
+"""By how much a request that is asked again may have been longer on its way than the first time: a connection that is
+cut and comes back delivers what was sent into it."""
 OUTCOME_BYTES: Final = 1_024
 """What a kept outcome costs beyond its frames: the object, its tables, its ids."""
 TERMS_MAX: Final = 1_000
