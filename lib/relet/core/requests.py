@@ -429,11 +429,11 @@ class Requests:
     def id_of(self, job: Job, now: int) -> bytes:
         """The job's id, drawn when somebody first wants to know it: UUIDv7, RFC 9562 section 5.7."""
         if not job.id:
-            if now != self._drawn_ns:
-                self._drawn_ns = now
-                self._drawn_at = self._machine.wall_ms(now).to_bytes(6, "big")
             drawn = next(self._machine.tokens)
-            job.id = self._drawn_at + _VERSION[drawn[0]] + drawn[1:2] + _VARIANT[drawn[2]] + drawn[3:10]
+            if now != self._drawn_ns:  # the same twelve bits for all of a turn; sixty-two more are drawn for each
+                self._drawn_ns = now
+                self._drawn_at = self._machine.wall_ms(now).to_bytes(6, "big") + _VERSION[drawn[8]] + drawn[7:8]
+            job.id = self._drawn_at + _VARIANT[drawn[0]] + drawn[9:16]
         return job.id
 
     # --- Outcomes
