@@ -2,7 +2,14 @@
 
 The judge reads along at the borders of the loop - every request, ask and answer as the broker reads it, every message
 as it sends it, every loss as it hears of it - and keeps its own small account of each job. It shares no code with the
-machine. A job is known by the first frame of its body, which is different for every submission.
+machine. A job is known by the first frame of its body, which is different for every request.
+
+Native peers are judged in `judged_sessions` (workers) and `judged_requests` (clients), on the same account of jobs.
+The loop reads everything first and lets the machine hear it in a fixed order; so does the judge: workers, then who has
+gone, then answers, then clients. What follows from a message alone, the judge works out itself and *expects*; what a
+clock ends, the machine announces when it does it - an attempt that failed, a hand-over that was given back, a session
+that was lost - and the judge checks that a rule holds. What is not announced has not happened: the job is still where
+it was.
 
 **Lost** is a job for which one of these is true when the world is over, its faults having stopped and simulated time
 gone on until nothing more happened or the limit of the world was reached:
@@ -19,8 +26,11 @@ Not lost: a request that went with its connection before the broker read it; a j
 **A false failure** is a failure, decided by the machine or told to a client, where none of these rules holds:
 
 - as many attempts were counted as there are tries, and the last one is over: its time was up, or its worker was lost
-  and the grace is over. An attempt counts when the hand-over was sent; one whose send failed does not;
-- as many hand-overs failed to leave as `Limits.handovers_max` allows;
+  and the grace is over. An attempt counts when the hand-over was sent, or, of a worker that says when it starts, from
+  there; one whose send failed does not;
+- as many hand-overs came to nothing as `Limits.handovers_max` allows;
+- its worker said that it has failed for good;
+- it was to end with its askers, and all of them have been away for the grace;
 - the broker had been stopped; or it was draining, or the request was too large to be a job, when the request was
   read.
 
@@ -31,72 +41,37 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
-from relet.core.job import DISCARDED, RUNNING, Job, Reason
+from relet.core.job import DELAYED, DISCARDED, Cause, Job, Reason
+from relet.core.job import HELD as JOB_HELD
+from relet.core.job import RUNNING as JOB_RUNNING
 from relet.core.limits import Limits
 from relet.core.machine import RECLAIM_NS
+from relet.core.roster import Session, Worker
 from relet.events import Event
-from relet.messages import Accepted, Body, Finished, Path, Peer, Records, Refused
+from relet.messages import SIGNATURE, Accepted, Attempt, Body, Finished, Native, Path, Peer, Records, Refused
+from relet.testing.claims import (
+    ANSWERED,
+    FAILED,
+    FALSE_FAILURE,
+    GONE,
+    HELD,
+    LOST,
+    NEVER,
+    RUNS,
+    TOKENS_MAX,
+    WAITS,
+    WRONG,
+    Claim,
+    Violation,
+    key_of,
+)
+from relet.testing.judged_requests import Requests
+from relet.testing.judged_sessions import NEVER_BEGUN, Heard, Sessions
 from relet.testing.network import Wire
 
-LOST: Final = "lost"
-FALSE_FAILURE: Final = "false_failure"
-WRONG: Final = "wrong"
-
-
-class Violation(AssertionError):
-    """The broker did what it must not do. `kind` is `LOST`, `FALSE_FAILURE` or `WRONG`."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(f"{kind}: {text}")
-        self.kind = kind
-        self.text = text
-
-
-def key_of(body: Body) -> bytes:
-    """What a job is known by: the first frame of its body."""
-    return bytes(body[0] if type(body) is tuple else body)  # type: ignore[arg-type]  # a tuple's items are frames
-
-
-WAITS, RUNS, ANSWERED, FAILED, GONE = range(5)
-
-
-class Claim:
-    """What is owed for one request."""
-
-    __slots__ = (
-        "answer",
-        "attempts",
-        "began",
-        "excused",
-        "forgiven",
-        "handovers",
-        "holder",
-        "key",
-        "path",
-        "state",
-        "token",
-        "told",
-        "wire",
-    )
-
-    def __init__(self, key: bytes, wire: Wire | None, path: Path) -> None:
-        self.key = key
-        self.wire = wire
-        """The connection on which it came; None once nobody is to be told."""
-        self.path = path
-        self.state = WAITS
-        self.attempts = 0
-        self.forgiven = 0
-        """Attempts that a crash of the broker may have made it forget."""
-        self.handovers = 0
-        self.began = 0
-        self.holder: Peer | None = None
-        self.token = b""
-        self.answer: Body = b""
-        self.told = False
-        self.excused = False
+__all__ = ["FALSE_FAILURE", "LOST", "WRONG", "Judge", "Violation"]
 
 
 class Judge:
@@ -107,26 +82,33 @@ class Judge:
         self.draining = False
         self.stopped = False
         self.by_key: dict[bytes, Claim] = {}
+        self.by_token: dict[bytes, Claim] = {}
         self.counts: dict[str, int] = {}
         self.seen = 0
         """How much has happened."""
+        self.open = 0
+        """Jobs that have not ended."""
         self.trace: Any = None
         """A hash that takes in everything, or None."""
-        self._tries = tries
-        self._timeout_ns = timeout_ns
-        self._limits = limits
+        self.tries = tries
+        self.timeout_ns = timeout_ns
+        self.limits = limits
+        self.has_store = has_store
+        self.began = 0
+        """When this broker began."""
+        self.sessions = Sessions(self)
+        self.requests = Requests(self)
         self._handovers_max = limits.handovers_of(tries)
-        self._has_store = has_store
-        self._by_token: dict[bytes, Claim] = {}
+        self._expected: list[tuple[str, Any]] = []
+        """What must be announced before this turn is over."""
         self._by_route: dict[tuple[Wire, Path], Claim] = {}
         self._refusals: dict[tuple[Wire, Path], int] = {}
         self._credit: dict[Peer, dict[Path, int]] = {}
         self._asked: list[tuple[Peer, Path]] = []
         self._voided: list[tuple[Peer, Path]] = []
+        self._answers: list[tuple[Any, ...]] = []
         self._lost_at: dict[Peer, int] = {}
-        self._safe: set[bytes] = set()
-        self._safe_ends: set[bytes] = set()
-        self._keys: dict[int, bytes] = {}
+        self._by_number: dict[int, Claim] = {}
 
     def watch(self) -> None:
         """Takes in everything from here on, for `digest`."""
@@ -136,7 +118,8 @@ class Judge:
         """What happened, as one value: the same for the same seed."""
         return str(self.trace.hexdigest())
 
-    def _saw(self, *what: object) -> None:
+    def saw(self, *what: object) -> None:
+        """Something happened."""
         self.seen += 1
         if self.trace is not None:
             self.trace.update(repr((self.now, what)).encode())
@@ -145,26 +128,66 @@ class Judge:
         """Counts for the summary."""
         self.counts[what] = self.counts.get(what, 0) + number
 
+    # --- What must follow
+
+    def begin_turn(self, now: int) -> None:
+        """A turn begins; what the one before owed must have been done."""
+        self.check_expected()
+        self.requests.begin_turn()
+        self.now = now
+
+    def check_expected(self) -> None:
+        """Raises where something that follows from what was read did not happen."""
+        if self._expected:
+            what, whom = self._expected[0]
+            raise Violation(WRONG, f"{whom} should have been {what}, and was not")
+        self.requests.settle()
+
+    def expect(self, what: str, whom: Any) -> None:
+        """The machine must announce this."""
+        self._expected.append((what, whom))
+
+    def _was_expected(self, what: str, whom: Any) -> bool:
+        self.sessions.hear()
+        try:
+            self._expected.remove((what, whom))
+        except ValueError:
+            return False
+        return True
+
     # --- What the broker reads
 
     def request(self, wire: Wire, path: Path, body: Body) -> None:
         """A request was read: from here on it is owed an outcome."""
         key = key_of(body)
-        self._saw("request", key)
+        self.saw("request", key)
         if self.draining:
             self._expect_refusal(wire, path)
             return
         if key in self.by_key:
             raise Violation(WRONG, f"request {key!r} was read twice")
-        claim = self.by_key[key] = self._by_route[wire, path] = Claim(key, wire, path)
+        claim = self.by_key[key] = self._by_route[wire, path] = Claim(key, wire, path, self.timeout_ns)
+        self.open += 1
         if wire.gone:
             claim.wire = None
 
+    def native(self, wire: Wire, message: Native) -> None:
+        """A native message was read. It is heard in the order in which the loop lets the machine hear it."""
+        peer, path, version, header, _ = message
+        self.saw("native", wire.endpoint.role, wire.routing_id, path, version, header)
+        if wire.endpoint.role == "workers":
+            self.sessions.read.append(Heard(*message, bool(peer.routing_id)))
+        else:
+            self.requests.read.append((wire, message))
+
     def refused(self, wire: Wire, refused: Refused) -> None:
         """Something was read that cannot be taken; where it has a return path, a failure is owed."""
-        self._saw("refused", refused.reason)
+        self.saw("refused", refused.reason)
         self.count("messages_refused")
-        if wire.endpoint.role == "clients" and refused.path is not None:
+        if refused.version:
+            account = self.requests if wire.endpoint.role == "clients" else self.sessions
+            account.too_large(refused)
+        elif wire.endpoint.role == "clients" and refused.path is not None:
             self._expect_refusal(wire, refused.path)
 
     def _expect_refusal(self, wire: Wire, path: Path) -> None:
@@ -172,20 +195,28 @@ class Judge:
 
     def ask(self, peer: Peer, path: Path) -> None:
         """An ask was read. It counts when the losses of the turn are known: the dead ask for nothing."""
-        self._saw("ask", peer.descriptor, path)
+        self.saw("ask", peer.descriptor, path)
         self._asked.append((peer, path))
 
     def lost(self, role: str, peers: Sequence[Peer]) -> None:
         """Connections have gone."""
-        if role == "workers":
-            for peer, path in self._voided:  # the rest of its batch was tried; from here on it must ask again
-                self._credit.get(peer, {})[path] = 0
-            self._voided.clear()
+        if role == "clients":
             for peer in peers:
-                self._saw("lost", peer.descriptor)
-                self._lost_at.setdefault(peer, self.now)
-                self._credit.pop(peer, None)
-        if role == "workers" and self._asked:
+                self.requests.lost(peer)
+            self._hear_answers()
+            self.requests.hear()
+            return
+        self.sessions.hear()
+        for peer, path in self._voided:  # the rest of its batch was tried; from here on it must ask again
+            self._credit.get(peer, {})[path] = 0
+        self._voided.clear()
+        self.sessions.void()
+        for peer in peers:
+            self.saw("lost", peer.descriptor)
+            self._lost_at.setdefault(peer, self.now)
+            self._credit.pop(peer, None)
+            self.sessions.lost(peer)
+        if self._asked:
             asked, self._asked = self._asked, []
             for peer, path in asked:
                 self._grant(peer, path)
@@ -195,81 +226,289 @@ class Judge:
             return
         paths = self._credit.setdefault(peer, {})
         credit = paths.get(path, 0)
-        if credit and (peer.asks_one_at_a_time or credit >= self._limits.asks_per_worker_max):
+        if credit and (peer.asks_one_at_a_time or credit >= self.limits.asks_per_worker_max):
             return
         paths[path] = credit + 1
 
     def answer(self, frames: tuple[Any, ...]) -> None:
-        """An answer was read: the first to an open job is its outcome, whichever attempt it belongs to."""
-        self._saw("answer", frames)
-        claim = self._by_token.get(frames[0])
-        if claim is None or claim.state > RUNS:
-            self.count("answers_refused")
+        """An answer was read."""
+        self.saw("answer", frames)
+        self._answers.append(frames)
+
+    def _hear_answers(self) -> None:
+        """The first answer to an open job is its outcome, whichever attempt it belongs to; unless it wants the current
+        one only.
+        """
+        if not self._answers:
             return
-        claim.state = ANSWERED
-        claim.holder = None
-        claim.answer = frames[1] if len(frames) == 2 else frames[1:] if len(frames) > 2 else b""
+        answers, self._answers = self._answers, []
+        for frames in answers:
+            body = frames[1] if len(frames) == 2 else frames[1:] if len(frames) > 2 else b""
+            if not self.answered(frames[0], body):
+                self.count("answers_refused")
+
+    # --- What becomes of a claim
+
+    def answered(self, token: bytes, body: Body, headers: dict[str, str] | None = None) -> str:
+        """A worker has the answer to the job with this token. What it is: "" (nothing), "late" or "current"."""
+        claim = self.by_token.get(token)
+        if claim is None or not claim.open:
+            return ""
+        current = claim.token == token and claim.state in (HELD, RUNS)
+        if not current and not (claim.late_any and self.is_good(claim, token)):
+            return ""
+        if current and claim.state == HELD:
+            self.starts(claim)
+        claim.answer, claim.answer_headers = body, headers
+        self.ends(claim, ANSWERED)
+        return "current" if current else "late"
+
+    def is_good(self, claim: Claim, token: bytes) -> bool:
+        """The token is one by which a late answer is known."""
+        return token in (claim.token, claim.shared) or token in claim.tokens
+
+    def ends(self, claim: Claim, state: int, reason: str = "") -> None:
+        """The claim has its outcome."""
+        claim.state, claim.holder, claim.reason = state, None, reason
+        claim.ended_at = self.now
+        self.open -= 1
+        if claim.request is not None:
+            self.requests.ended(claim)
+
+    def starts(self, claim: Claim) -> None:
+        """The attempt begins, and with it its limits."""
+        claim.state = RUNS
+        claim.attempts += 1
+        self.count("attempts")
+        if self.tries is not None and claim.attempts > self.tries + claim.forgiven:
+            text = f"{claim.key!r} has begun {claim.attempts} attempts, {self.tries} are allowed"
+            raise Violation(WRONG, text)
+        self.begins(claim)
+
+    def begins(self, claim: Claim) -> None:
+        """The limits of the running attempt begin."""
+        claim.began = claim.heard = self.now
+        claim.ends = NEVER if claim.run_ns is None else self.now + claim.run_ns
+
+    def fails(self, claim: Claim, cause: str, *, final: bool = False) -> None:
+        """The attempt is over; with the last one goes the job."""
+        claim.cause = cause
+        claim.state, claim.holder = WAITS, None
+        if final:
+            self._must_end(claim, Reason.FAILED)
+        elif self.tries is not None and claim.attempts >= self.tries:
+            self._must_end(claim, Reason.TRIES_SPENT)
+
+    def comes_back(self, claim: Claim, cause: str) -> None:
+        """The hand-over came to nothing."""
+        if claim.state == RUNS:
+            claim.attempts -= 1
+            self.count("attempts", -1)
+        claim.cause = cause
+        claim.state, claim.holder, claim.recalled = WAITS, None, None
+        claim.handovers += 1
+        if claim.handovers >= self._handovers_max:
+            self._must_end(claim, Reason.HANDOVERS_SPENT)
+
+    def _must_end(self, claim: Claim, reason: Reason) -> None:
+        self.ends(claim, FAILED, reason.value)
+        self.expect("ended", claim)
+
+    # --- What the broker decides and says
+
+    def claim_of(self, job: Job) -> Claim:
+        """The account of a job of the machine."""
+        claim = self.by_key.get(key_of(job.body))
+        if claim is None:
+            raise Violation(WRONG, f"{key_of(job.body)!r} was never accepted")
+        return claim
+
+    def accepted(self, jobs: Sequence[Job]) -> None:
+        """The machine has accepted these jobs of native clients."""
+        self.requests.hear()
+        for job in jobs:
+            claim = self.requests.accepted(job)
+            self.by_key[claim.key] = self._by_number[job.number] = claim
+            self.open += 1
+
+    def attempt_failed(self, job: Job, cause: Cause) -> None:
+        """The machine ends an attempt that came to nothing."""
+        claim = self.claim_of(job)
+        self.saw("attempt_failed", claim.key, cause.value)
+        self.count(f"attempt_{cause.value}")
+        if self._was_expected("failed", claim):
+            if claim.cause != cause:
+                raise Violation(WRONG, f"an attempt of {claim} ended by {claim.cause}, and the broker says {cause}")
+            return
+        if claim.state != RUNS:
+            raise Violation(WRONG, f"an attempt of {claim} has failed that did not run")
+        if cause is Cause.EXPIRED:
+            over = self.now >= claim.ends or self._is_over(claim)
+        elif cause is Cause.SILENT:
+            over = claim.silence_ns is not None and self.now >= claim.heard + claim.silence_ns
+        elif cause is Cause.WORKER_LOST:
+            over = self._holder_is_gone(claim)
+        else:
+            over = False
+        if not over:
+            raise Violation(WRONG, f"an attempt of {claim} ended by {cause.value} before it was over")
+        self.fails(claim, cause.value)
+
+    def given_back(self, job: Job) -> None:
+        """The machine takes back a hand-over, uncounted."""
+        claim = self.claim_of(job)
+        self.saw("given_back", claim.key)
+        self.count("given_back")
+        if self._was_expected("given back", claim):
+            return
+        recalled = claim.recalled is not None and self.now >= claim.recalled + self.limits.liveness_ns
+        if claim.state != HELD or not (recalled or self._holder_is_gone(claim)):
+            raise Violation(WRONG, f"{claim} was taken back from a worker that is alive and has it")
+        self.comes_back(claim, "recalled" if recalled else NEVER_BEGUN)
+
+    def claimed(self, job: Job, session: Session) -> None:
+        """The machine lets a session go on with a job that it had."""
+        claim = self.claim_of(job)
+        self.saw("claimed", claim.key)
+        self.count("claimed")
+        if not self._was_expected("claimed", claim):
+            raise Violation(WRONG, f"{claim} was claimed by {session}, whose it is not: {claim.cause}")
+
+    def session_lost(self, worker: Worker) -> None:
+        """The machine takes a worker for lost."""
+        if not isinstance(worker, Session):
+            return
+        self.saw("session_lost", worker.incarnation)
+        session = self.sessions.by_incarnation.get(worker.incarnation)
+        if self._was_expected("lost", worker.incarnation):
+            return
+        if session is None:
+            raise Violation(WRONG, f"{worker} was lost and never said hello")
+        self.sessions.must_be_over(session)
+        self.sessions.ends(session)
+
+    def ended_badly(self, job: Job) -> None:
+        """The machine has discarded or cancelled a job."""
+        claim = self.claim_of(job)
+        self.saw("ended_badly", claim.key, job.reason)
+        self.count(job.reason)
+        if self._was_expected("ended", claim):
+            if claim.reason != job.reason:
+                raise Violation(WRONG, f"{claim} has failed because of {claim.reason}, not {job.reason}")
+            return
+        if not claim.open:
+            kind = FALSE_FAILURE if claim.state == ANSWERED else WRONG
+            raise Violation(kind, f"{claim.key!r} has failed after its end")
+        if job.reason == Reason.ASKER_GONE:
+            self.requests.must_be_deserted(claim)
+        elif job.state == DISCARDED:
+            text = f"{claim.key!r} was discarded ({job.reason}) after {claim.attempts} attempts of {self.tries}"
+            raise Violation(FALSE_FAILURE, f"{text} and {claim.handovers} hand-overs in vain")
+        elif not self.stopped:
+            raise Violation(FALSE_FAILURE, f"{claim.key!r} was ended by a broker that was not stopped")
+        self.ends(claim, FAILED, job.reason)
+
+    def publish(self, notice: tuple[Event, dict[str, Any]]) -> None:
+        """What the broker says of itself."""
+        self.saw("notice", notice[0].value, sorted(notice[1].items(), key=str))
 
     # --- What the broker sends
 
     def sent(self, role: str, wire: Wire | None, message: tuple[Any, ...], code: int) -> None:
         """A message was sent, or could not be."""
+        native = message[2] == SIGNATURE
         if role == "workers":
-            self._dispatched(message, code)
+            if native:
+                self.sessions.sent(message, code)
+            else:
+                self._dispatched(message, code)
+        elif native:
+            self.requests.hear()
+            self.requests.settle()
+            if code == 0 and wire is not None:
+                self.requests.told(wire, message)
         elif code == 0 and wire is not None:
             self._told(wire, message)
+
+    def may_be_dispatched(self, claim: Claim | None, key: bytes) -> Claim:
+        """Raises unless a job may go to any worker at all."""
+        if claim is None:
+            raise Violation(WRONG, f"{key!r} was dispatched and never accepted")
+        if not claim.open:
+            raise Violation(WRONG, f"{key!r} was dispatched after its end")
+        if claim.state != WAITS and not self._is_over(claim):
+            raise Violation(
+                WRONG, f"{key!r} was dispatched again before its attempt was over: it is let to two, or early"
+            )
+        if self.has_store and not claim.safe:
+            raise Violation(WRONG, f"{key!r} was dispatched before its acceptance was safe")
+        if self.now < claim.due:
+            raise Violation(WRONG, f"{key!r} was dispatched {claim.due - self.now} ns before its worker wanted it")
+        return claim
 
     def _dispatched(self, message: tuple[Any, ...], code: int) -> None:
         peer, path, _, token, body = message
         key = key_of(body)
-        self._saw("dispatched", key, token, peer.descriptor, path, code)
-        claim = self.by_key.get(key)
-        if claim is None:
-            raise Violation(WRONG, f"{key!r} was dispatched and never accepted")
-        if claim.state > RUNS:
-            raise Violation(WRONG, f"{key!r} was dispatched after its end")
-        if claim.state == RUNS and not self._is_over(claim):
-            raise Violation(
-                WRONG, f"{key!r} was dispatched again before its attempt was over: it is let to two, or early"
-            )
-        if self._has_store and key not in self._safe:
-            raise Violation(WRONG, f"{key!r} was dispatched before its acceptance was safe")
-        if claim.token and claim.token != token:
+        self.saw("dispatched", key, token, peer.descriptor, path, code)
+        claim = self.may_be_dispatched(self.by_key.get(key), key)
+        if claim.queue != "default":
+            raise Violation(WRONG, f"{key!r} of {claim.queue} was dispatched to a worker of 2010")
+        if claim.late_any and claim.shared and claim.shared != token:
             raise Violation(WRONG, f"{key!r} has changed its id: a late answer would not count")
-        if self._by_token.setdefault(token, claim) is not claim:
-            raise Violation(WRONG, f"{key!r} has the id of another job")
-        claim.token = token
+        if token != claim.shared and token in self.by_token:
+            raise Violation(WRONG, f"{key!r} has the id of another job, or of an attempt that is over")
+        self.gets_token(claim, token, native=False)
         paths = self._credit.get(peer, {})
         if paths.get(path, 0) < 1:
             raise Violation(WRONG, f"{key!r} was dispatched to a worker without an unspent ask")
+        paths[path] -= 1
+        claim.holder = peer
+        self.starts(claim)
         if code:
             self.count("handovers_failed")
-            claim.state, claim.holder = WAITS, None
-            claim.handovers += 1
-            paths[path] -= 1
             self._voided.append((peer, path))
+            self.undelivered(claim)
+
+    def undelivered(self, claim: Claim) -> None:
+        """A hand-over could not be sent: it must be given back."""
+        self.comes_back(claim, "undelivered")
+        self._expected.insert(0, ("given back", claim))
+
+    def gets_token(self, claim: Claim, token: bytes, *, native: bool) -> None:
+        """Another hand-over, another right to answer."""
+        self.by_token[token] = claim
+        claim.token, claim.native = token, native
+        if not native:
+            claim.shared = token
             return
-        paths[path] -= 1
-        claim.attempts += 1
-        claim.state, claim.holder, claim.began = RUNS, peer, self.now
-        self.count("attempts")
-        if self._tries is not None and claim.attempts > self._tries + claim.forgiven:
-            raise Violation(WRONG, f"{key!r} was dispatched {claim.attempts} times, {self._tries} are allowed")
+        claim.tokens.append(token)
+        while len(claim.tokens) > TOKENS_MAX + 1:
+            claim.tokens.pop(0)
 
     def _is_over(self, claim: Claim) -> bool:
         """The running attempt has ended by rule: its time was up, or its worker was lost and the grace is over."""
-        if self._timeout_ns is not None and self.now >= claim.began + self._timeout_ns:
+        if claim.state == RUNS and self.now >= claim.ends:
             return True
-        if claim.holder is None:
-            return self._timeout_ns is None and self.now >= claim.began + RECLAIM_NS
-        lost_at = self._lost_at.get(claim.holder)
-        return lost_at is not None and self.now >= lost_at + self._limits.worker_grace_ns
+        if claim.state == RUNS and claim.silence_ns is not None and self.now >= claim.heard + claim.silence_ns:
+            return True
+        if claim.holder is None and claim.state == RUNS and not claim.native and claim.run_ns is None:
+            return self.now >= claim.began + RECLAIM_NS
+        return self._holder_is_gone(claim)
+
+    def _holder_is_gone(self, claim: Claim) -> bool:
+        holder = claim.holder
+        if holder is None:  # from an earlier life of the broker: a session must claim it
+            return claim.native and self.now >= claim.began + self.limits.liveness_ns
+        if isinstance(holder, Peer):
+            lost_at = self._lost_at.get(holder)
+            return lost_at is not None and self.now >= lost_at + self.limits.worker_grace_ns
+        return bool(holder.over)
 
     def _told(self, wire: Wire, message: tuple[Any, ...]) -> None:
         _, path, _, outcome = message
-        self._saw("told", wire.routing_id, path, outcome)
+        self.saw("told", wire.routing_id, path, outcome)
         claim = self._by_route.get((wire, path))
-        if claim is None or claim.state <= RUNS or claim.told:
+        if claim is None or claim.open or claim.told:
             refusals = self._refusals.get((wire, path), 0)
             if outcome == b"" and refusals:
                 self._refusals[wire, path] = refusals - 1
@@ -288,85 +527,83 @@ class Judge:
             raise Violation(WRONG, f"{claim.key!r} was answered {claim.answer!r}, and its client was told {outcome!r}")
         if claim.state == FAILED and outcome != b"":
             raise Violation(WRONG, f"{claim.key!r} has failed, and its client was told {outcome!r}")
-        if self._has_store and claim.key not in self._safe_ends:
+        if self.has_store and not claim.safe_end:
             raise Violation(WRONG, f"the outcome of {claim.key!r} was told before it was safe")
         claim.told = True
         self.count("told_failure" if outcome == b"" else "told_answer")
 
-    # --- What the broker decides and says
-
-    def ended_badly(self, job: Job) -> None:
-        """The machine has discarded or cancelled a job."""
-        key = key_of(job.body)
-        self._saw("ended_badly", key, job.reason)
-        claim = self.by_key.get(key)
-        if claim is None:
-            raise Violation(WRONG, f"{key!r} has failed and was never accepted")
-        if claim.state > RUNS:
-            kind = FALSE_FAILURE if claim.state == ANSWERED else WRONG
-            raise Violation(kind, f"{key!r} has failed after its end")
-        self.count(job.reason)
-        if job.state == DISCARDED and job.reason == Reason.TRIES_SPENT:
-            spent = self._tries is not None and claim.attempts >= self._tries
-            if not spent or claim.state != RUNS or not self._is_over(claim):
-                text = f"{key!r} has failed after {claim.attempts} attempts of {self._tries}"
-                raise Violation(FALSE_FAILURE, f"{text}, the last of which is not over" if spent else text)
-        elif job.state == DISCARDED and job.reason == Reason.HANDOVERS_SPENT:
-            if claim.handovers < self._handovers_max:
-                raise Violation(FALSE_FAILURE, f"{key!r} has failed after {claim.handovers} failed hand-overs")
-        elif not self.stopped:
-            raise Violation(FALSE_FAILURE, f"{key!r} was ended by a broker that was not stopped")
-        claim.state, claim.holder = FAILED, None
-
-    def publish(self, notice: tuple[Event, dict[str, Any]]) -> None:
-        """What the broker says of itself."""
-        self._saw("notice", notice[0].value, sorted(notice[1].items(), key=str))
+    # --- What is safe
 
     def settled(self, records: Records) -> None:
         """The store has made these safe."""
         for record in records:
             if isinstance(record, Accepted):
-                key = self._keys[record.number] = key_of(record.body)
-                self._safe.add(key)
-            elif isinstance(record, Finished) and record.number in self._keys:
-                self._safe_ends.add(self._keys[record.number])
+                claim = self._by_number.get(record.number)
+                if claim is None:
+                    claim = self._by_number[record.number] = self.by_key[key_of(record.body)]
+                claim.safe = True
+            elif isinstance(record, Attempt):
+                claim = self._by_number.get(record.number)
+                if claim is not None and record.ledger:
+                    claim.failed_safe = max(claim.failed_safe, record.ledger[-1].attempt)
+            elif isinstance(record, Finished):
+                claim = self._by_number.get(record.number)
+                if claim is not None:
+                    claim.safe_end = True
 
     def crashed(self) -> None:
         """The broker is gone: asks, routes and peers with it."""
-        self._saw("crashed")
+        self.saw("crashed")
         self.count("broker_crashes")
         self._credit.clear()
         self._asked.clear()
+        self._answers.clear()
         self._by_route.clear()
         self._refusals.clear()
+        self._expected.clear()
+        self.sessions.crashed()
+        self.requests.crashed()
         for claim in self.by_key.values():
             claim.wire = None
 
     def restarted(self, jobs: list[Job], lease_now: int) -> None:
         """A new broker has loaded these jobs; the others were never safe, or have ended."""
-        self.now = lease_now
+        self.now = self.began = lease_now
         found = {key_of(job.body): job for job in jobs}
-        self._by_token.clear()
+        self._by_number.clear()
         for key in found.keys() - self.by_key.keys():
             raise Violation(WRONG, f"{key!r} came out of the store and was never accepted")
         for key, claim in self.by_key.items():
             job = found.get(key)
             if job is not None:
                 self._goes_on(claim, job)
-            elif claim.state <= RUNS:
-                if key in self._safe:
+            elif claim.open:
+                if claim.safe:
                     raise Violation(LOST, f"{key!r} was safe and is gone after the restart")
                 claim.state = GONE
                 self.count("gone_with_the_broker")
+            elif not claim.safe_end:
+                claim.state = GONE
+        self.open = len(jobs)
 
     def _goes_on(self, claim: Claim, job: Job) -> None:
-        if claim.key in self._safe_ends:
+        if claim.safe_end:
             raise Violation(WRONG, f"{claim.key!r} had ended, and is open again after the restart")
         claim.forgiven = max(claim.forgiven, claim.attempts - job.attempts)
-        claim.state, claim.holder, claim.began = (RUNS if job.state == RUNNING else WAITS), None, self.now
-        claim.token = job.token
-        if job.token:
-            self._by_token[job.token] = claim
+        claim.attempts, claim.handovers = job.attempts, job.handovers
+        claim.state = RUNS if job.state == JOB_RUNNING else HELD if job.state == JOB_HELD else WAITS
+        claim.holder, claim.token, claim.native, claim.recalled = None, job.token, job.seq > 0, None
+        claim.tokens, claim.shared = list(job.tokens), job.shared
+        if claim.native:
+            claim.tokens.append(job.token)
+        elif job.token:
+            claim.shared = job.token
+        claim.due = self.now if job.state == DELAYED else 0
+        last = job.ledger[-1] if job.ledger else None
+        claim.cause = last.cause if last is not None and last.attempt == job.attempts else ""
+        self.begins(claim)
+        self._by_number[job.number] = claim
+        self.requests.goes_on(claim, job.id)
 
     # --- The verdict
 
@@ -374,20 +611,27 @@ class Judge:
         """A job whose attempt should have ended long ago; None when all is in time."""
         for claim in self.by_key.values():
             if claim.state == RUNS:
-                ends = claim.began + (self._timeout_ns if self._timeout_ns is not None else 1 << 60)
-                lost_at = self._lost_at.get(claim.holder) if claim.holder is not None else None
+                ends = claim.ends
+                lost_at = self._lost_at.get(claim.holder) if isinstance(claim.holder, Peer) else None
                 if lost_at is not None:
-                    ends = min(ends, max(lost_at, claim.began) + self._limits.worker_grace_ns)
+                    ends = min(ends, max(lost_at, claim.began) + self.limits.worker_grace_ns)
                 if self.now > ends + slack_ns:
                     return claim
         return None
 
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is open, and no native client is owed anything."""
+        return self.open == 0 and self.requests.at_rest
+
     def verdict(self, *, dropped: int, reads: Callable[[Wire], bool]) -> None:
         """The world is over. `dropped`: what the broker counted as `reply_dropped`. `reads`: does this client read?"""
+        self.requests.hear()
+        self.check_expected()
         untold = 0
         for claim in self.by_key.values():
-            if claim.state <= RUNS:
-                state = "waits" if claim.state == WAITS else f"runs since {claim.began}"
+            if claim.open:
+                state = "waits" if claim.state == WAITS else f"is with {claim.holder} since {claim.began}"
                 raise Violation(LOST, f"{claim.key!r} has no outcome: it {state} after {claim.attempts} attempts")
             wire = claim.wire
             if (
@@ -406,3 +650,4 @@ class Judge:
                 untold += owed
         if untold > dropped:
             raise Violation(LOST, "a refused request was never answered, and its client is there")
+        self.requests.verdict(dropped=dropped - untold, reads=reads)

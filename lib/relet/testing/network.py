@@ -48,6 +48,9 @@ class Witness(Protocol):
     def answer(self, frames: tuple[Any, ...]) -> None:
         """The broker has read an answer."""
 
+    def native(self, wire: Wire, message: Native) -> None:
+        """The broker has read a message of the native dialect."""
+
     def refused(self, wire: Wire, refused: Refused) -> None:
         """The broker has read what it cannot take."""
 
@@ -269,7 +272,11 @@ class Router(Endpoint):
         self._native: list[Native] = []
 
     def receive(self, messages_max: int, bytes_max: int) -> list[tuple[Peer, Path, Body]]:
-        """Up to so many messages; stops after so many bytes of bodies."""
+        """Up to so many messages of both dialects; stops after so many bytes of bodies.
+
+        On the wire lie `(path, body)` of 2010, `(path, version, header, body)`, and what cannot be taken as
+        `(None, path, reason)` or, natively, `(None, path, reason, version, header)`.
+        """
         messages: list[tuple[Peer, Path, Body]] = []
         taken = 0
         for _ in range(messages_max):
@@ -280,14 +287,19 @@ class Router(Endpoint):
             if peer is None:
                 peer = Peer(b"" if wire.gone else wire.routing_id, wire.descriptor, wire.socket_type)
                 wire.peer = None if wire.gone else peer
-            if len(message) == 3:
-                refused = Refused(peer, message[1], message[2])
+            if message[0] is None:
+                refused = Refused(peer, *message[1:])
                 self._refused.append(refused)
                 self._witness.refused(wire, refused)
                 continue
+            taken += len(message[-1])
+            if len(message) == 4:
+                said: Native = (peer, *message)
+                self._native.append(said)
+                self._witness.native(wire, said)
+                continue
             path, body = message
             messages.append((peer, path, body))
-            taken += len(body)
             if self.role == "clients":
                 self._witness.request(wire, path, body)
             else:

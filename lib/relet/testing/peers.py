@@ -23,6 +23,11 @@ class Surroundings(Protocol):
     clock: Clock
     network: Network
     rng: random.Random
+    seen_tokens: deque[bytes]
+    """Tokens that workers were given lately."""
+
+    def shares(self, client: Any, wanted: Any) -> None:
+        """Another native client asks for the same."""
 
     def next_job(self) -> bytes | None:
         """The first frame of the next job; None when there are enough."""

@@ -13,19 +13,23 @@ more happens, and the judge looks at what is left. Some worlds end by stopping t
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
 
-from relet.core.job import Job
+from relet.core.job import Cause, Job
 from relet.core.limits import Limits
 from relet.core.machine import Machine
+from relet.core.roster import Session
+from relet.core.roster import Worker as RosterWorker
 from relet.server import Server
 from relet.store import Store
 from relet.testing import census
 from relet.testing.clock import MS, US, Clock, S
 from relet.testing.judge import LOST, WRONG, Judge, Violation
+from relet.testing.native_peers import GOOD, NativeClient, NativeHabits, NativeWorker, Wanted
 from relet.testing.network import Endpoint, Network, Pull, Router, Wire
 from relet.testing.peers import HONEST, Client, Habits, Worker
 from relet.testing.stores import LateStore
@@ -42,6 +46,10 @@ IDLE_TURNS_MAX: Final = 3_000
 """Turns in a row in which nothing was read, sent or decided: more than any steps of expiry need."""
 QUIET_NS_MAX: Final = 900 * S
 """How long the second act may last, simulated."""
+WALL_NS: Final = 1_000_000_000 * S
+"""When every world begins, nanoseconds since 1970."""
+REST_NS: Final = 2 * S
+"""How long a world of native peers, who never rest, goes on when all is done."""
 CENSUS_SHARE: Final = 120
 """Jobs that may be counted again in each turn, on average."""
 
@@ -71,6 +79,24 @@ class Config(msgspec.Struct, kw_only=True):
     proxied: bool = False
     worker_unread_max: int = 1 << 30
     habits: Habits = HONEST
+    native_clients: int = 0
+    native_window: int = 10
+    patience_native_ns: int = 2 * S
+    """After so long without an outcome a native client asks again."""
+    receipts: tuple[str, ...] = ("prompt",)
+    strange: float = 0.0
+    """Of native requests, how many are asked for on terms of their own ..."""
+    shares: float = 0.0
+    """... and how many more than once."""
+    queues: tuple[str, ...] = ("default",)
+    native_workers: int = 0
+    capacity: int = 1
+    native_ahead: int = 2
+    seats: int = 1
+    """Sessions on each connection."""
+    minimal: float = 0.0
+    """How many native workers lack a feature."""
+    native_habits: NativeHabits = GOOD
     faults: float = 0.0
     """Events of the world at large: deaths, freezing, lost connections, garbage ..."""
     freezes: bool = True
@@ -82,22 +108,47 @@ class Config(msgspec.Struct, kw_only=True):
 
 
 def draw(rng: random.Random) -> Config:
-    """A world as it may be."""
+    """A world as it may be: of 2010, native, or both."""
     pick = rng.choice
     timeout_ns = pick((None, 30 * MS, 200 * MS, 500 * MS, 2 * S, 30 * S))
     bad = pick((0.0, 0.02, 0.1, 0.3))
     work_ns = pick((200 * US, 2 * MS, 2 * MS, 20 * MS))
-    habits = Habits(
-        drops=bad * rng.random() if timeout_ns is not None else 0.0,
-        late=bad * rng.random(),
-        twice=bad * rng.random(),
-        dies_before=bad * rng.random() * 0.3,
-        dies_after=bad * rng.random() * 0.3,
-        garbles=bad * rng.random(),
-        work_ns=work_ns,
-        late_ns=pick((10 * MS, 200 * MS, timeout_ns or S, 2 * (timeout_ns or S))),
+    late_ns = pick((10 * MS, 200 * MS, timeout_ns or S, 2 * (timeout_ns or S)))
+    dialects = pick(("2010", "native", "both", "both"))
+    limits = _draw_limits(rng)
+    store = rng.random()
+    honest = rng.random() < 0.15
+    config = Config(
+        jobs=rng.randrange(100, 700),
+        tries=pick((None, 1, 2, 3, 3, 5)),
+        timeout_ns=timeout_ns,
+        limits=limits,
+        delay_ns=pick((5 * US, 50 * US, 500 * US, 5 * MS)),
+        spread_ns=pick((10 * US, 200 * US, 5 * MS, 50 * MS)),
+        faults=pick((0.0, 2.0, 10.0, 50.0)),
+        freezes=rng.random() < 0.7,
+        settles_ns=None if store < 0.7 else pick((0, MS, 10 * MS, 300 * MS)),
+        crashes=pick((0.0, 0.0, 0.5)),
+        stalls=rng.random() < 0.2,
+        ends_by_stop=rng.random() < 0.1,
+        think_ns=pick((0, 1 * MS, 10 * MS)),
+        unread_max=pick((1_000, 1_000, 5)),
+        worker_unread_max=pick((1 << 30, 1 << 30, 1 << 30, 3)),
+        req_clients=0,
+        dealer_clients=0,
+        req_workers=0,
+        dealer_workers=0,
     )
-    limits = Limits(
+    if dialects != "native":
+        config = _draw_2010(rng, config, 0.0 if honest else bad, work_ns, late_ns)
+    if dialects != "2010":
+        config = _draw_native(rng, config, 0.0 if honest else bad, work_ns, late_ns)
+    return config
+
+
+def _draw_limits(rng: random.Random) -> Limits:
+    pick = rng.choice
+    return Limits(
         jobs_max=pick((1_000_000, 1_000_000, 200, 30, 2)),
         asks_per_worker_max=pick((1_000, 3)),
         turn_messages_max=pick((2_000, 2_000, 7, 50)),
@@ -106,34 +157,86 @@ def draw(rng: random.Random) -> Config:
         handovers_max=pick((None, None, 3)),
         worker_grace_ns=pick((20 * MS, 0, 200 * MS)),
         outbox_bytes_max=pick((64 * 1024**2, 64 * 1024**2, 64 * 1024**2, 5_000)),
+        session_grace_ns=pick((250 * MS, 250 * MS, 0, 30 * MS)),
+        liveness_ns=pick((10 * S, 2 * S, 400 * MS)),
+        recall_ns=pick((100 * MS, 100 * MS, 5 * MS)),
+        asker_grace_ns=pick((S, 0, 30 * MS)),
+        askers_per_job_max=pick((100, 100, 1)),
+        outcomes_max=pick((100_000, 100_000, 20)),
+        outcome_ns=pick((3_600 * S, 3_600 * S, 2 * S)),
+        run_ns_max=pick((7 * 86_400 * S, 7 * 86_400 * S, 500 * MS)),
     )
-    store = rng.random()
-    return Config(
-        jobs=rng.randrange(100, 700),
-        tries=pick((None, 1, 2, 3, 3, 5)),
-        timeout_ns=timeout_ns,
-        limits=limits,
-        delay_ns=pick((5 * US, 50 * US, 500 * US, 5 * MS)),
-        spread_ns=pick((10 * US, 200 * US, 5 * MS, 50 * MS)),
+
+
+def _draw_2010(rng: random.Random, config: Config, bad: float, work_ns: int, late_ns: int) -> Config:
+    """Peers of 2010."""
+    pick = rng.choice
+    timeout_ns = config.timeout_ns
+    habits = Habits(
+        drops=bad * rng.random() if timeout_ns is not None else 0.0,
+        late=bad * rng.random(),
+        twice=bad * rng.random(),
+        dies_before=bad * rng.random() * 0.3,
+        dies_after=bad * rng.random() * 0.3,
+        garbles=bad * rng.random(),
+        work_ns=work_ns,
+        late_ns=late_ns,
+    )
+    return msgspec.structs.replace(
+        config,
         req_clients=rng.randrange(1, 15),
         dealer_clients=rng.randrange(0, 5),
         window=pick((2, 10, 50, 150)),
-        think_ns=pick((0, 1 * MS, 10 * MS)),
         patience_ns=pick((None, None, 100 * MS, 3 * S)),
-        unread_max=pick((1_000, 1_000, 5)),
         frames=pick((1, 1, 1, 3)),
         req_workers=rng.randrange(1, 8),
         dealer_workers=rng.randrange(0, 4),
         ahead=pick((1, 2, 10, 50)),
         proxied=timeout_ns is not None and rng.random() < 0.2,
-        worker_unread_max=pick((1 << 30, 1 << 30, 1 << 30, 3)),
-        habits=HONEST if rng.random() < 0.15 else habits,
-        faults=pick((0.0, 2.0, 10.0, 50.0)),
-        freezes=rng.random() < 0.7,
-        settles_ns=None if store < 0.7 else pick((0, MS, 10 * MS, 300 * MS)),
-        crashes=pick((0.0, 0.0, 0.5)),
-        stalls=rng.random() < 0.2,
-        ends_by_stop=rng.random() < 0.1,
+        habits=habits if bad else HONEST,
+    )
+
+
+def _draw_native(rng: random.Random, config: Config, bad: float, work_ns: int, late_ns: int) -> Config:
+    """Native peers."""
+    pick, some = rng.choice, rng.random
+    habits = NativeHabits(
+        drops=bad * some() * 0.3,
+        late=bad * some(),
+        twice=bad * some(),
+        again=bad * some(),
+        dies_before=bad * some() * 0.2,
+        dies_after=bad * some() * 0.2,
+        garbles=bad * some(),
+        fails=bad * some(),
+        fails_later=bad * some() * 0.5,
+        fails_for_good=bad * some() * 0.2,
+        hands_back=bad * some(),
+        partials=bad * some(),
+        progresses=bad * some(),
+        extends=bad * some(),
+        foreign=bad * some(),
+        mute=pick((0.0, 0.0, 0.3, 0.9)) if bad else 0.0,
+        lies=pick((0.0, 0.0, 0.05)) if bad else 0.0,
+        speaks_first=pick((0.0, 0.5, 1.0)),
+        work_ns=work_ns,
+        late_ns=late_ns,
+    )
+    return msgspec.structs.replace(
+        config,
+        native_clients=rng.randrange(1, 8),
+        native_window=pick((1, 5, 20, 100)),
+        patience_native_ns=pick((300 * MS, 2 * S, 5 * S)),
+        receipts=pick((("prompt",), ("prompt", "lazy", "never"))),
+        strange=pick((0.0, 0.1, 0.5)),
+        shares=pick((0.0, 0.05)),
+        queues=pick((("default",), ("default",), ("default", "mail", "pictures"))),
+        native_workers=rng.randrange(1, 8),
+        capacity=pick((1, 1, 4)),
+        native_ahead=pick((0, 1, 10)),
+        seats=pick((1, 1, 2)),
+        minimal=pick((0.0, 0.3)),
+        native_habits=habits if bad else GOOD,
     )
 
 
@@ -155,13 +258,33 @@ def tokens_of(rng: random.Random) -> Iterator[bytes]:
 
 
 class _Reports:
-    """A machine that tells the judge what it ends badly, when it does; mixed into whatever machine is on trial."""
+    """A machine that announces to the judge what it decides, when it does; mixed into whatever machine is on trial."""
 
     judge: Judge
 
+    def accept(self, jobs: list[Job], size: int, now: int) -> None:
+        super().accept(jobs, size, now)  # type: ignore[misc]  # the machine that this is mixed into
+        self.judge.accepted(jobs)
+
+    def attempt_failed(self, job: Job, cause: Cause, now: int, **said: Any) -> None:
+        self.judge.attempt_failed(job, cause)
+        super().attempt_failed(job, cause, now, **said)  # type: ignore[misc]  # the same
+
+    def give_back(self, job: Job, now: int) -> None:
+        self.judge.given_back(job)
+        super().give_back(job, now)  # type: ignore[misc]  # the same
+
+    def claim(self, job: Job, session: Session, now: int) -> None:
+        self.judge.claimed(job, session)
+        super().claim(job, session, now)  # type: ignore[misc]  # the same
+
+    def notice_lost(self, worker: RosterWorker) -> None:
+        self.judge.session_lost(worker)
+        super().notice_lost(worker)  # type: ignore[misc]  # the same
+
     def _ended_badly(self, job: Job) -> None:
         self.judge.ended_badly(job)
-        super()._ended_badly(job)  # type: ignore[misc]  # the machine that this is mixed into
+        super()._ended_badly(job)  # type: ignore[misc]  # the same
 
 
 class World:
@@ -194,7 +317,9 @@ class World:
         self.loaded = 0
         self._make_machine: MachineMaker = type("Reporting", (_Reports, machine), {"judge": self.judge})
         self._make_server: ServerMaker = server
+        self.seen_tokens: deque[bytes] = deque(maxlen=50)
         self._submitted = 0
+        self._epoch = 0
         self._census_credit = 0
         self._turn_due = -1
         self._turn_serial = 0
@@ -210,7 +335,7 @@ class World:
             self._store = LateStore(self._appended)
             self._store.on_settled = self.judge.settled
         self._start_broker()
-        self.clients = [
+        self.clients: list[Client | NativeClient] = [
             Client(
                 self,
                 window=0 if index < config.req_clients else config.window,
@@ -221,12 +346,49 @@ class World:
             )
             for index in range(config.req_clients + config.dealer_clients)
         ]
-        self.workers = [Worker(self, config.habits) for _ in range(config.req_workers)]
+        self.native_clients = [self._native_client() for _ in range(config.native_clients)]
+        self.clients += self.native_clients
+        self.workers: list[Worker | NativeWorker] = [Worker(self, config.habits) for _ in range(config.req_workers)]
         paths = (b"", *(b"\0\0\0\1%c" % letter for letter in b"abc")) if config.proxied else (b"",)
         self.workers += [
             Worker(self, config.habits, ahead=config.ahead, paths=paths, unread_max=config.worker_unread_max)
             for _ in range(config.dealer_workers)
         ]
+        self.workers += [self._native_worker(config.native_habits) for _ in range(config.native_workers)]
+
+    def _native_client(self) -> NativeClient:
+        config, rng = self.config, self.rng
+        return NativeClient(
+            self,
+            window=config.native_window,
+            think_ns=config.think_ns,
+            patience_ns=config.patience_native_ns,
+            unread_max=config.unread_max,
+            queues=config.queues,
+            receipts=rng.choice(config.receipts),
+            strange=config.strange,
+            shares=config.shares,
+            path=rng.choice((b"", b"", b"\0\0\0\1p")),
+        )
+
+    def _native_worker(self, habits: NativeHabits, *, serves_all: bool = False) -> NativeWorker:
+        config, rng = self.config, self.rng
+        queues = config.queues
+        if len(queues) > 1 and not serves_all:
+            queues = tuple(rng.sample(queues, rng.randrange(1, len(queues) + 1)))
+        features: tuple[str, ...] = ("starts", "recalls")
+        if rng.random() < config.minimal:
+            features = rng.choice((("starts",), ("recalls",), ()))
+        return NativeWorker(
+            self,
+            habits,
+            queues=queues,
+            capacity=config.capacity,
+            ahead=config.native_ahead,
+            features=features,
+            paths=(b"", b"\0\0\0\1s")[: config.seats],
+            unread_max=config.worker_unread_max,
+        )
 
     # --- What peers see (`peers.Surroundings`)
 
@@ -241,18 +403,28 @@ class World:
         """A fault has happened."""
         self.judge.count(fault)
 
+    def shares(self, client: NativeClient, wanted: Wanted) -> None:
+        """Another native client asks for the same."""
+        others = [other for other in self.native_clients if other is not client]
+        if others:
+            self.clock.after(int(self.rng.random() * 20 * MS), self.rng.choice(others).joins, wanted)
+
     # --- The broker and its clock
 
     def _start_broker(self) -> None:
         config, judge = self.config, self.judge
         self._down = False
+        self._epoch += 1
         self.machine = self._make_machine(
             tokens_of(self.rng),
             tries=config.tries,
             timeout_ns=config.timeout_ns,
             limits=config.limits,
             keeps_records=self._store is not None,
+            epoch=self._epoch,
+            began_ns=self.lease_now,
         )
+        self.machine.wall_ns = self._wall - self.lease_now
         store: Store | None = self._store
         self.loaded = 0
         if store is not None:
@@ -272,6 +444,11 @@ class World:
     def lease_now(self) -> int:
         """Lease time: simulated time without what the broker could not hear."""
         return self.clock.now - self._deaf_ns
+
+    @property
+    def _wall(self) -> int:
+        """Nanoseconds since 1970."""
+        return WALL_NS + self.clock.now
 
     def _wake(self, role: str) -> None:
         if role != "clients" or not self.server.paused or self._clients.has_news:
@@ -308,9 +485,10 @@ class World:
         self._deaf_ns += self._stall_ns  # as the broker does when its poll returned late
         self._stall_ns = 0
         judge, machine = self.judge, self.machine
-        judge.now = now = self.lease_now
+        now = self.lease_now
+        judge.begin_turn(now)
         before = judge.seen
-        self.server.turn(now)
+        self.server.turn(now, self._wall)
         self.turns += 1
         self._take_count()
         happened = judge.seen - before
@@ -333,7 +511,7 @@ class World:
 
     def _take_count(self) -> None:
         counters = self.machine.counters
-        self.dropped = counters.reply_dropped
+        self.dropped = max(0, counters.reply_dropped - self.judge.sessions.unsaid)
         if self.machine.open > OPEN_MAX + self.config.limits.jobs_max // 10:
             raise Violation(WRONG, f"{self.machine.open} jobs are open: the world is too large")
 
@@ -400,20 +578,20 @@ class World:
             self._busy_until = max(self._busy_until, self.clock.now) + stall
             self._stall_ns += stall
 
-    def _freeze(self, actor: Client | Worker, duration_ns: int) -> None:
+    def _freeze(self, actor: Client | Worker | NativeClient | NativeWorker, duration_ns: int) -> None:
         self.count("frozen")
         actor.freeze(duration_ns)
         self._miss_heartbeats(actor, duration_ns)
 
-    def _cut(self, actor: Client | Worker, duration_ns: int) -> None:
+    def _cut(self, actor: Client | Worker | NativeClient | NativeWorker, duration_ns: int) -> None:
         self.count("cut_off")
         for wire in actor.wires():
             wire.cut_until = self.clock.now + duration_ns
         self._miss_heartbeats(actor, duration_ns)
 
-    def _miss_heartbeats(self, actor: Client | Worker, duration_ns: int) -> None:
+    def _miss_heartbeats(self, actor: Client | Worker | NativeClient | NativeWorker, duration_ns: int) -> None:
         """Heartbeats find a silent worker after 3 to 4 s; clients have none, and keep their connections."""
-        if isinstance(actor, Client):
+        if isinstance(actor, Client | NativeClient):
             return
         found_ns = int((3 + self.rng.random()) * S)
         if duration_ns > found_ns:
@@ -478,12 +656,28 @@ class World:
             worker.retires()
         self.config.jobs = self._submitted  # nobody submits anything new
         self.workers = [Worker(self, HONEST, ahead=20), Worker(self, HONEST)]
+        self.config.minimal = 0.0
+        if self.config.native_clients:
+            self.workers += [self._native_worker(GOOD, serves_all=True) for _ in range(2)]
         until = clock.now + QUIET_NS_MAX
         while clock.now < until and clock.step():
-            pass
+            if self.config.native_clients and self._is_done():
+                until = min(until, clock.now + REST_NS)
+                while clock.now < until and clock.step():
+                    pass
         overdue = self.judge.overdue(10 * S)
         if overdue is not None:
             raise Violation(LOST, f"{overdue.key!r} runs at nobody and its attempt does not end")
+
+    def _is_done(self) -> bool:
+        """Nobody waits for anything."""
+        return (
+            not self._down
+            and self.judge.open == 0
+            and not any(client.wanted for client in self.native_clients)
+            and not any(client.pending for client in self.clients if isinstance(client, Client))
+            and self.judge.at_rest
+        )
 
     def _stop_the_broker(self) -> None:
         """Draining for a while, then the end."""
@@ -500,6 +694,7 @@ class World:
         self.judge.stopped = True
         self.judge.now = self.lease_now
         for _ in range(100_000):
+            self.judge.begin_turn(self.lease_now)
             if self.server.stop(self.lease_now):
                 break
             clock.step()
@@ -519,12 +714,16 @@ class World:
         unheard = [
             key
             for client in self.clients
+            if isinstance(client, Client)
             if client.wire is not None and client.wire.up and not client.wire.gone and client.wire.reading
             for key in client.pending.values()
         ]
         # What a stopped broker has not read goes with its sockets, which the end of the world does not show.
         if len(unheard) > self.dropped and not self.judge.stopped:
             raise Violation(LOST, f"{len(unheard)} requests of living connections were never answered: {unheard[:3]}")
+        waiting = [name for client in self.native_clients for name in client.wanted]
+        if waiting and not self.judge.stopped:
+            raise Violation(LOST, f"{len(waiting)} native requests were asked for again and again: {waiting[:3]}")
 
 
 def _reads(wire: Wire) -> bool:

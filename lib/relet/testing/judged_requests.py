@@ -1,0 +1,654 @@
+"""The judge's account of native clients: who has asked for what, what each is owed, what it was told and has received.
+
+A request is known by its id. Asking again while its job is open, or while its outcome must still be kept, is never a
+second job; the judge knows for certain that an outcome is kept as long as nobody has said that he received it, it is
+young enough, and no bound can have made the broker forget it. Where it is not certain the broker may do either, and
+what it does is taken for its word.
+
+What an asker is owed: one outcome for each request that it asked for with `wait`, or a refusal with a reason that
+holds. Outcomes are numbered without a gap, but for those that the broker counts as dropped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from relet.core.job import Job
+from relet.core.requests import TRANSIT_NS
+from relet.dialects import native
+from relet.messages import (
+    TOO_LARGE,
+    VERSION,
+    Admitted,
+    Body,
+    ClientHello,
+    Error,
+    Heartbeat,
+    Inquire,
+    JobState,
+    Native,
+    Outcome,
+    Path,
+    Peer,
+    Refused,
+    Submit,
+    Submitted,
+    TellPartial,
+    TellProgress,
+    Welcome,
+    body_bytes,
+    body_frames,
+)
+from relet.testing.claims import (
+    ANSWERED,
+    FAILED,
+    FALSE_FAILURE,
+    GONE,
+    HELD,
+    LOST,
+    RUNS,
+    WAITS,
+    WRONG,
+    Claim,
+    Violation,
+    key_of,
+)
+from relet.testing.network import Wire
+
+if TYPE_CHECKING:
+    from relet.testing.judge import Judge
+
+DESERTED_SLACK_NS: Final = 2_000_000_000
+"""How long after its askers' grace a job that was to end with them may still be dispatched."""
+_WORDS: Final = {
+    WAITS: ("available", "delayed"),
+    HELD: ("held",),
+    RUNS: ("running",),
+    ANSWERED: ("completed", "unknown", "expired"),
+    FAILED: ("discarded", "cancelled", "unknown", "expired"),
+    GONE: ("unknown", "expired"),
+}
+
+
+@dataclass(slots=True, eq=False)
+class Told:
+    """An asker, as the judge sees it: a return path on a connection, from its hello on."""
+
+    peer: Peer
+    path: Path
+    wire: Wire
+    follows: bool
+    number: int = 0
+    """Of the last outcome that it was told."""
+    gaps: int = 0
+    """Outcomes that have a number and were not told."""
+    gone: int | None = None
+    unreceived: list[tuple[int, Claim]] = field(default_factory=list)
+    asked: dict[bytes, list[Asked]] = field(default_factory=dict)
+    """By the id that it asked with: what is not settled."""
+    states: dict[bytes, list[tuple[str, ...]]] = field(default_factory=dict)
+    """By id: the words that an answer to an inquiry may have."""
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """One thing that an asker has asked for."""
+
+    asker: Told
+    name: bytes
+    said: Submit | Inquire
+    size: int
+    key: bytes
+    at: int
+    open_before: int
+    """Jobs that were open or asked for when it was heard."""
+    code: str = ""
+    """What it must be refused with."""
+    may: tuple[str, ...] = ()
+    """What it may be refused with."""
+    claim: Claim | None = None
+    wait: bool = False
+    """An outcome is owed."""
+    ack: bool = False
+    """A `submitted` is owed."""
+    after_end: bool = False
+    """It was asked when the job had ended: an outcome of its own is owed."""
+    settled: bool = False
+    """Whether it became a job, joined one, or must be refused."""
+    maybe: bool = False
+    """Whether the outcome was still there is not certain."""
+
+    @property
+    def owed(self) -> bool:
+        """Something must be said."""
+        return (self.wait and not self.maybe) or self.ack or (self.settled and self.code != "")
+
+    @property
+    def pending(self) -> bool:
+        """Something may be said."""
+        return self.wait or self.ack or self.code != "" or self.may != ()
+
+
+class Requests:
+    """All native clients of a world."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.read: deque[tuple[Wire, Native]] = deque()
+        """Messages that were read and not heard yet."""
+        self.by_id: dict[bytes, Claim] = {}
+        self.askers: dict[tuple[Peer, Path], Told] = {}
+        self._welcomes: dict[tuple[Peer, Path], list[Told]] = {}
+        """Who has said hello there and was not welcomed."""
+        self._listening: dict[tuple[Peer, Path], Told] = {}
+        """Who was welcomed there last: what is told is told him."""
+        self._judge = judge
+        self._limits = judge.limits
+        self._jobs_left = 0
+        """Of messages of many jobs, how many may be heard in this turn."""
+        self._errors: Counter[tuple[Peer, Path, str]] = Counter()
+        self._proposed: dict[bytes, list[Asked]] = {}
+        self._ended: list[int] = []
+        """Of outcomes in the order of their ends, when the youngest of them and those before was accepted."""
+        self._by_job_id: dict[bytes, Claim] = {}
+
+    # --- What clients say
+
+    def too_large(self, refused: Refused) -> None:
+        """A request came whose body nobody has."""
+        place = refused.peer, refused.path or b""
+        self._errors[(*place, TOO_LARGE)] += 1
+
+    def begin_turn(self) -> None:
+        """A turn begins."""
+        self.settle()
+        self._jobs_left = self._limits.turn_messages_max
+
+    def hear(self) -> None:
+        """The machine hears what was read, as far as one turn goes."""
+        while self.read and self._jobs_left > 0:
+            wire, (peer, path, version, header, body) = self.read.popleft()
+            try:
+                said = native.from_client(version, header)
+            except native.BadMessage as bad:
+                self._errors[peer, path, bad.error.code] += 1
+                continue
+            asker = self.askers.get((peer, path))
+            if asker is None or isinstance(said, ClientHello):
+                if not peer.routing_id:
+                    continue
+                if isinstance(said, ClientHello):
+                    if asker is not None:
+                        asker.gone = self._judge.now
+                    asker = self.askers[peer, path] = Told(peer, path, wire, "follows" in said.features)
+                    self._welcomes.setdefault((peer, path), []).append(asker)
+                    self._judge.count("client_sessions")
+                else:
+                    self._errors[peer, path, "no_session"] += 1
+                continue
+            if isinstance(said, Submit | Inquire | Heartbeat):
+                self._received(asker, said.received)
+            if isinstance(said, Submit):
+                self._jobs_left -= len(said.jobs)
+                self._submits(asker, said, body)
+            elif isinstance(said, Inquire):
+                self._inquires(asker, said)
+
+    def _received(self, asker: Told, number: int) -> None:
+        unreceived = asker.unreceived
+        while unreceived and unreceived[0][0] <= number:
+            unreceived.pop(0)[1].receipted = True
+            self._judge.count("receipts")
+
+    def _submits(self, asker: Told, said: Submit, body: Body) -> None:
+        frames = body_frames(body)
+        items: list[tuple[bytes, Body]] = [(said.id, body)]
+        code, proposed = "", sum(map(len, self._proposed.values()))
+        before = self._judge.open + proposed
+        if said.jobs:
+            items, begin = [], 0
+            for item in said.jobs:
+                part = frames[begin : begin + item.frames]
+                items.append((item.id, part[0] if len(part) == 1 else part))
+                begin += item.frames
+            if said.id or begin != len(frames) or len(items) > self._limits.ids_per_message_max:
+                code = "bad_request"
+            elif len({name for name, _ in items}) != len(items):
+                code = "bad_id"
+        for name, one in items:
+            key = key_of(one) if one != () else b""
+            asked = Asked(asker, name, said, body_bytes(one), key, self._judge.now, before + len(items), ack=said.ack)
+            asked.wait = said.wait
+            asker.asked.setdefault(name[:64], []).append(asked)
+            if code:
+                asked.code, asked.settled = code, True
+            else:
+                self._asks(asked, said)
+
+    def _asks(self, asked: Asked, said: Submit) -> None:
+        claim = self.by_id.get(asked.name)
+        if claim is not None and claim.open:
+            self._joins(asked, claim)
+        else:
+            asked.claim = claim
+            asked.code = self._fault_of(asked, said)
+            self._proposed.setdefault(asked.name, []).append(asked)
+
+    def _joins(self, asked: Asked, claim: Claim) -> None:
+        """The request is known, and its job is open."""
+        asked.settled, asked.claim, asked.code = True, claim, ""
+        said = asked.said
+        if isinstance(said, Submit) and (said.queue != claim.queue or asked.size != claim.size):
+            asked.code, asked.wait = "conflict", False
+            return
+        self._judge.count("joined")
+        if not asked.wait:
+            return
+        others = {id(it.asker) for it in claim.askers if it.asker.gone is None}
+        if len(claim.askers) >= self._limits.askers_per_job_max and id(asked.asker) not in others:
+            asked.may = ("too_many_askers",)
+        claim.askers.append(asked)
+
+    def _fault_of(self, asked: Asked, said: Submit) -> str:
+        """What is wrong with a request for a job that is not open."""
+        limits = self._limits
+        if not 16 <= len(asked.name) <= 64:
+            return "bad_id"
+        if self._judge.draining or self._judge.stopped:
+            return "draining"
+        headers = sum(len(name) + len(value) for name, value in (said.headers or {}).items())
+        run_max, keep_max = limits.run_ns_max // 1_000_000, limits.outcome_ns // 1_000_000
+        silence = said.silence_ms is None or 1 <= said.silence_ms <= run_max
+        run = said.run_ms is None or 0 <= said.run_ms <= run_max
+        queue = 1 <= len(said.queue) <= 200
+        if headers > limits.headers_bytes_max or not (run and silence and queue and 0 <= said.keep_ms <= keep_max):
+            return "bad_request"
+        if said.age_ms * 1_000_000 > limits.outcome_ns:
+            return "expired"
+        return ""
+
+    def _may_be_forgotten(self, asked: Asked, said: Submit) -> bool:
+        """An outcome of its age may have been forgotten, because of a bound."""
+        over = len(self._ended) - self._limits.outcomes_max
+        return over > 0 and self._ended[over - 1] + TRANSIT_NS >= asked.at - said.age_ms * 1_000_000
+
+    def accepted(self, job: Job) -> Claim:
+        """The machine has made a job of a request."""
+        judge, name = self._judge, job.request
+        key = key_of(job.body)
+        if not isinstance(name, bytes):
+            raise Violation(WRONG, f"{key!r} was accepted with the id {name!r}")
+        proposed = self._proposed.get(name, [])
+        before = self.by_id.get(name)
+        while proposed and (proposed[0].key != key or proposed[0].code):
+            self._is_refused(proposed.pop(0))
+        if not proposed:
+            what = "is open" if before is not None and before.open else "nobody has asked for it now"
+            raise Violation(WRONG, f"{key!r} was accepted as a job, and {what}")
+        asked = proposed.pop(0)
+        said: Any = asked.said
+        if before is not None:
+            self._must_be_forgotten(before, asked, said)
+        run_ns = judge.timeout_ns if said.run_ms is None else said.run_ms * 1_000_000 or None
+        claim = Claim(key, None, b"", run_ns, request=name, size=asked.size, queue=said.queue, headers=said.headers)
+        claim.silence_ns = None if said.silence_ms is None else said.silence_ms * 1_000_000
+        claim.late_any, claim.ends_alone = said.late == "any", said.gone == "cancel"
+        claim.keep_ns, claim.accepted_at = said.keep_ms * 1_000_000, asked.at
+        claim.again = said.age_ms > 0 and not judge.has_store and asked.at - said.age_ms * 1_000_000 < judge.began
+        judge.count("accepted_again" if claim.again else "accepted_natively")
+        asked.claim, asked.settled = claim, True
+        if asked.wait:
+            claim.askers.append(asked)
+        self.by_id[name] = claim
+        for other in proposed:
+            self._joins(other, claim)
+        self._proposed.pop(name, None)
+        return claim
+
+    def _must_be_forgotten(self, claim: Claim, asked: Asked, said: Submit) -> None:
+        """A request may be a job again only when its outcome is not kept any more."""
+        if claim.open:
+            raise Violation(WRONG, f"{claim} was accepted a second time, and is open")
+        if self.is_kept(claim):
+            raise Violation(WRONG, f"{claim} was accepted a second time, and its outcome is kept")
+        if claim.state == GONE or not said.age_ms or claim.receipted:
+            return
+        aged = self._judge.now >= claim.ended_at + self._limits.outcome_ns
+        if asked.at - said.age_ms * 1_000_000 <= claim.accepted_at + (0 if aged else TRANSIT_NS):
+            raise Violation(WRONG, f"{claim} was accepted a second time: it was asked before its outcome was forgotten")
+        self._judge.count("ran_again_unawares")  # its way was so long that its age did not show
+
+    def is_kept(self, claim: Claim) -> bool:
+        """Whether the outcome must still be there."""
+        if claim.state not in (ANSWERED, FAILED):
+            return False
+        now, limits = self._judge.now, self._limits
+        if now >= claim.ended_at + limits.outcome_ns or len(self._ended) - claim.ended_serial >= limits.outcomes_max:
+            return False
+        return not claim.receipted or now < claim.ended_at + claim.keep_ns
+
+    def settle(self) -> None:
+        """The machine has heard all requests: what did not become a job is answered otherwise."""
+        if not self._proposed:
+            return
+        for several in self._proposed.values():
+            for asked in several:
+                self._is_refused(asked)
+        self._proposed.clear()
+
+    def _is_refused(self, asked: Asked) -> None:
+        """It is no job: refused, or told the outcome that is still kept."""
+        asked.settled = True
+        claim, said, limits = asked.claim, asked.said, self._limits
+        if isinstance(said, Inquire):
+            asked.maybe = asked.after_end = True
+            asked.wait = claim is not None
+            return
+        kept = claim is not None and self.is_kept(claim)
+        may = []
+        if not kept:
+            if asked.open_before > limits.jobs_max:
+                may.append("busy")
+            if said.age_ms and self._may_be_forgotten(asked, said):
+                may.append("expired")
+        if claim is not None and claim.state in (ANSWERED, FAILED):
+            if said.queue == claim.queue and asked.size == claim.size:
+                asked.after_end = True
+                asked.maybe = not kept
+                if kept:
+                    asked.code = ""
+                elif asked.code:
+                    may.append(asked.code)
+                    asked.code = ""
+            elif kept:
+                asked.code = "conflict"
+            else:
+                may.append("conflict")
+        if asked.code or not asked.after_end:
+            asked.wait = False
+        asked.may = tuple(may)
+        if not asked.code and not may and not asked.after_end:
+            raise Violation(WRONG, f"request {asked.key!r} was neither accepted nor is there a reason to refuse it")
+
+    def _inquires(self, asker: Told, said: Inquire) -> None:
+        judge = self._judge
+        name = said.id or said.job
+        claim = self.by_id.get(said.id) if said.id else self._by_job_id.get(said.job)
+        judge.count("inquired")
+        words = ["unknown", "expired"]
+        if claim is not None and (claim.open or self.is_kept(claim)):
+            words = [word for word in _WORDS[claim.state] if word not in ("unknown", "expired")]
+        elif claim is not None:
+            words += _WORDS[claim.state]
+        proposed = self._proposed.get(said.id) if said.id else None
+        if proposed:  # it may become a job first
+            words += _WORDS[WAITS]
+            if said.wait:
+                asked = Asked(asker, name, said, 0, b"", judge.now, judge.open, claim=claim, wait=True)
+                proposed.append(asked)
+                asker.asked.setdefault(name, []).append(asked)
+        asker.states.setdefault(name, []).append(tuple(words))
+        if not said.wait or claim is None or proposed:
+            return
+        asked = Asked(asker, name, said, claim.size, claim.key, judge.now, judge.open, claim=claim, settled=True)
+        if claim.open:
+            asked.wait = True
+            if len(claim.askers) >= self._limits.askers_per_job_max:
+                asked.maybe = True
+                self._errors[asker.peer, asker.path, "too_many_askers"] += 1
+            claim.askers.append(asked)
+        else:
+            asked.wait = asked.after_end = claim.state != GONE
+            asked.maybe = not self.is_kept(claim)
+            if not asked.maybe:
+                asker.states[name].pop()
+        asker.asked.setdefault(name, []).append(asked)
+
+    # --- What becomes of claims and askers
+
+    def ended(self, claim: Claim) -> None:
+        """A native job has its outcome."""
+        self._ended.append(max(claim.accepted_at, self._ended[-1] if self._ended else -1))
+        claim.ended_serial = len(self._ended) - 1
+
+    def lost(self, peer: Peer) -> None:
+        """A connection has gone."""
+        for key in [key for key in self.askers if key[0] is peer]:
+            self.askers.pop(key).gone = self._judge.now
+
+    def crashed(self) -> None:
+        """The broker is gone."""
+        self.read.clear()
+        self._proposed.clear()
+        self._errors.clear()
+        for asker in self.askers.values():
+            asker.gone = self._judge.now
+        self.askers.clear()
+        self._welcomes.clear()
+        self._listening.clear()
+        if not self._judge.has_store:
+            self._ended.clear()
+            for claim in self.by_id.values():
+                if not claim.open:
+                    claim.state = GONE
+
+    def goes_on(self, claim: Claim, job_id: bytes) -> None:
+        """A job has come out of the store: nobody who asked is connected."""
+        claim.askers.clear()
+        claim.job_id = job_id
+
+    def must_be_deserted(self, claim: Claim) -> None:
+        """Raises unless all who asked for the job are gone for the grace, and it was to end then."""
+        if not claim.ends_alone or not claim.askers:
+            raise Violation(FALSE_FAILURE, f"{claim} has failed as deserted, and was not to end with its askers")
+        since = self._deserted_since(claim)
+        if since is None or self._judge.now < since + self._limits.asker_grace_ns:
+            raise Violation(FALSE_FAILURE, f"{claim} has failed as deserted, and its asker may come back: {since}")
+
+    def _deserted_since(self, claim: Claim) -> int | None:
+        """When the last asker went; None while one is there."""
+        since = -1
+        for asked in claim.askers:
+            if asked.asker.gone is None:
+                return None
+            since = max(since, asked.asker.gone)
+        return since
+
+    def may_run(self, claim: Claim) -> None:
+        """Raises where a job is dispatched that should have ended with its askers."""
+        if claim.ends_alone and claim.askers:
+            since = self._deserted_since(claim)
+            late = self._limits.asker_grace_ns + DESERTED_SLACK_NS
+            if since is not None and self._judge.now > since + late:
+                raise Violation(WRONG, f"{claim} was dispatched, and all who asked for it are gone since {since}")
+
+    def has_id(self, claim: Claim, job_id: bytes) -> None:
+        """The job is known by this id."""
+        if claim.job_id and claim.job_id != job_id:
+            raise Violation(WRONG, f"{claim} has changed its job id")
+        if self._by_job_id.setdefault(job_id, claim) is not claim:
+            raise Violation(WRONG, f"{claim} has the job id of {self._by_job_id[job_id]}")
+        claim.job_id = job_id
+
+    # --- What clients are told
+
+    def told(self, wire: Wire, message: tuple[Any, ...]) -> None:
+        """The broker says something to a native client."""
+        peer, path, _, header, *rest = message
+        said = native.to_client(VERSION, header)
+        self._judge.saw("tells", wire.routing_id, path, header)
+        asker = self._listening.get((peer, path))
+        while self._welcomes.get((peer, path)) and not _fits(asker, said):  # its welcome was dropped from a full outbox
+            asker = self._listening[peer, path] = self._welcomes[peer, path].pop(0)
+        match said:
+            case Error():
+                if not self._errors[peer, path, said.code]:
+                    raise Violation(WRONG, f"a client was told {said.code} ({said.text}) without a reason")
+                self._errors[peer, path, said.code] -= 1
+                self._judge.count(f"told_{said.code}")
+            case Heartbeat():
+                pass
+            case Welcome():
+                if not self._welcomes.get((peer, path)):
+                    raise Violation(WRONG, f"a client at {peer} was welcomed that has not said hello")
+                self._listening[peer, path] = self._welcomes[peer, path].pop(0)
+            case Submitted():
+                self._told_submitted(asker, said, self._errors[peer, path, TOO_LARGE] > 0)
+            case Outcome():
+                self._told_outcome(asker, said, rest[0])
+            case JobState():
+                self._told_state(asker, said)
+            case TellPartial() | TellProgress():
+                self._told_more(asker, said)
+
+    def _told_submitted(self, asker: Told | None, said: Submitted, too_large: bool) -> None:
+        for each in said.jobs:
+            if too_large and each.code == TOO_LARGE:
+                continue
+            if asker is None:
+                raise Violation(WRONG, f"somebody was told of {each.id!r} who has no session")
+            pending = asker.asked.get(each.id, [])
+            asked = next((it for it in pending if _is_due(it, each)), None)
+            if asked is None:
+                raise Violation(WRONG, f"a client was told of {each.id!r} ({each.code}), without a reason: {pending}")
+            asked.ack = False
+            asked.may = ()
+            if each.code:
+                asked.wait, asked.code = False, ""
+                if asked.claim is not None:
+                    asked.claim.askers = [it for it in asked.claim.askers if it is not asked]
+                self._judge.count(f"refused_{each.code}")
+            elif asked.claim is not None:
+                self.has_id(asked.claim, each.job)
+            self._clear(asker, each.id)
+
+    def _told_outcome(self, asker: Told | None, said: Outcome, body: Body) -> None:
+        judge = self._judge
+        if asker is None:
+            raise Violation(WRONG, f"somebody was told the outcome of {said.id!r} who has no session")
+        if said.n <= asker.number:
+            raise Violation(WRONG, f"outcome {said.n} was told after outcome {asker.number}")
+        asker.gaps += said.n - asker.number - 1
+        asker.number = said.n
+        pending = [it for it in asker.asked.get(said.id, []) if it.wait]
+        ended = [it for it in pending if it.claim is not None and not it.claim.open]
+        # Where the request was a job twice, and what was said of the first was dropped, this is of the second.
+        asked = next(
+            (it for it in ended if it.claim is not None and it.claim.answer == body), ended[0] if ended else None
+        )
+        if asked is None or asked.claim is None:
+            kind = FALSE_FAILURE if pending and said.state != "completed" else WRONG
+            open_ = "is open" if pending else "it was told before, or never asked"
+            raise Violation(kind, f"a client was told the outcome of {said.id!r}, and {open_}")
+        claim = asked.claim
+        self._must_be(claim, said, body)
+        if judge.has_store and not claim.safe_end:
+            raise Violation(WRONG, f"the outcome of {claim} was told before it was safe")
+        for it in pending:
+            if it is asked or (it.claim is claim and not it.after_end and not asked.after_end):
+                it.wait, it.may = False, ()
+        asker.unreceived.append((said.n, claim))
+        judge.count("told_answer" if said.state == "completed" else "told_failure")
+        self._clear(asker, said.id)
+
+    def _must_be(self, claim: Claim, said: Outcome, body: Body) -> None:
+        """Raises unless this is the outcome of the claim."""
+        if claim.state == ANSWERED:
+            if said.state != "completed":
+                raise Violation(FALSE_FAILURE, f"{claim} was answered, and its client was told {said.state}")
+            if body != claim.answer:
+                raise Violation(WRONG, f"{claim} was answered {claim.answer!r}, and its client was told {body!r}")
+            headers = claim.headers if claim.answer_headers is None else claim.answer_headers
+            if said.headers != headers:
+                raise Violation(WRONG, f"the answer to {claim} has the headers {headers}, told were {said.headers}")
+        elif claim.state == FAILED:
+            if said.state == "completed" or said.reason != claim.reason:
+                raise Violation(WRONG, f"{claim} failed ({claim.reason}), and its client was told {said}")
+            if claim.cause == "failed" and (said.kind, said.text) != (claim.kind, claim.text):
+                raise Violation(WRONG, f"{claim} failed with {claim.kind}, and its client was told {said.kind}")
+        else:
+            raise Violation(WRONG, f"{claim} is forgotten, and its client was told {said}")
+        if said.attempts != claim.attempts:
+            raise Violation(WRONG, f"{claim} had {claim.attempts} attempts, and its client was told {said.attempts}")
+        if said.again != claim.again:
+            raise Violation(WRONG, f"{claim} was told with again={said.again}, which is not so")
+
+    def _told_state(self, asker: Told | None, said: JobState) -> None:
+        name = said.id or said.job
+        if asker is None or not asker.states.get(name):
+            raise Violation(WRONG, f"somebody was told the state of {name!r} who has not asked")
+        words = next((words for words in asker.states[name] if said.state in words), None)
+        if words is None:
+            text = f"the state of {name!r} is one of {asker.states[name]}, and a client was told {said.state}"
+            raise Violation(WRONG, text)
+        asker.states[name].remove(words)
+        self._judge.count("told_state")
+
+    def _told_more(self, asker: Told | None, said: TellPartial | TellProgress) -> None:
+        claim = self.by_id.get(said.id)
+        follows = claim is not None and any(
+            it.asker is asker and isinstance(it.said, Submit) and it.said.follow for it in claim.askers
+        )
+        if asker is None or claim is None or not follows:
+            raise Violation(WRONG, f"somebody heard of {said.id!r} on its way who does not follow it")
+        if said.attempt > claim.attempts:
+            raise Violation(WRONG, f"{claim} had {claim.attempts} attempts, a follower heard of {said.attempt}")
+        self._judge.count("told_on_the_way")
+
+    def _clear(self, asker: Told, name: bytes) -> None:
+        left = [it for it in asker.asked.get(name, []) if it.pending]
+        if left:
+            asker.asked[name] = left
+        else:
+            asker.asked.pop(name, None)
+
+    # --- The verdict
+
+    @property
+    def at_rest(self) -> bool:
+        """Nobody who is there is owed an outcome or an answer."""
+        return not any(it.owed for asker in self.askers.values() for several in asker.asked.values() for it in several)
+
+    def verdict(self, *, dropped: int, reads: Callable[[Wire], bool]) -> None:
+        """The world is over."""
+        untold = 0
+        for asker in self.askers.values():
+            if not asker.wire.up or asker.wire.gone or not reads(asker.wire):
+                continue
+            for name, several in asker.asked.items():
+                if any(it.owed for it in several):
+                    untold += 1
+                    if untold > dropped:
+                        raise Violation(LOST, f"an asker is there and was never answered about {name!r}: {several}")
+        gaps = sum(asker.gaps for asker in self.askers.values())
+        if gaps > dropped:
+            raise Violation(LOST, f"{gaps} outcomes were numbered and not told, {dropped} were dropped")
+
+
+def _fits(asker: Told | None, said: Any) -> bool:
+    """Whether something may be said to this asker, or it may be anybody."""
+    match said:
+        case Outcome():
+            return asker is not None and any(
+                it.wait and it.claim is not None and not it.claim.open for it in asker.asked.get(said.id, [])
+            )
+        case Submitted():
+            ours = [each.id for each in said.jobs if each.code != TOO_LARGE]
+            return not ours or (
+                asker is not None and any(it.pending for name in ours for it in asker.asked.get(name, []))
+            )
+        case JobState():
+            return asker is not None and bool(asker.states.get(said.id or said.job))
+        case _:
+            return True
+
+
+def _is_due(asked: Asked, each: Admitted) -> bool:
+    """Whether this is the answer to that."""
+    if not asked.settled or not isinstance(asked.said, Submit) or not asked.pending:
+        return False
+    if each.code:
+        return each.code == asked.code or each.code in asked.may
+    return asked.ack and not asked.code and asked.claim is not None
