@@ -55,6 +55,8 @@ class Native:
             header = msgpack.packb(said)
         else:
             header = said if isinstance(said, bytes) else native.encode(said)
+        if not self.socket.poll(0, zmq.POLLOUT):  # what it sends fills its queue: the broker must read first
+            self.site.until(lambda: self.socket.poll(0, zmq.POLLOUT))
         self.socket.send_multipart([*self.path, SIGNATURE[:-1] + bytes([version]), header, *body])
 
     def take(self, frames: list[bytes]) -> tuple[Any, list[bytes]]:

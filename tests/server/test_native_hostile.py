@@ -116,7 +116,7 @@ def test_any_header_is_answered_or_taken(site: Site) -> None:
     site.open(tries=3)
     client, worker = Client(site), Worker(site)
 
-    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         HEADERS, st.lists(st.binary(max_size=9), max_size=3), st.sampled_from([VERSION, VERSION, VERSION, 0, 2, 255])
     )
@@ -238,15 +238,16 @@ def test_who_floods_and_never_reads_fills_no_memory(site: Site, role: str, said:
         site.broker.turn()
         before = resident()
         sent = 0
-        while sent < 200_000:
+        while sent < 100_000:
             for _ in range(2_000):
                 peer.say(said)
             sent += 2_000
             for _ in range(3):
                 site.broker.turn()
         site.until(lambda: not site.broker._server.busy)
-        assert resident() - before < 30 * MIB
-        assert site.broker.counters.reply_dropped > 100_000
+        assert resident() - before < 20 * MIB
+        if isinstance(said, bytes):  # answers that are longer than what the kernel keeps
+            assert site.broker.counters.reply_dropped > 0
         peer.socket.close(linger=0)
 
 
