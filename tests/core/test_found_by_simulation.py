@@ -9,6 +9,7 @@ import pytest
 
 from relet.core.machine import Machine
 from relet.messages import Body, ClientHello, Peer, Submit, Submitted
+from relet.store.memory import MemoryStore
 
 NAME = b"a request".ljust(16, b".")
 
@@ -76,3 +77,24 @@ def test_a_hand_over_that_was_never_started_cannot_be_claimed_as_the_attempt_bef
     w.connect()
     assert w.hello(running=(b"a",)).lost == (token,)
     assert (it.state(b"a"), it.job(b"a").attempts, len(it.job(b"a").ledger)) == ("AVAILABLE", 1, 1)
+
+
+def test_an_old_token_takes_no_job_from_who_holds_it_now(talk: Any) -> None:
+    """After a restart a hand-over that has not started goes back when its own session says that it holds it, and not
+    when another names a token that it had for the same job long ago.
+    """
+    it = talk(store=MemoryStore())
+    v, w = it.worker("v", credit=1), it.worker()
+    it.client().submit(b"a")
+    w.ask()
+    old = v.token(b"a")
+    v.lose()
+    it.wait(it.machine.limits.session_grace_ns + 1_000_000)
+    assert w.got == [b"a"]
+    it.begin()
+    v.connect()
+    assert v.hello(held=(old,)).lost == (old,)
+    assert it.state(b"a") == "HELD"
+    w.connect()
+    assert w.hello(running=(b"a",)).lost == ()
+    assert (it.state(b"a"), it.job(b"a").attempts) == ("RUNNING", 1)

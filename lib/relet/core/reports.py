@@ -174,7 +174,8 @@ class Reports:
         lost: list[bytes] = []
         for token in (*said.running, *said.held):
             found = machine.by_token.get(token)
-            if found is not None and found.state == HELD and found.holder is None and token not in running:
+            unclaimed = found is not None and found.state == HELD and found.holder is None and found.token == token
+            if found is not None and unclaimed and token not in running:
                 machine.give_back(found, now)  # of an earlier life of the broker: it has not started, and will not
             mine = found is not None and found.holder is session and found.token == token
             if not mine and (found is None or not self._adopt(session, found, token, token in running, now)):
