@@ -1111,6 +1111,25 @@ def test_sessions_claim_what_they_had_started_after_a_restart(talk: Any) -> None
     assert c.told() == [(b"a", "completed", b"done")]
 
 
+def test_what_is_claimed_as_held_after_a_restart_goes_back_at_once(talk: Any) -> None:
+    """It was not started, and will not be: nobody has to wait for its liveness. A token of an earlier hand-over says
+    nothing of it (found by reading: it was given back while another worker still had it).
+    """
+    it = talk(store=MemoryStore())
+    c, w, other = it.client(), it.worker(credit=2), it.worker("other")
+    c.submit_many(b"a", b"b")
+    w.hand_back(b"b")
+    other.ask()
+    assert other.got == [b"b"]
+    it.begin()
+    w.connect()
+    assert w.hello(held=(b"a", b"b")).lost == (w.token(b"a"), w.token(b"b"))
+    assert (it.state(b"a"), it.state(b"b")) == ("AVAILABLE", "HELD")
+    other.connect()
+    assert other.hello(running=(b"b",)).lost == ()
+    assert it.state(b"b") == "RUNNING"
+
+
 def test_what_nobody_claims_after_a_restart_is_let_again(talk: Any) -> None:
     """A session that is not heard within its liveness is lost, also one of an earlier life of the broker."""
     it = talk(store=MemoryStore(), limits=Limits(liveness_ns=4 * S))
