@@ -46,7 +46,8 @@ MS = 1_000_000
 HEARTBEAT_MS = 1_000
 LIVENESS_MS = 4_000
 SECOND = 1_000 * MS
-LIMITS = {"ids": 100, "body_bytes": 1_000, "frames": 200}
+LIMITS = {"ids": 100, "body_bytes": 2_000, "frames": 200}
+"""So small that half of the bytes are left for header and path."""
 ENQUEUE = Asking(Kind.ENQUEUE)
 RESULT = Asking(Kind.RESULT)
 STATE = Asking(Kind.STATE)
@@ -872,6 +873,46 @@ def test_a_message_that_was_refused_as_a_whole_is_split(talk: Talk) -> None:
         talk.submit(*(Request(b"x", None, ENQUEUE) for _ in range(100)))
         sizes.append(serve())
     assert sizes == [[34, 34, 32], [68, 32], [100]]
+
+
+def test_bodies_leave_room_for_what_the_broker_counts_beside_them(talk: Talk) -> None:
+    """Header and path are bytes of the message, too."""
+    body_bytes = 64 << 20
+    talk.welcome(body_bytes=body_bytes)
+    talk.submit(*(Request(bytes(1 << 20), None, ENQUEUE) for _ in range(65)))
+    told = talk.send()
+    assert [len(message.jobs) or 1 for message, _ in told] == [63, 2]
+    assert all(sum(map(len, body)) + 72 * 1024 <= body_bytes for _, body in told)
+
+
+def test_a_message_that_was_too_large_as_a_whole_is_split_for_good(talk: Talk) -> None:
+    """Other messages that the broker takes do not let it grow again; what is too large alone is refused."""
+    room = 250
+
+    def serve() -> list[tuple[Request, Any]]:
+        ended = []
+        for message, body in talk.send():
+            names = [item.id for item in message.jobs] or [message.id]
+            code = "" if sum(map(len, body)) <= room else "too_large"
+            assert message.age_ms == 0, "the first asking came to nothing"
+            ended += talk.hear(Submitted(jobs=tuple(Admitted(id=name, code=code) for name in names)))
+            sizes.append(len(names))
+        return ended
+
+    sizes: list[int] = []
+    alone = Request(bytes(300), None, ENQUEUE)
+    talk.submit(*(Request(bytes(100), None, ENQUEUE) for _ in range(9)), alone)
+    talk.advance(5 * MS)
+    ended = serve()
+    for _ in range(3):
+        ended += serve()
+    assert sizes == [9, 1, 4, 4, 1, 2, 2, 2, 2]
+    refused = [(request, outcome.code) for request, outcome in ended if isinstance(outcome, JobRefused)]
+    assert refused == [(alone, "too_large")]
+    assert (len(ended), len(talk.peer)) == (10, 0)
+    sizes.clear()
+    talk.submit(*(Request(bytes(100), None, ENQUEUE) for _ in range(6)))
+    assert (len(serve()), sizes) == (6, [2, 2, 2])
 
 
 def test_what_was_handed_over_and_not_acknowledged_is_handed_over_again(talk: Talk) -> None:

@@ -70,6 +70,8 @@ HOLD_NS_MAX: Final = 60_000 * MILLISECOND
 """A broker that wants us to come back later than this is asked earlier."""
 IDS_BYTES_MAX: Final = dialect.HEADER_BYTES_MAX // 2
 """Bytes of the ids in one header, which may hold headers of the jobs, too."""
+ROOM_BYTES: Final = dialect.HEADER_BYTES_MAX + 8 * 1024
+"""What header and path may add to the bodies of one message, at most: a broker counts all of it."""
 ITEM_BYTES: Final = 24
 """What one id costs in a header beside its own bytes, at most: names, lengths and the number of frames."""
 IDS_PER_BLOCK: Final = 1_024
@@ -86,6 +88,7 @@ TEXT_MAX: Final = 500
 COMPLETED: Final = "completed"
 UNKNOWN: Final = "unknown"
 EXPIRED: Final = "expired"
+TOO_LARGE: Final = "too_large"
 NO_SESSION: Final = "no_session"
 
 
@@ -308,8 +311,10 @@ class NativePeer(Peer[R]):
         self._heartbeat_ns = max(welcome.heartbeat_ms * MILLISECOND, HEARTBEAT_NS_MIN)
         self._liveness_ns = max(welcome.liveness_ms * MILLISECOND, 2 * self._heartbeat_ns)
         limits = welcome.limits
-        # Half of the frames: signature, header and a return path are frames, too.
-        self._group_limits = (limits.get("ids", 1), limits.get("body_bytes", 0), limits.get("frames", 0) // 2)
+        # Half of the frames: signature, header and a return path are frames, too. They have bytes as well.
+        bytes_max = limits.get("body_bytes", 0)
+        bytes_max -= min(ROOM_BYTES, bytes_max // 2)
+        self._group_limits = (limits.get("ids", 1), bytes_max, limits.get("frames", 0) // 2)
         self._ids_now = self._group_limits[0]
         if self._phase is _Phase.GREETING:
             self._phase = _Phase.READY
@@ -653,6 +658,9 @@ class NativePeer(Peer[R]):
         return [*guests] if first is None else [first, *guests]
 
     def _submitted(self, items: tuple[Admitted, ...], ended: list[tuple[R, Outcome]], now: int) -> None:
+        if len(items) > 1 and all(item.code == TOO_LARGE for item in items):
+            self._split(items)
+            return
         for item in items:
             if item.code:
                 self._was_refused(item, ended, now)
@@ -662,6 +670,27 @@ class NativePeer(Peer[R]):
             self._ids_now = len(items) // 2
         elif self._ids_now < self._group_limits[0]:
             self._ids_now = min(max(self._ids_now, 2 * len(items)), self._group_limits[0])
+
+    def _split(self, items: tuple[Admitted, ...]) -> None:
+        """Together they are too large: ask again in messages of half the size, until the session ends."""
+        requests = {
+            request.key: request
+            for item in items
+            for request in self._named(item.id)
+            if request.asking.submits and request.key not in self._unsent and request.key not in self._refused
+        }
+        ids_max, bytes_max, frames_max = self._group_limits
+        bytes_max = min(bytes_max, sum(request.bytes for request in requests.values()) // 2)
+        frames_max = min(frames_max, sum(map(_frames, requests.values())) // 2)
+        self._group_limits = (ids_max, bytes_max, frames_max)
+        for request in requests.values():
+            self._was_not_asked(request)
+        self._unsent = requests | self._unsent
+
+    def _was_not_asked(self, request: R) -> None:
+        """The broker took nothing of it: where this was its first asking, the next one is."""
+        if request.asked_at >= self._welcomed_at:
+            request.asked_at = 0
 
     def _was_taken(self, item: Admitted, ended: list[tuple[R, Outcome]]) -> None:
         for request in self._named(item.id):
@@ -676,8 +705,7 @@ class NativePeer(Peer[R]):
                 continue
             if item.retry_ms > 0:
                 self.counters.refused_busy += 1
-                if request.asked_at >= self._welcomed_at:
-                    request.asked_at = 0  # its first asking was this one, and it came to nothing
+                self._was_not_asked(request)
                 self._refused[request.key] = request
                 self._hold(item, now)
             else:
