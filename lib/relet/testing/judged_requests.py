@@ -246,8 +246,8 @@ class Requests:
         self._judge.count("joined")
         if not asked.wait:
             return
-        others = {id(it.asker) for it in claim.askers if it.asker.gone is None}
-        if len(claim.askers) >= self._limits.askers_per_job_max and id(asked.asker) not in others:
+        others = {(id(it.asker), it.name) for it in claim.askers if it.asker.gone is None}
+        if len(others - {(id(asked.asker), asked.name)}) >= self._limits.askers_per_job_max:
             asked.may = ("too_many_askers",)
         claim.askers.append(asked)
 
@@ -510,7 +510,10 @@ class Requests:
             if asker is None:
                 raise Violation(WRONG, f"somebody was told of {each.id!r} who has no session")
             pending = asker.asked.get(each.id, [])
-            asked = next((it for it in pending if _is_due(it, each)), None)
+            due = [it for it in pending if _is_due(it, each)]
+            # Where the request was a job twice, what was said of the first may have been dropped.
+            named = (it for it in due if it.claim is not None and it.claim.job_id == each.job)
+            asked = next(named, None) or (due[-1] if due else None)
             if asked is None:
                 raise Violation(WRONG, f"a client was told of {each.id!r} ({each.code}), without a reason: {pending}")
             asked.ack = False

@@ -242,11 +242,14 @@ class Sessions:
         """Whether a claim of a worker holds."""
         judge = self._judge
         claim = judge.by_token.get(token)
-        if claim is None or not claim.open or not judge.is_good(claim, token):
+        if claim is None or not claim.open or claim.token != token:
             return False
         if claim.holder is seat:
             return True
-        if claim.token != token:
+        if not runs and claim.state == HELD and claim.holder is None:
+            # Of an earlier life of the broker: it has not started there, and will not.
+            judge.expect("given back", claim)
+            judge.comes_back(claim, NEVER_BEGUN)
             return False
         if not runs or not claim.native or claim.holder is not None:
             return False
@@ -317,8 +320,11 @@ class Sessions:
             return
         if claim.state == HELD:
             judge.starts(claim)
+        if claim.holder is None:  # of an earlier life of the broker: what proves possession is a claim
+            claim.holder = seat
+            seat.claims.add(claim)
+            judge.expect("claimed", claim)
         if isinstance(said, Fail):
-            judge.count("failed")
             seat.unsafe.append((said.n, claim, claim.attempts))
             judge.expect("failed", claim)
             judge.fails(claim, Cause.FAILED.value, final=said.final)

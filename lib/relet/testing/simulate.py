@@ -30,7 +30,47 @@ FAILURES_SHOWN: Final = 5
 FAILURES_MAX: Final = 20
 """After so many worlds that failed there is enough to look at."""
 
+NATIVE: Final = (
+    "accepted_natively",
+    "accepted_again",
+    "joined",
+    "inquired",
+    "receipts",
+    "told_on_the_way",
+    "told_state",
+    "handed_over",
+    "reports",
+    "acks",
+    "given_back",
+    "handed_back",
+    "recalled",
+    "claimed",
+    "ran_again_unawares",
+)
+"""Counts of what was said natively."""
+
+SESSIONS: Final = (
+    "sessions",
+    "sessions_resumed",
+    "sessions_away",
+    "sessions_silent",
+    "sessions_goodbye",
+    "sessions_replaced",
+    "client_sessions",
+)
+
+ENDS: Final = ("attempt_expired", "attempt_silent", "attempt_failed", "attempt_worker_lost")
+
+REFUSALS: Final = ("refused_", "reports_refused_", "cancelled_", "told_", "native_answers_", "gave_up_")
+"""How the names of counts begin that say how often something was refused, or told, with which code."""
+
 NO_FAULTS: Final = (
+    *NATIVE,
+    *SESSIONS,
+    *ENDS,
+    "failed",
+    "asker_gone",
+    "asked_again",
     "attempts",
     "told_answer",
     "told_failure",
@@ -119,14 +159,18 @@ class Summary:
     def text(self) -> str:
         """All of it, for people."""
         counts = self.counts
-        faults = {name: count for name, count in counts.items() if name not in NO_FAULTS}
+        codes = {name: count for name, count in counts.items() if name.startswith(REFUSALS) and name not in NO_FAULTS}
+        faults = {name: count for name, count in counts.items() if name not in NO_FAULTS and name not in codes}
         hours = self.simulated_s / 3600
         rows = {
             "jobs": f"{self.jobs:,} in {self.worlds:,} worlds, {self.turns:,} turns, {hours:,.1f} simulated hours",
             "told": _counted(counts, "told_answer", "told_failure", "refused"),
-            "ended badly": _counted(counts, "tries_spent", "handovers_spent", "broker_stopped"),
-            "attempts": _counted(counts, "attempts", "attempts_expired", "attempts_lost"),
+            "ended badly": _counted(counts, "tries_spent", "handovers_spent", "failed", "asker_gone", "broker_stopped"),
+            "attempts": _counted(counts, "attempts", *ENDS),
             "answers": _counted(counts, "answers_late", "answers_refused"),
+            "native": _counted(counts, *NATIVE),
+            "sessions": _counted(counts, *SESSIONS),
+            "codes": _counted(codes, *sorted(codes)),
             "faults": _counted(faults, *sorted(faults)),
             "lost": str(self.found(LOST)),
             "false failures": str(self.found(FALSE_FAILURE)),

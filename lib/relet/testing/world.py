@@ -107,14 +107,14 @@ class Config(msgspec.Struct, kw_only=True):
     ends_by_stop: bool = False
 
 
-def draw(rng: random.Random) -> Config:
-    """A world as it may be: of 2010, native, or both."""
+def draw(rng: random.Random, *kinds: str) -> Config:
+    """A world as it may be: "2010", "native" or "both"; of these, one of `kinds`, where any are given."""
     pick = rng.choice
     timeout_ns = pick((None, 30 * MS, 200 * MS, 500 * MS, 2 * S, 30 * S))
     bad = pick((0.0, 0.02, 0.1, 0.3))
     work_ns = pick((200 * US, 2 * MS, 2 * MS, 20 * MS))
     late_ns = pick((10 * MS, 200 * MS, timeout_ns or S, 2 * (timeout_ns or S)))
-    dialects = pick(("2010", "native", "both", "both"))
+    dialects = pick(kinds or ("2010", "native", "both", "both"))
     limits = _draw_limits(rng)
     store = rng.random()
     honest = rng.random() < 0.15
@@ -387,7 +387,7 @@ class World:
             ahead=config.native_ahead,
             features=features,
             paths=(b"", b"\0\0\0\1s")[: config.seats],
-            unread_max=config.worker_unread_max,
+            unread_max=max(config.worker_unread_max, 1_000),
         )
 
     # --- What peers see (`peers.Surroundings`)
