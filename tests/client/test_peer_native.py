@@ -968,6 +968,57 @@ def test_a_question_about_a_job_that_is_being_asked_for_here_waits_with_it(talk:
     assert {request for request, _ in talk.outcome(asked)} == {asked, question}
 
 
+def unknown(name: bytes = NAME) -> JobState:
+    """What the broker says of a job that it has not taken yet."""
+    return JobState(id=name, state="unknown")
+
+
+def test_a_question_that_came_before_the_job_is_asked_again_when_the_job_is_taken(talk: Talk) -> None:
+    """The broker forgets who asks for what it does not know; who hands over asks for no outcome."""
+    question, handed = Request(b"", None, RESULT, NAME), Request(b"x", None, ENQUEUE, NAME)
+    talk.submit(question, handed)
+    assert [type(message) for message in talk.said()] == [Inquire, Submit]
+    assert talk.hear(unknown()) == []
+    ((request, _),) = talk.hear(Submitted(jobs=(Admitted(id=NAME, job=b"j" * 16),)))
+    assert request is handed
+    assert talk.said() == [Inquire(id=NAME, wait=True)]
+    assert talk.outcome(question) == [(question, b"done")]
+    assert (len(talk.peer), talk.peer._guests) == (0, {})
+
+
+@pytest.mark.parametrize("asking", [Asking(Kind.JOB), ENQUEUE])
+@pytest.mark.parametrize("end", ["refused", "expired", "abandoned"])
+def test_a_question_is_asked_again_when_the_job_it_waited_for_comes_to_nothing(
+    talk: Talk, asking: Asking, end: str
+) -> None:
+    """Otherwise it would wait for ever: nobody is to say more of a job that the broker has not taken."""
+    question, asked = Request(b"", None, RESULT, NAME), Request(b"x", SECOND, asking, NAME)
+    talk.submit(question, asked)
+    talk.send()
+    assert talk.hear(unknown()) == []
+    if end == "refused":
+        assert [request for request, _ in talk.refuse(asked, "bad_request")] == [asked]
+    elif end == "expired":
+        talk.refuse(asked, "busy", retry_ms=5_000)
+        assert [request for request, _ in talk.advance(SECOND)] == [asked]
+    else:
+        assert talk.peer.abandon([asked]) == [asked]
+    assert Inquire(id=NAME, wait=True) in talk.said()
+    ((request, outcome),) = talk.hear(unknown())
+    assert (request, type(outcome), len(talk.peer)) == (question, JobUnknown, 0)
+
+
+def test_a_question_asked_again_ends_once_with_the_job_s_outcome(talk: Talk) -> None:
+    """Of two that submit one job, one is taken or given up; the other brings the outcome for all."""
+    question, handed, asked = (Request(b"x", None, a, NAME) for a in (RESULT, ENQUEUE, Asking(Kind.JOB)))
+    talk.submit(question, handed, asked)
+    talk.send()
+    assert talk.peer.abandon([handed]) == [handed]
+    assert {request for request, _ in talk.outcome(asked)} == {question, asked}
+    assert talk.said() == []
+    assert talk.peer.unsent == 0
+
+
 def test_an_outcome_acknowledges_nothing_and_tells_no_state(talk: Talk) -> None:
     """Who handed the same job over waits for the acknowledgement."""
     handed, state, question = (

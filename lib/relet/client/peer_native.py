@@ -260,6 +260,11 @@ class NativePeer(Peer[R]):
             guests.remove(request)
             if not guests:
                 del self._guests[request.name]
+        if self._guests and request.asking.submits:
+            # The broker may have said that it does not know the job, which was not believed while this was open.
+            for guest in self._guests.get(request.name, ()):
+                if guest.asking.kind is Kind.RESULT:
+                    self._questions[guest.key] = guest
 
     # --- Connections and sessions.
 
