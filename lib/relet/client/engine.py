@@ -40,8 +40,6 @@ CLOSE_SECONDS_MAX: Final = 2.0
 REFUSALS_LOGGED_EVERY_NS: Final = 1_000_000_000
 """Bad frames and unknown answers are logged at most this often, with their count."""
 
-"""Event: a callback for partial results or progress raised (error, with the traceback). error"""
-
 T = TypeVar("T")
 
 
