@@ -513,7 +513,7 @@ class Requests:
             due = [it for it in pending if _is_due(it, each)]
             # Where the request was a job twice, what was said of the first may have been dropped.
             named = (it for it in due if it.claim is not None and it.claim.job_id == each.job)
-            asked = next(named, None) or (due[-1] if due else None)
+            asked = (None if each.code else next(named, None) or next(reversed(due), None)) or next(iter(due), None)
             if asked is None:
                 raise Violation(WRONG, f"a client was told of {each.id!r} ({each.code}), without a reason: {pending}")
             asked.ack = False

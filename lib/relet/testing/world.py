@@ -662,9 +662,11 @@ class World:
         until = clock.now + QUIET_NS_MAX
         while clock.now < until and clock.step():
             if self.config.native_clients and self._is_done():
-                until = min(until, clock.now + REST_NS)
-                while clock.now < until and clock.step():
+                rest = clock.now + REST_NS
+                while clock.now < rest and clock.step():
                     pass
+                if self._is_done():  # else something was still on its way
+                    break
         overdue = self.judge.overdue(10 * S)
         if overdue is not None:
             raise Violation(LOST, f"{overdue.key!r} runs at nobody and its attempt does not end")
