@@ -306,12 +306,14 @@ def test_progress_and_extensions_arrive_while_the_job_runs(native_broker: Native
         job.progress(1, 2, "half")
         said = broker.hear(Progress)
         assert (said.token, said.done, said.total, said.note) == (b"t", 1, 2, "half")
+        broker.acks = False  # a refusal comes first
         job.extend(60)
         extension = broker.hear(Extend)
         assert 59_000 < extension.run_ms <= 60_000
         deadline = job.deadline
         broker.say(ReportRefused(n=extension.n, token=b"t", code="ceiling", text="no"))
         until(lambda: job.deadline != deadline)
+        broker.acks = True
         broker.say(Cancel(token=b"t", reason="asker_gone"))
         until(lambda: job.cancelled)
         gate.leave.put(b"")

@@ -942,6 +942,64 @@ def test_a_refused_extension_is_taken_back_from_the_deadline() -> None:
     assert not view.cancelled
 
 
+def extended(talk: Talk, *seconds: float) -> tuple[CurrentJob, float, list[Any]]:
+    """A job under way for 10 s at most, and a handler that asks for longer in one turn; its deadline before that."""
+    (job,) = talk.give(b"a", run_ms=10_000)
+    assert talk.start(job)
+    view, _ = handler_of(talk, job)
+    before = view.deadline
+    assert before is not None
+    for each in seconds:
+        view.extend(each)
+    return view, before, talk.turn()
+
+
+def test_of_extensions_that_went_as_one_none_is_left_when_it_is_refused() -> None:
+    """The deadline is as it was before the first of them."""
+    talk = Talk().ready()
+    view, before, (said,) = extended(talk, 1_000, 2_000, 500)
+    assert view.deadline is not None
+    assert view.deadline > before + 1_900
+    talk.turn(ReportRefused(n=said.n, token=b"a", code="ceiling"))
+    assert view.deadline == before
+
+
+@pytest.mark.parametrize(
+    ("refused", "least", "most"),
+    [((), 1_900, 2_100), ((1,), 1_900, 2_100), ((2,), 900, 1_100), ((1, 2), 0, 0), ((2, 1), 0, 0)],
+)
+def test_the_deadline_is_the_latest_that_was_not_refused(refused: tuple[int, ...], least: float, most: float) -> None:
+    """Of two that were asked for one after the other, whichever the broker takes."""
+    talk = Talk().ready()
+    view, before, (first,) = extended(talk, 1_000)
+    view.extend(2_000)
+    (second,) = talk.turn()
+    assert (first.n, second.n) == (1, 2)
+    talk.turn(*(ReportRefused(n=n, token=b"a", code="ceiling") for n in refused), Ack(ack=2))
+    assert view.deadline is not None
+    assert least <= view.deadline - before <= most
+    view.extend(9_000)
+    (third,) = talk.turn()
+    talk.turn(ReportRefused(n=third.n, token=b"a", code="ceiling"))
+    assert least <= view.deadline - before <= most
+    assert talk.peer._extended == {}
+
+
+def test_an_extension_that_the_broker_has_and_has_not_decided_is_asked_for_again() -> None:
+    """Its refusal may have gone with the connection; one report stands for all that were sent before."""
+    talk = Talk().ready()
+    view, before, _ = extended(talk, 1_000)
+    view.extend(2_000)
+    talk.turn()
+    talk.peer.lost(talk.now)
+    view.extend(1_500)
+    talk.connect()
+    (said,) = talk.welcome(handed=1, received=2)
+    assert (type(said), said.run_ms, said.n) == (Extend, 2_000_000, 3)
+    talk.turn(ReportRefused(n=3, token=b"a", code="ceiling"), Ack(ack=3))
+    assert view.deadline == before
+
+
 def test_what_is_said_of_a_job_that_has_ended_goes_nowhere() -> None:
     """A thread that the handler left behind disturbs nobody."""
     talk = Talk().ready()
@@ -953,7 +1011,7 @@ def test_what_is_said_of_a_job_that_has_ended_goes_nowhere() -> None:
     view.partial(b"x")
     assert talk.turn() == []
     assert talk.peer.pieces_freed == asides._bytes
-    talk.inbox.append((job, Extension(0, None), 0))
+    talk.inbox.append((job, Extension(0, 0.0), 0))
     assert talk.turn() == []
 
 

@@ -56,8 +56,8 @@ class Extension(NamedTuple):
 
     until: int
     """Nanoseconds of the worker's clock."""
-    before: float | None
-    """`CurrentJob.deadline` as it was, for the case that the broker refuses."""
+    deadline: float
+    """The same as `CurrentJob.deadline` says it: seconds of `time.monotonic()`."""
 
 
 class Note(NamedTuple):
@@ -142,10 +142,11 @@ class CurrentJob:
     def __init__(self, job: Job | None, asides: Asides | None) -> None:
         self._job = job
         self._asides = asides
-        self._deadline: float | None = None
+        self._granted: float | None = None  # written by the library's thread alone
+        self._asked: list[float] = []  # later deadlines that the broker may yet refuse
         if job is not None and asides is not None and job.header.run_ms:
             began = time.monotonic() - (asides.clock() - job.began) / 1e9
-            self._deadline = began + job.header.run_ms / 1_000
+            self._granted = began + job.header.run_ms / 1_000
 
     def _said(self) -> tuple[Job, Asides]:
         if self._job is None or self._asides is None:
@@ -185,7 +186,8 @@ class CurrentJob:
     @property
     def deadline(self) -> float | None:
         """When the attempt's time is up, in seconds of `time.monotonic()`; None: never, or not known."""
-        return self._deadline
+        asked = list(self._asked)  # first: what is granted meanwhile is found in one of both
+        return None if self._granted is None else max([self._granted, *asked])
 
     @property
     def cancelled(self) -> bool:
@@ -198,15 +200,19 @@ class CurrentJob:
         The broker has a ceiling, and refuses what is above it: then `deadline` falls back to what it was.
         """
         job, asides = self._said()
-        before = self._deadline
         run_ms = milliseconds(seconds, "an extension")
-        if before is not None:
-            self._deadline = max(before, time.monotonic() + run_ms / 1_000)
-        asides.put(job, Extension(asides.clock() + run_ms * 1_000_000, before))
+        deadline = time.monotonic() + run_ms / 1_000
+        if self._granted is not None:
+            self._asked.append(deadline)
+        asides.put(job, Extension(asides.clock() + run_ms * 1_000_000, deadline))
 
-    def refused_extension(self, before: float | None) -> None:
-        """The broker did not prolong it."""
-        self._deadline = before
+    def decided(self, extension: Extension, *, granted: bool) -> None:
+        """The broker has taken an extension, or it counts no more: refused, or never sent for the sake of a longer."""
+        if self._granted is None:
+            return
+        if granted:
+            self._granted = max(self._granted, extension.deadline)
+        self._asked.remove(extension.deadline)
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Tell who follows the job how far it is. Of several that wait to be sent only the latest is.

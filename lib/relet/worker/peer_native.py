@@ -137,8 +137,7 @@ class NativePeer:
         self._held: dict[bytes, Job] = {}
         self._open: dict[bytes, Job] = {}
         self._extending: dict[bytes, Extension] = {}
-        self._extended: dict[bytes, tuple[int, Extension]] = {}  # as it was sent last: its number
-        self._safe = 0  # the highest number of a report that was acknowledged
+        self._extended: dict[bytes, list[tuple[int, Extension]]] = {}  # sent and not decided, with their numbers
         self._notes: dict[bytes, Note] = {}
         self._session = 0
         self._epoch: int | None = None
@@ -340,8 +339,25 @@ class NativePeer:
                 self._hello_due = now + WELCOME_NS_MAX
 
     def _acknowledged(self, number: int) -> None:
+        """Refusals come before the acknowledgement, so an extension that is safe was granted."""
         self._reports.acknowledged(number)
-        self._safe = max(self._safe, number)
+        if self._extended:
+            for token, sent in list(self._extended.items()):
+                while sent and sent[0][0] <= number:
+                    self._decide(token, sent[0], granted=True)
+
+    def _decide(self, token: bytes, sent: tuple[int, Extension], *, granted: bool) -> None:
+        """What became of an extension that was sent."""
+        undecided = self._extended[token]
+        undecided.remove(sent)
+        if not undecided:
+            del self._extended[token]
+        self._tell(token, sent[1], granted=granted)
+
+    def _tell(self, token: bytes, extension: Extension, *, granted: bool) -> None:
+        job = self._open.get(token)
+        if job is not None and job.view is not None:
+            job.view.decided(extension, granted=granted)
 
     def _hear_welcome(self, said: Welcome, now: int) -> None:
         limits = said.limits
@@ -369,10 +385,10 @@ class NativePeer:
             self._session += 1
             self._started = said.handed
             self._end_held()
-        self._safe = max(self._safe, said.received)
-        for token, (number, extension) in self._extended.items():
-            if number > self._safe:  # perhaps it did not arrive; a report of its own, because it says another time
-                self._extending.setdefault(token, extension)
+        extended, self._extended = self._extended, {}
+        for token, sent in extended.items():  # perhaps it did not arrive, or its refusal did not
+            for _, extension in sent:  # a report of its own, because it says another time
+                self._extend(token, extension)
         self.counters.reports_resent += self._reports.again(said.received, frozenset(said.lost))
 
     def _hear_no_session(self, now: int) -> None:
@@ -385,9 +401,10 @@ class NativePeer:
         self.counters.reports_refused += 1
         self.last_refusal = said
         job = self._open.get(said.token)
-        number, extension = self._extended.get(said.token, (0, None))
-        if job is not None and job.view is not None and extension is not None and number == said.n:
-            job.view.refused_extension(extension.before)
+        for sent in self._extended.get(said.token, ()):
+            if sent[0] == said.n:
+                self._decide(said.token, sent, granted=False)
+                break
         if job is not None and said.code in {"not_open", "superseded"}:
             self._cancel(said.token)
         elif said.code in {"too_large", "bad_report"} and type(self._reports.sent_as(said.n)) is Complete:
@@ -495,7 +512,7 @@ class NativePeer:
     def _take_aside(self, job: Job, aside: Extension | Note | Piece) -> None:
         token = job.token
         if isinstance(aside, Extension):
-            self._extending[token] = max(aside, self._extending.get(token, aside), key=lambda one: one.until)
+            self._extend(token, aside)
         elif not self.welcomed:  # who follows would get it late or never
             if isinstance(aside, Piece):
                 self.counters.partials_dropped += 1
@@ -505,6 +522,14 @@ class NativePeer:
         else:
             number = self._reports.next_number()
             self._reports.add(PartialResult(token=token, n=number), aside.frames, aside.bytes)
+
+    def _extend(self, token: bytes, extension: Extension) -> None:
+        """Of several extensions that wait to be sent the longest is."""
+        other = self._extending.get(token)
+        if other is not None:
+            extension, shorter = (extension, other) if extension.until > other.until else (other, extension)
+            self._tell(token, shorter, granted=False)
+        self._extending[token] = extension
 
     def _forget_asides(self) -> None:
         """What was said of jobs that have ended meanwhile is not sent: the outcome says more."""
@@ -649,7 +674,8 @@ class NativePeer:
     def _settle(self, message: Any, now: int) -> None:
         kind = type(message)
         if kind is Extend:
-            self._extended[message.token] = message.n, self._extending.pop(message.token)
+            sent = message.n, self._extending.pop(message.token)
+            self._extended.setdefault(message.token, []).append(sent)
             self.counters.extended += 1
         elif kind is Progress:
             del self._notes[message.token]
