@@ -84,6 +84,7 @@ REACHED = {
     "broker_unreachable": "a state that was found",
     "reply_unroutable": "a state that was found",
     "answered_again": "a past tense, and how",
+    "outcome_forgotten": "a past tense that does not end with -ed",
 }
 """Event names that are no past tense, each with its reason."""
 

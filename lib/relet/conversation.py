@@ -53,6 +53,7 @@ from relet.messages import (
     Submit,
     Submitted,
     WorkerHello,
+    headers_held,
 )
 from relet.transport.outbox import Outbox
 
@@ -124,6 +125,9 @@ class Conversation:
                 if session is not None:
                     completed.append((session, said, body))
                 elif not peer.routing_id:  # its last words: who said them is gone, what they prove is not
+                    job = machine.by_token.get(said.token)
+                    if job is not None and headers_held(said.headers) <= machine.limits.headers_bytes_max:
+                        job.answer_headers = said.headers
                     machine.complete([(said.token, body)], now)
                 else:
                     self._refuse(Route(peer, path, worker=True), _no_session(said))
@@ -213,7 +217,7 @@ class Conversation:
         elif isinstance(said, Heartbeat):
             if said.received:
                 requests.received(asker, said.received)
-            self._machine.said.append((asker, Heartbeat(), ()))
+            self._machine.said.append((asker, Heartbeat(told=asker.told), ()))
 
     def _answer_hello(self, route: Route, answer: Said) -> None:
         if isinstance(answer, Error):
@@ -264,7 +268,7 @@ class Conversation:
         for it in told:
             asker, name, job = it
             if asker.gone:
-                job.unreceived -= 1  # it never got there; the outcome stays kept
+                self._machine.requests.went_without(job)
                 continue
             asker.told = number = asker.told + 1
             asker.unreceived.append((number, job))
@@ -363,20 +367,25 @@ class Conversation:
             )
             messages.append((session.peer, session.path, SIGNATURE, encode(said), job.body))
         failures = self._workers.send(messages)
+        for index, _ in failures:  # the acknowledgement did not get there either
+            unsent: Any = jobs[index].holder
+            acks[unsent] = None
         return [(jobs[index], code) for index, code in failures]
 
     def flush_acks(self, now: int) -> None:
         """Acknowledgements that no job carried in time."""
         if not self._acks or now < self._ack_at:
             return
-        messages: list[Message] = []
-        for session in self._acks:
-            session.acked = session.safe
-            if not session.away and not session.lost:
-                messages.append((session.peer, session.path, SIGNATURE, native.encode(Ack(ack=session.safe))))
+        sessions = [session for session in self._acks if not session.away and not session.lost]
         self._acks.clear()
-        if messages:
-            self._workers.send(messages)
+        messages: list[Message] = []
+        for session in sessions:
+            session.acked = session.safe
+            messages.append((session.peer, session.path, SIGNATURE, native.encode(Ack(ack=session.safe))))
+        for index, code in self._workers.send(messages) if messages else ():
+            if code == errno.EAGAIN:  # it does not read now
+                self._acks[sessions[index]] = None
+                self._ack_at = min(now, NEVER - ACK_NS_MAX) + ACK_NS_MAX
 
 
 def _ms(ns: int | None) -> int | None:

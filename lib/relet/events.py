@@ -57,6 +57,8 @@ class Event(StrEnum):
     """Connections took the last descriptors that the process may have; the next ones must wait. role, count"""
     REPLY_DROPPED = "reply_dropped"
     """A client does not read and its outbox is full. count, jobs (the first ten)"""
+    OUTCOME_FORGOTTEN = "outcome_forgotten"
+    """Outcomes had to go before they were received: `outcomes_max` or `outcomes_bytes_max` is reached. count"""
     REPLY_UNROUTABLE = "reply_unroutable"
     """The client is gone; the outcome is kept for inspection (debug). job"""
 
@@ -96,4 +98,5 @@ class Event(StrEnum):
     LIBRARY_FAILED = "library_failed"
     """A fault of ours: the library's own thread has ended (error, with the traceback). endpoint"""
     HANDLER_FAILED = "handler_failed"
-    """The worker's handler raised; the job is not answered (error, with the traceback). error"""
+    """The worker's handler raised; natively the broker is told, else the job is not answered (error, with the
+    traceback). error"""

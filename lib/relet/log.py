@@ -41,6 +41,7 @@ _WARNING: Final = frozenset(
         Event.HANDSHAKE_FAILED,
         Event.ACCEPT_FAILED,
         Event.REPLY_DROPPED,
+        Event.OUTCOME_FORGOTTEN,
         Event.JOB_DISCARDED,
         Event.BROKER_UNREACHABLE,
         Event.BROKER_LOST,

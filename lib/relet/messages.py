@@ -124,6 +124,17 @@ def held_bytes(body: Body, path: Path) -> int:
     return len(body) + len(path)
 
 
+HEADER_BYTES = 64
+"""What a header costs beyond its bytes: two objects and their place."""
+
+
+def headers_held(headers: dict[str, str] | None) -> int:
+    """What headers hold in memory, bytes: names and values, and what each pair costs beyond them."""
+    if not headers:
+        return 0
+    return sum(len(name.encode()) + len(value.encode()) + HEADER_BYTES for name, value in headers.items())
+
+
 def body_frames(body: Body) -> tuple[Frame, ...]:
     """The frames of a body, always as a tuple."""
     return body if type(body) is tuple else (body,)  # type: ignore[return-value]  # as above
@@ -193,7 +204,7 @@ class Fail(Said, frozen=True, kw_only=True, tag="fail"):
     text: str = ""
     """A sentence for people."""
     retry_ms: Count | None = None
-    """The next attempt not before this long; None: as the job says."""
+    """The next attempt not before this long; None: at once."""
     final: bool = False
     """No other attempt shall be made."""
     credit: Count = 0
@@ -246,6 +257,8 @@ class Heartbeat(Said, frozen=True, kw_only=True, tag="heartbeat"):
     credit: Count = 0
     started: Count = 0
     received: Count = 0
+    told: Count = 0
+    """The broker's to a client: number of the last outcome of this session. What of them has not come was dropped."""
 
 
 class Goodbye(Said, frozen=True, kw_only=True, tag="goodbye"):
@@ -533,11 +546,14 @@ class Attempt(msgspec.Struct, frozen=True, tag=2, array_like=True):
     tokens: tuple[bytes, ...] = ()
     shared: bytes = b""
     session: bool = False
-    """Whether the last hand-over was to a session, which can claim it."""
+    """Whether the last hand-over was to a session."""
     due_ms: int = 0
-    """When a delay is over, milliseconds since 1970 (UTC); 0 where there is none."""
+    """When a delay, or the run limit of an attempt that was extended, is over: milliseconds since 1970 (UTC); 0 where
+    there is none."""
     kind: str = ""
     text: str = ""
+    claimable: bool = True
+    """Whether that session can claim it: it was not given back since."""
 
 
 class Finished(msgspec.Struct, frozen=True, tag=3, array_like=True):
@@ -570,6 +586,15 @@ class Forgotten(msgspec.Struct, frozen=True, tag=4, array_like=True):
     """... or being owed."""
 
 
-Record: TypeAlias = Accepted | Attempt | Finished | Forgotten
+class Evicted(msgspec.Struct, frozen=True, tag=5, array_like=True):
+    """A bound made the broker forget an outcome that nobody had received: that of a job that was accepted then, and no
+    younger one.
+    """
+
+    accepted_ms: int
+    """Milliseconds since 1970 (UTC)."""
+
+
+Record: TypeAlias = Accepted | Attempt | Finished | Forgotten | Evicted
 
 Records: TypeAlias = Sequence[Record]

@@ -157,6 +157,7 @@ class Server:
         self._refuse()
         self._turn += 1
         self._keep_and_tell(now)
+        self._conversation.flush_acks(NEVER)
         self._untold(self.outbox.retry())
         return left == 0 and not self._unsettled and not self._conversation.behind
 

@@ -29,6 +29,7 @@ HOW: dict[Happened, Callable[[Job], None]] = {
     Happened.STARTED: lambda job: jobs.started([job], NOW),
     Happened.CLAIMED: jobs.claimed,
     Happened.GIVEN_BACK: jobs.given_back,
+    Happened.HANDED_BACK: jobs.handed_back,
     Happened.POSTPONED: jobs.postponed,
     Happened.DUE: jobs.due,
     Happened.FAILED_FOR_GOOD: lambda job: jobs.failed_for_good(job, NOW),

@@ -12,9 +12,10 @@ import pytest
 
 from relet.conversation import ACK_NS_MAX
 from relet.core.limits import Limits
-from relet.core.machine import TOKENS_MAX
+from relet.core.machine import HAND_BACK_NS, HAND_BACK_NS_MAX, TOKENS_MAX
 from relet.dialects import native
 from relet.messages import (
+    HEADER_BYTES,
     Ack,
     Cancel,
     Complete,
@@ -527,7 +528,9 @@ def test_a_delay_has_a_bound(talk: Any) -> None:
     it = talk(limits=Limits(retry_ns_max=2 * S))
     c, w = it.client(), it.worker(credit=2)
     c.submit(b"a")
-    w.fail(b"a", retry_ms=2**62)
+    n = w.fail(b"a", retry_ms=2_001)
+    assert (w.refused(), it.state(b"a")) == ([(n, "bad_report")], "RUNNING")
+    w.fail(b"a", retry_ms=2_000)
     it.wait(2 * S)
     assert w.got == [b"a", b"a"]
 
@@ -604,9 +607,27 @@ def test_a_job_that_is_handed_back_costs_no_attempt(talk: Any) -> None:
     w.hand_back(b"b")
     assert [(it.job(body).attempts, it.job(body).handovers) for body in (b"a", b"b")] == [(0, 1), (0, 1)]
     assert it.counters.handovers_returned == 2
+    assert [it.state(body) for body in (b"a", b"b")] == ["DELAYED", "AVAILABLE"], "what had started waits a little"
+    it.wait(HAND_BACK_NS)
     other = it.worker("other", credit=3)
     assert other.got == [b"a", b"b", b"c"]
     assert [said.attempt for said, _ in other.jobs] == [1, 1, 1]
+
+
+def test_who_hands_back_all_the_time_does_not_spend_a_job_in_no_time(talk: Any) -> None:
+    """`hand_back`: "waits a little first, 10 ms the first time and twice as long each time, up to a second"."""
+    it = talk(tries=3)
+    c, w = it.client(), it.worker(credit=100)
+    c.submit(b"a")
+    for number in range(12):
+        w.start(b"a")
+        w.hand_back(b"a")
+        pause = min(HAND_BACK_NS << number, HAND_BACK_NS_MAX)
+        it.wait(pause - 1)
+        assert it.state(b"a") == "DELAYED"
+        it.wait(1)
+        assert it.state(b"a") == "HELD"
+    assert len(w.got) == 13
 
 
 def test_a_job_that_was_handed_back_runs_with_its_whole_limit(talk: Any) -> None:
@@ -617,6 +638,7 @@ def test_a_job_that_was_handed_back_runs_with_its_whole_limit(talk: Any) -> None
     w.start(b"a")
     it.wait(1 * S)
     w.hand_back(b"a")
+    it.wait(HAND_BACK_NS)
     w.start(b"a")
     it.wait(2 * S - 1)
     assert it.state(b"a") == "RUNNING"
@@ -1044,7 +1066,7 @@ def test_headers_travel_with_the_job_and_its_answer(talk: Any) -> None:
 
 def test_headers_of_an_answer_have_a_bound(talk: Any) -> None:
     """`bad_report`; the job goes on, and may be completed with fewer."""
-    it = talk(limits=Limits(headers_bytes_max=10))
+    it = talk(limits=Limits(headers_bytes_max=10 + HEADER_BYTES))
     c, w = it.client(), it.worker(credit=1)
     c.submit(b"a")
     n = w.complete(b"a", headers={"12345": "123456"})
@@ -1210,6 +1232,7 @@ def test_an_outcome_of_an_earlier_life_counts_without_a_claim(talk: Any, state: 
     REPORTS[verb](w, w.token(b"a"))
     assert w.refused() == []
     if verb == "hand_back":
+        it.wait(HAND_BACK_NS)
         assert (it.state(b"a"), it.job(b"a").attempts) == ("AVAILABLE", 0)
     else:
         ((said, _),) = c.outcomes

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from relet.core.limits import Limits
+from relet.core.machine import HAND_BACK_NS
 from relet.events import Event
 from relet.messages import Cancel, Error, Goodbye, Heartbeat, Welcome, WorkerAsk
 
@@ -366,6 +367,7 @@ def test_a_job_whose_attempt_is_over_cannot_be_claimed(talk: Any, how: str) -> N
     said = w.hello(running=(b"a",))
     assert said.received == w.n
     assert said.lost == (w.token(b"a"),)
+    it.wait(HAND_BACK_NS)
     assert (it.state(b"a"), it.job(b"a").holder) == ("AVAILABLE", None)
     other = it.worker("other", credit=1)
     assert other.got == [b"a"]
@@ -673,7 +675,7 @@ def test_credit_of_a_worker_that_cannot_be_reached_is_void_until_said_again(talk
     assert w.got == []
     w.says(Heartbeat(credit=3))
     assert w.got == [b"a", b"b"]
-    assert [said.seq for said, _ in w.jobs] == [2, 3], "the number of the one that was lost is not used again"
+    assert [said.seq for said, _ in w.jobs] == [1, 2], "the number of the one that never left is the next one's"
 
 
 def test_workers_take_turns_across_dialects(talk: Any) -> None:

@@ -448,6 +448,8 @@ def test_every_reason_cause_state_and_feature_is_named() -> None:
     cancels = next(row[3] for row in rows(SECTIONS["Message: `cancel` (broker)"], "| field |") if row[0] == "`reason`")
     machine = (ROOT / "lib" / "relet" / "core" / "machine.py").read_text()
     said = set(re.findall(r'self\.leave\(job, "(\w+)"\)', machine)) | {Cause.EXPIRED.value, Cause.SILENT.value}
+    recalls = (ROOT / "lib" / "relet" / "core" / "recalls.py").read_text()
+    said |= set(re.findall(r'reports\.cancel\(job\.holder, job\.token, "(\w+)"\)', recalls))
     assert set(words_in(cancels)) == said
 
 

@@ -23,6 +23,7 @@ from relet.messages import (
     AttemptEnded,
     ClientHello,
     Complete,
+    Evicted,
     Finished,
     Forgotten,
     Inquire,
@@ -137,11 +138,13 @@ def test_every_record_survives_its_encoding(record: Record) -> None:
 
 def test_a_record_says_all_of_its_fields() -> None:
     """A new field needs a test here: these are all that there are."""
-    assert {kind.__name__: len(kind.__struct_fields__) for kind in (Accepted, Attempt, Finished, Forgotten)} == {
+    kinds = (Accepted, Attempt, Finished, Forgotten, Evicted)
+    assert {kind.__name__: len(kind.__struct_fields__) for kind in kinds} == {
         "Accepted": 10,
-        "Attempt": 12,
+        "Attempt": 13,
         "Finished": 12,
         "Forgotten": 3,
+        "Evicted": 1,
     }
 
 

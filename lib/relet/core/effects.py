@@ -55,6 +55,8 @@ class Counters(msgspec.Struct):
     """Outcomes whose client did not read while its outbox was full."""
     outcomes_received: int = 0
     """Outcomes that native clients have said to have received."""
+    outcomes_forgotten: int = 0
+    """Outcomes that a bound of number or bytes made the broker forget before they were received."""
     workers_arrived: int = 0
     workers_lost: int = 0
 

@@ -73,6 +73,8 @@ class Happened(StrEnum):
     """The session that had it was taken for lost, and is back with it: the attempt goes on."""
     GIVEN_BACK = "given_back"
     """The hand-over never left or never arrived, or its worker does not want it: it costs no attempt."""
+    HANDED_BACK = "handed_back"
+    """Its worker had started it and does not want it: it costs no attempt, and waits a little before it goes on."""
     ANSWERED = "answered"
     """A worker sent a valid answer: of this attempt, or late, of one before."""
     ATTEMPT_ENDED = "attempt_ended"
@@ -109,6 +111,7 @@ TABLE: Final = (
     Row(State.AVAILABLE, Happened.HANDED_OVER, State.HELD, "token"),
     Row(State.AVAILABLE, Happened.CLAIMED, State.RUNNING, "lease goes on, ledger entry struck out"),
     Row(State.AVAILABLE, Happened.ANSWERED, State.COMPLETED, "late answer; reply"),
+    Row(State.DELAYED, Happened.BUDGET_SPENT, State.DISCARDED, "too many lost hand-overs; failure told; dead letter"),
     Row(State.AVAILABLE, Happened.BUDGET_SPENT, State.DISCARDED, "too many lost hand-overs; failure told; dead letter"),
     Row(State.AVAILABLE, Happened.DESERTED, State.CANCELLED, "failure told"),
     Row(State.AVAILABLE, Happened.STOPPED, State.CANCELLED, "failure told"),
@@ -118,6 +121,7 @@ TABLE: Final = (
     Row(State.HELD, Happened.DESERTED, State.CANCELLED, "failure told; its holder is told to drop it"),
     Row(State.HELD, Happened.STOPPED, State.CANCELLED, "failure told"),
     Row(State.RUNNING, Happened.GIVEN_BACK, State.AVAILABLE, "attempt given back, handovers + 1, old place"),
+    Row(State.RUNNING, Happened.HANDED_BACK, State.DELAYED, "attempt given back, handovers + 1; a pause that grows"),
     Row(State.RUNNING, Happened.ANSWERED, State.COMPLETED, "lease ends; reply; another holder is told to stop"),
     Row(State.RUNNING, Happened.ATTEMPT_ENDED, State.AVAILABLE, "ledger entry, place by age"),
     Row(State.RUNNING, Happened.POSTPONED, State.DELAYED, "ledger entry"),
@@ -245,6 +249,8 @@ class Job(msgspec.Struct, gc=False, eq=False):
     """When something is to happen to it, where its timer keeps single deadlines."""
     ends_ns: int = 0
     """When its run limit ends, in that case."""
+    extended: int = 0
+    """The attempt whose run limit was extended to there, the last one."""
     ended_ns: int = 0
     answer: Body = b""
     reason: str = ""
@@ -320,6 +326,14 @@ def given_back(job: Job) -> None:
     job.state = to
     job.handovers += 1
     job.holder = None
+    job.seq = -abs(job.seq)
+
+
+def handed_back(job: Job) -> None:
+    """Its worker had started it and does not want it; it waits for its `due_ns`."""
+    _moved(job, Happened.HANDED_BACK)
+    job.attempts -= 1
+    job.handovers += 1
     job.seq = -abs(job.seq)
 
 

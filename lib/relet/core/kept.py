@@ -9,10 +9,24 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Final
 
 from relet.core.job import Job
 from relet.core.lease import NEVER
-from relet.messages import held_bytes
+from relet.messages import AttemptEnded, headers_held, held_bytes
+
+_LEDGER_ENTRY_BYTES: Final = 128
+"""What an entry of a ledger costs beyond what its worker said."""
+
+
+def ledger_bytes(ledger: tuple[AttemptEnded, ...]) -> int:
+    """What a ledger holds in memory, bytes."""
+    return sum(len(it.kind) + len(it.text) + len(it.worker) + _LEDGER_ENTRY_BYTES for it in ledger)
+
+
+def beyond_frames(job: Job) -> int:
+    """What a kept job holds beyond its frames: the ledger, the headers of the answer."""
+    return ledger_bytes(job.ledger) + headers_held(job.headers) + headers_held(job.answer_headers)
 
 
 class Kept:
@@ -44,6 +58,8 @@ class Kept:
         """Keeps a final job; returns those that had to go for it, which may be the job itself."""
         answer = job.answer
         size = (len(answer) if type(answer) is bytes else held_bytes(answer, b"")) + self._entry_bytes
+        if job.ledger or job.headers or job.answer_headers:
+            size += beyond_frames(job)
         if job.body:
             size += held_bytes(job.body, b"")
         self.entries[job.number] = job, size
@@ -56,6 +72,8 @@ class Kept:
         for job in jobs:
             answer = job.answer
             held = (len(answer) if type(answer) is bytes else held_bytes(answer, b"")) + self._entry_bytes
+            if job.ledger or job.headers or job.answer_headers:
+                held += beyond_frames(job)
             entries[job.number] = job, held
             size += held
         self.bytes += size

@@ -59,6 +59,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of their bodies and answers."""
     ledger_entries_max: int = 100
     """Failed attempts remembered of one job; the oldest go first."""
+    ledger_bytes_max: int = 16 * KIB
+    """Bytes of what workers said of them, because every open job keeps its own."""
     worker_grace_ns: int = 20_000_000
     """How long the leases of a lost worker of 2010 outlive its connection: its last answer may be under way on the
     other one."""

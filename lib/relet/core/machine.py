@@ -41,7 +41,7 @@ from relet.core.job import (
     State,
     Terms,
 )
-from relet.core.kept import Kept
+from relet.core.kept import Kept, ledger_bytes
 from relet.core.lease import NEVER, Deadlines, Lane
 from relet.core.limits import Limits
 from relet.core.queue import Queue, Queues
@@ -55,16 +55,22 @@ from relet.messages import (
     Answer,
     Ask,
     AttemptEnded,
+    Evicted,
     Forgotten,
     Peer,
     Record,
     Request,
     body_bytes,
+    headers_held,
     held_bytes,
 )
 
 RECLAIM_NS: Final = 30 * 10**9
 """How long a job that was running when the broker ended may still be answered, where jobs have no timeout."""
+HAND_BACK_NS: Final = 10_000_000
+HAND_BACK_NS_MAX: Final = 1_000_000_000
+"""How long a job waits after a worker that had started it has handed it back: the first, doubled each time up to the
+second."""
 TOKENS_MAX: Final = 100
 """Earlier hand-overs of one job by which a late answer is known; the oldest go first."""
 
@@ -351,10 +357,12 @@ class Machine:
         """These hand-overs of the last `match` provably never left; their workers cannot be reached until they ask
         again.
         """
-        for job in jobs:
+        for job in reversed(list(jobs)):
             holder = job.holder
             if job.state not in (HELD, RUNNING) or holder is None:
                 continue
+            if type(holder) is Session:
+                holder.never_got(job)
             self.roster.void(holder)
             self.counters.handovers_undelivered += 1
             self.give_back(job, now)
@@ -546,7 +554,7 @@ class Machine:
     def start(self, jobs: list[Job], now: int) -> None:
         """Their holders have started these, which were held: their attempts begin."""
         for job in jobs:
-            self._stop_timer(job)
+            self.stop_timer(job)
         happened.started(jobs, now)
         self.begin_leases(jobs, now)
         if self.keeps_records:
@@ -591,7 +599,10 @@ class Machine:
         elif job.timer is None:  # it has no limit at all
             return
         job.ends_ns = max(job.ends_ns, ends_ns)
+        job.extended = job.attempts
         self.deadline(job, now)
+        if self.keeps_records:
+            self._record_attempt(job)
 
     def claim(self, job: Job, session: Session, now: int) -> None:
         """A session is back with a job that it had in another life of the broker, or of itself."""
@@ -601,9 +612,10 @@ class Machine:
             if job.ledger and job.ledger[-1].attempt == job.attempts:
                 job.ledger = job.ledger[:-1]
         else:
-            self._stop_timer(job)
+            self.stop_timer(job)
         # Its lease began before others that stand in the lane already.
-        job.ends_ns = NEVER if job.terms.run_ns is None else job.began_ns + job.terms.run_ns
+        ends_ns = NEVER if job.terms.run_ns is None else job.began_ns + job.terms.run_ns
+        job.ends_ns = max(ends_ns, job.ends_ns) if job.extended == job.attempts else ends_ns
         self.deadline(job, now)
         job.holder = session
         session.jobs.add(job)
@@ -747,9 +759,10 @@ class Machine:
         """A held or running job has no lease any more, a delayed one waits for no moment."""
         if job.holder is not None:
             job.holder.jobs.discard(job)
-        self._stop_timer(job)
+        self.stop_timer(job)
 
-    def _stop_timer(self, job: Job) -> None:
+    def stop_timer(self, job: Job) -> None:
+        """No deadline stands for this job."""
         timer = job.timer
         if timer is not None:
             timer.running.pop(job.number, None)
@@ -771,6 +784,23 @@ class Machine:
             self.give_back(job, now)
         else:
             self.attempt_failed(job, cause, now)
+
+    def hand_back(self, job: Job, now: int) -> None:
+        """A worker does not want this job: the same, and if it had started it, not at once, because nobody else may be
+        asking and it would go to and fro.
+        """
+        if job.state != RUNNING:
+            self.give_back(job, now)
+            return
+        self._end_lease(job)
+        happened.handed_back(job)
+        if job.handovers >= self.handovers_max:
+            self._discard(job, Reason.HANDOVERS_SPENT, now)
+            return
+        pause_ns = min(HAND_BACK_NS << min(job.handovers - 1, 30), HAND_BACK_NS_MAX)
+        self.deadlines.begin(job, now + pause_ns)
+        if self.keeps_records:
+            self._record_attempt(job)
 
     def give_back(self, job: Job, now: int) -> None:
         """A hand-over came to nothing and costs no attempt: the job waits again, or its budget of those is spent."""
@@ -806,7 +836,7 @@ class Machine:
         name = holder.name if holder is not None else ""
         began_ms, ended_ms = self.wall_ms(job.began_ns), self.wall_ms(now)
         entry = AttemptEnded(job.attempts, cause.value, began_ms, ended_ms, name, kind, text)
-        job.ledger = (*job.ledger, entry)[-self.limits.ledger_entries_max :]
+        job.ledger = self._bounded((*job.ledger, entry))
         job.kind, job.text = kind, text
         if self.trace:
             fields = {"job": job.number, "attempt": job.attempts, "cause": cause.value, "error": kind}
@@ -824,6 +854,14 @@ class Machine:
         else:
             happened.attempt_ended(job)
             self._waits(job)
+
+    def _bounded(self, ledger: tuple[AttemptEnded, ...]) -> tuple[AttemptEnded, ...]:
+        """The last entries, as many as the bounds of number and bytes allow."""
+        limits = self.limits
+        ledger = ledger[-limits.ledger_entries_max :]
+        while len(ledger) > 1 and ledger_bytes(ledger) > limits.ledger_bytes_max:
+            ledger = ledger[1:]
+        return ledger
 
     def _discard(self, job: Job, reason: Reason, now: int) -> None:
         happened.budget_spent(job, reason, now)
@@ -857,6 +895,11 @@ class Machine:
     def _keep(self, job: Job) -> None:
         for forgotten in self.kept.keep(job):
             self.forgotten(forgotten)
+
+    def evicted(self, job: Job) -> None:
+        """A bound made us forget the outcome of this job, and of no younger one, before it was received."""
+        if self.keeps_records:
+            self._records.append(Evicted(self.wall_ms(job.accepted_ns)))
 
     def forgotten(self, job: Job) -> None:
         """A final job is not kept here or there any more; nothing is, or something."""
@@ -901,7 +944,7 @@ def held(job: Job) -> int:
     """What an open job holds in memory because of what it carries, bytes."""
     size = held_bytes(job.body, job.path)
     if job.headers is not None:
-        size += sum(len(name) + len(value) for name, value in job.headers.items())
+        size += headers_held(job.headers)
     return size
 
 

@@ -97,6 +97,11 @@ class Queue:
         """A job leaves while it waits: because it ends, or, if it had come back, because it is claimed."""
         if self._came_back.pop(job.number, None) is None:
             self._absent += 1
+            absent, count = self._absent, len(self.fresh)
+            if absent == count or (absent > _STALE_WORTH_REBUILDING and absent > count // 2):
+                # A queue that nobody serves must not keep what has ended, nor be kept by it.
+                self.fresh = deque(it for it in self.fresh if it.state == AVAILABLE and it is not job)
+                self._absent = 0
         elif len(self._numbers) > 2 * len(self._came_back) + _STALE_WORTH_REBUILDING:
             self._numbers = sorted(self._came_back)
 

@@ -56,7 +56,14 @@ class Recalls:
             self._look(now)
         if now >= self.lane.due:
             for job in self.lane.take_expired(now, self._looks_max):
+                if job.holder is not None:
+                    self._machine.reports.cancel(job.holder, job.token, "recalled")
                 self._machine.give_back(job, now)
+
+    def forget(self, session: Session) -> None:
+        """A session begins on another connection: a recall that went with the one before was not heard."""
+        for job in [job for job in self.lane.running.values() if job.holder is session]:
+            self._machine.stop_timer(job)
 
     def _look(self, now: int) -> None:
         """Some sessions at a time; the next look is due while anything is held."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from relet.core.job import COMPLETED, DELAYED, Job, Terms
-from relet.messages import Accepted, Attempt, Body, Finished, Forgotten, Record, body_bytes, body_frames
+from relet.core.job import COMPLETED, DELAYED, RUNNING, Job, Terms
+from relet.messages import Accepted, Attempt, Body, Evicted, Finished, Forgotten, Record, body_bytes, body_frames
 
 if TYPE_CHECKING:
     from relet.core.machine import Machine
@@ -44,6 +44,8 @@ def accepted(machine: Machine, job: Job) -> Accepted:
 def attempt(machine: Machine, job: Job) -> Attempt:
     """Where an open job stands."""
     due_ms = machine.wall_ms(job.due_ns + 999_999) if job.state == DELAYED else 0  # never early
+    if job.extended and job.extended == job.attempts and job.state == RUNNING:
+        due_ms = machine.wall_ms(job.ends_ns)
     return Attempt(
         job.number,
         int(job.state),
@@ -57,6 +59,7 @@ def attempt(machine: Machine, job: Job) -> Attempt:
         due_ms,
         job.kind,
         job.text,
+        job.seq >= 0,
     )
 
 
@@ -97,6 +100,9 @@ def rebuilt(machine: Machine, records: Iterable[Record], now: int) -> tuple[list
                     job = Job(number, None, b"", b"", now, machine.queue, machine.terms)
                 _finished_again(machine, job, record, now)
                 final[number] = (job, record.kept, record.owed)
+            case Evicted(accepted_ms):
+                age_ns = max(0, machine.wall_ms(now) - accepted_ms) * 1_000_000
+                machine.requests.restore_forgotten(now - age_ns)
             case Forgotten(number, kept, owed):
                 if not (kept or owed):
                     final.pop(number, None)
@@ -121,10 +127,11 @@ def _accepted_again(machine: Machine, record: Accepted, now: int) -> Job:
 def _attempted_again(machine: Machine, job: Job, record: Attempt, now: int) -> None:
     job.state, job.token, job.tokens, job.ledger = record.state, record.token, record.tokens, record.ledger
     job.attempts, job.handovers, job.kind, job.text = record.attempts, record.handovers, record.kind, record.text
-    job.seq, job.shared = int(record.session), record.shared
+    job.seq, job.shared = (1 if record.claimable else -1) if record.session else 0, record.shared
     job.began_ns = now
     if record.due_ms:
-        job.due_ns = now + max(0, record.due_ms - machine.wall_ms(now)) * 1_000_000
+        job.due_ns = job.ends_ns = now + max(0, record.due_ms - machine.wall_ms(now)) * 1_000_000
+        job.extended = job.attempts if job.state == RUNNING else 0
 
 
 def _finished_again(machine: Machine, job: Job, record: Finished, now: int) -> None:

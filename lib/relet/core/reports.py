@@ -41,6 +41,7 @@ from relet.messages import (
     TellProgress,
     Welcome,
     WorkerHello,
+    headers_held,
 )
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ class Reports:
         """What the worker says it has, and what we think it has: returns the claims that give no right any more."""
         machine = self._machine
         running, unstarted = set(said.running), set(said.held)
+        machine.recalls.forget(session)
         for job in sorted(session.jobs, key=_number_of):
             if job.token in running:
                 if job.state == HELD:
@@ -307,7 +309,7 @@ class Reports:
         session.handed_over = deque(live)
 
     def _take_headers(self, session: Session, said: Complete, job: Job) -> bool:
-        size = sum(len(name) + len(value) for name, value in (said.headers or {}).items())
+        size = headers_held(said.headers)
         if size > self._limits.headers_bytes_max:
             text = f"the headers have {size} bytes: at most {self._limits.headers_bytes_max} (headers_bytes_max)"
             self.refuse(session, said.n, said.token, BAD_REPORT, text)
@@ -320,9 +322,11 @@ class Reports:
         job = self._open_job(session, said.n, said.token, now)
         if job is not None:
             text_max = self._limits.error_text_max
-            retry_ns = None
-            if said.retry_ms is not None:
-                retry_ns = min(max(0, said.retry_ms) * 1_000_000, self._limits.retry_ns_max)
+            retry_ns = None if said.retry_ms is None else said.retry_ms * 1_000_000
+            if retry_ns is not None and retry_ns > self._limits.retry_ns_max:
+                text = f"retry_ms is {said.retry_ms}: at most {self._limits.retry_ns_max // 1_000_000} (retry_ns_max)"
+                self.refuse(session, said.n, said.token, BAD_REPORT, text)
+                return
             self._machine.attempt_failed(
                 job,
                 Cause.FAILED,
@@ -338,7 +342,7 @@ class Reports:
         job = self._open_job(session, said.n, said.token, now, starts=False)
         if job is not None:
             self._machine.counters.handovers_returned += 1
-            self._machine.give_back(job, now)
+            self._machine.hand_back(job, now)
 
     def partial(self, session: Session, said: Partial, body: Body, now: int) -> None:
         """A piece of the result, for those who follow."""
@@ -421,7 +425,10 @@ class Reports:
     def cancel(self, worker: Worker, token: bytes, reason: str) -> None:
         """Nobody waits for this attempt any more."""
         if type(worker) is Session and not worker.away:
-            self._machine.said.append((worker, Cancel(token=token, reason=reason), ()))
+            machine = self._machine  # with a store, who is told to stop must not stop before what justifies it is safe
+            (machine.promised if machine.keeps_records else machine.said).append(
+                (worker, Cancel(token=token, reason=reason), ())
+            )
 
     # --- Liveness
 

@@ -23,6 +23,7 @@ from relet.core.job import FINAL, Job, State, Terms
 from relet.core.kept import Kept
 from relet.core.lease import NEVER
 from relet.core.queue import Queue
+from relet.events import Event
 from relet.messages import (
     DEFAULT_QUEUE,
     Admitted,
@@ -39,6 +40,7 @@ from relet.messages import (
     Welcome,
     body_bytes,
     body_frames,
+    headers_held,
     held_bytes,
 )
 
@@ -57,6 +59,8 @@ DRAINING_RETRY_MS: Final = 1_000
 TRANSIT_NS: Final = 10_000_000_000
 """By how much a request that is asked again may have been longer on its way than the first time: a connection that is
 cut and comes back delivers what was sent into it."""
+LOOK_NS_MIN: Final = 1_000_000
+"""What cannot end yet is looked at again after this long at the earliest."""
 OUTCOME_BYTES: Final = 1_024
 """What a kept outcome costs beyond its frames: the object, its tables, its ids."""
 TERMS_MAX: Final = 1_000
@@ -102,6 +106,8 @@ class Requests:
         """Hellos to refuse before looking for room again."""
         self._forgets = False
         """Outcomes have been forgotten that somebody was told and had not received."""
+        self._aged = False
+        """Outcomes have been forgotten because they had been kept for long enough."""
         self._until: list[tuple[int, int, Job]] = []
         """A heap (moment, number, job): outcomes that were received and are to be kept until then."""
         self._deserted: list[tuple[int, int, Job]] = []
@@ -133,7 +139,7 @@ class Requests:
         """Forgets clients behind one connection that wait for no job, half of them: nobody says when one behind a proxy
         has gone. One that is still there is told `no_session` when it next speaks, and says hello anew.
 
-        A look that found nobody is not repeated for every hello that is refused.
+        A look that found few is not repeated for every hello: it walks over all jobs.
         """
         if self._barren > 0:
             self._barren -= 1
@@ -143,7 +149,7 @@ class Requests:
         for asker in idle[: len(idle) // 2 + 1]:
             self.askers.leave(asker)
             self._gone(asker, now)
-        if not idle:
+        if len(idle) < self._limits.paths_per_peer_max // 16:
             self._barren = self._limits.paths_per_peer_max // 16
         return bool(idle)
 
@@ -259,7 +265,7 @@ class Requests:
         size, held = body_bytes(body), held_bytes(body, b"")
         headers, headers_bytes = said.headers, 0
         if headers is not None:
-            headers_bytes = sum(len(each) + len(value) for each, value in headers.items())
+            headers_bytes = headers_held(headers)
             held += headers_bytes
         plain = said.run_ms is None and said.silence_ms is None and said.late == "any" and not said.keep_ms
         terms = machine.terms if plain and said.gone == "finish" else self._terms_of(said)
@@ -403,7 +409,9 @@ class Requests:
         if job is not None and (job.request[0] if type(job.request) is tuple else "") != principal:
             job = None
         if job is None:
-            state = "unknown" if said.id else self._age_of(said.job, now)
+            # Of an id that nobody can date it is not known whether its outcome was one of those forgotten.
+            may_have_been = self._forgotten_ns > -NEVER or self._aged
+            state = ("expired" if may_have_been else "unknown") if said.id else self._age_of(said.job, now)
             answer = JobState(id=said.id, job=said.job, state=state)
         else:
             if said.wait and not self._attach(asker, job, name, follows=False):
@@ -455,10 +463,20 @@ class Requests:
         self._keep(jobs)
 
     def _keep(self, jobs: list[Job]) -> None:
-        for evicted in self.outcomes.keep_all(jobs):
+        forgotten = self.outcomes.keep_all(jobs)
+        if forgotten:
+            self._machine.counters.outcomes_forgotten += len(forgotten)
+            self._machine.notices.append((Event.OUTCOME_FORGOTTEN, {"count": len(forgotten)}))
+        for evicted in forgotten:
             self._forgets = True
-            self._forgotten_ns = max(self._forgotten_ns, evicted.accepted_ns)
+            if evicted.accepted_ns > self._forgotten_ns:
+                self._forgotten_ns = evicted.accepted_ns
+                self._machine.evicted(evicted)
             self._forget(evicted)
+
+    def restore_forgotten(self, accepted_ns: int) -> None:
+        """An earlier broker has forgotten the outcome of a job that was accepted then."""
+        self._forgotten_ns = max(self._forgotten_ns, accepted_ns)
 
     def restore_outcomes(self, jobs: list[Job]) -> None:
         """Final jobs that came out of a store, the oldest first, whose outcomes are owed."""
@@ -477,12 +495,17 @@ class Requests:
 
     def not_told(self, asker: Asker, job: Job) -> None:
         """It did not get there, and never will: no receipt counts for it. The outcome stays kept."""
-        job.unreceived -= 1
         unreceived = asker.unreceived
         for index in range(len(unreceived) - 1, -1, -1):  # from the end, where those stand that did not get there
-            if unreceived[index][1] is job:
+            if unreceived[index][1] is job:  # else its asker has gone meanwhile, and it is settled
                 del unreceived[index]
+                self.went_without(job)
                 break
+
+    def went_without(self, job: Job) -> None:
+        """Somebody who was to be told has not received it: it is kept, whoever else receives it, for who asks again."""
+        job.unreceived -= 1
+        job.orphans += 1
 
     def look_at(self, asker: Asker) -> None:
         """A client that is told much and receives nothing: what was forgotten of it needs no receipt, and what it may
@@ -497,7 +520,7 @@ class Requests:
                     entry[1].unreceived -= 1
             asker.unreceived = live
         while len(asker.unreceived) > self._limits.outcomes_max:
-            asker.unreceived.popleft()[1].unreceived -= 1
+            self.went_without(asker.unreceived.popleft()[1])
         asker.look_at = asker.told + max(UNRECEIVED_LOOK, len(asker.unreceived) if self._forgets else 0)
 
     def received(self, asker: Asker, number: int) -> None:
@@ -554,8 +577,7 @@ class Requests:
     def _gone(self, asker: Asker, now: int) -> None:
         asker.gone, asker.gone_ns = True, now
         for _, job in asker.unreceived:
-            job.unreceived -= 1
-            job.orphans += 1  # it is kept, whoever else receives it: who asks again is told again
+            self.went_without(job)
         asker.unreceived.clear()
         for job in asker.watched:
             heapq.heappush(self._deserted, (now + self._limits.asker_grace_ns, job.number, job))
@@ -574,14 +596,14 @@ class Requests:
             if alone and not self._machine.desert(job, now):
                 again.append(job)
         for job in again:
-            heapq.heappush(self._deserted, (now + self._limits.asker_grace_ns, job.number, job))
+            heapq.heappush(self._deserted, (now + max(self._limits.asker_grace_ns, LOOK_NS_MIN), job.number, job))
         while self._until and self._until[0][0] <= now and steps_max > 0:
             steps_max -= 1
             _, _, job = heapq.heappop(self._until)
-            if job.unreceived <= 0:
+            if job.unreceived <= 0 and not job.orphans:
                 self._received(job)
         for job in self.outcomes.take_aged(now, steps_max):
-            self._forgets = True
+            self._forgets = self._aged = True
             self._forget(job)
 
     def due(self) -> int:

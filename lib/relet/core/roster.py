@@ -107,6 +107,13 @@ class Session(Worker):
         self.acked = 0
         """... and that it was told so of."""
 
+    def never_got(self, job: Job) -> None:
+        """A hand-over did not leave: if it was the last one, its number is the next one's."""
+        if job.seq == self.handed:
+            self.handed -= 1
+            if self.handed_over and self.handed_over[-1] == (job.seq, job):
+                self.handed_over.pop()
+
     def oldest_held(self) -> Job | None:
         """Of the jobs that it has and has not started, the one that it has for longest."""
         handed_over = self.handed_over

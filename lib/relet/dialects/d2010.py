@@ -42,8 +42,18 @@ def answers(messages: Sequence[tuple[Any, ...]], *, frames_max: int, bytes_max: 
 
 
 def replies(jobs: Iterable[Job]) -> list[tuple[Any, ...]]:
-    """What finished jobs say to their clients."""
-    return [(job.peer, job.path, DELIMITER, job.answer if job.state == COMPLETED else FAILURE) for job in jobs]
+    """What finished jobs say to their clients. A native result of no frames becomes an empty one: a REQ socket hears
+    nothing of a message that ends with the delimiter.
+    """
+    return [
+        (
+            job.peer,
+            job.path,
+            DELIMITER,
+            (job.answer if job.answer != () else b"") if job.state == COMPLETED else FAILURE,
+        )
+        for job in jobs
+    ]
 
 
 def refusals(askers: Iterable[tuple[Peer, Path]]) -> list[tuple[Any, ...]]:

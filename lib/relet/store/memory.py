@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from relet.messages import Accepted, Attempt, Finished, Forgotten, Record, Records
+from relet.messages import Accepted, Attempt, Evicted, Finished, Forgotten, Record, Records
 
 
 class _Row(msgspec.Struct):
@@ -23,10 +23,13 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._rows: dict[int, _Row] = {}
+        self._evicted: Evicted | None = None
         self._turn = 0
 
     def load(self) -> Iterator[Record]:
         """The rows as records, by job number."""
+        if self._evicted is not None:
+            yield self._evicted
         for number in sorted(self._rows):
             row = self._rows[number]
             for record in (row.accepted, row.attempt, row.finished):
@@ -38,6 +41,8 @@ class MemoryStore:
         rows = self._rows
         for record in records:
             match record:
+                case Evicted():
+                    self._evicted = record
                 case Accepted(number):
                     rows[number] = _Row(record)
                 case Attempt(number):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from relet.core.job import AVAILABLE, DELAYED, FINAL, HELD, RUNNING, Job
-from relet.core.kept import Kept
+from relet.core.kept import Kept, beyond_frames
 from relet.core.lease import NEVER, Deadlines, Lane, Timer
 from relet.core.machine import Machine, held
 from relet.core.roster import Session, Worker
@@ -277,7 +277,7 @@ def _kept(kept: Kept, open_jobs: dict[int, Job], jobs_max: int, bytes_max: int, 
             raise InvariantBroken(f"job {job.number} is kept and not final")
         if job.number in open_jobs:
             raise InvariantBroken(f"job {job.number} is kept and open")
-        size += held_bytes(job.body, b"") + held_bytes(job.answer, b"") + entry_bytes
+        size += held_bytes(job.body, b"") + held_bytes(job.answer, b"") + entry_bytes + beyond_frames(job)
     if not entry_bytes and kept.bytes != size:
         raise InvariantBroken(f"kept jobs have {size} bytes, {kept.bytes} are counted")
     if not (len(kept) <= jobs_max and kept.bytes <= bytes_max):
