@@ -170,7 +170,7 @@ def test_no_answer_in_time_is_a_timeout_never_early_and_the_late_answer_is_count
         broker.answer(broker.hear(), b"in time")
         assert future.result(WAIT_SECONDS) == b"in time"
         assert client.counters.expired == 1
-        assert client.counters.answers_unknown == 1
+        assert client.counters.answers_late == 1
 
 
 @pytest.mark.parametrize("timeout", [30 * 86_400, sys.float_info.max / 1e9])
@@ -338,7 +338,7 @@ def test_bytes_are_bounded_too_but_one_large_request_always_goes(broker: FakeBro
 
 
 def test_a_cancelled_future_frees_its_place_and_wakes_who_waits_for_it(broker: FakeBroker) -> None:
-    """Its answer, if one comes, is unknown."""
+    """Its answer, if one comes, is late."""
     with broker.client(requests_open_max=1) as client:
         unwanted = client.submit(b"unwanted")
         heard = broker.hear()
@@ -349,7 +349,7 @@ def test_a_cancelled_future_frees_its_place_and_wakes_who_waits_for_it(broker: F
         broker.answer(broker.hear())
         assert wanted.result(WAIT_SECONDS) == b"wanted"
         assert client.counters.abandoned == 1
-        assert client.counters.answers_unknown == 1
+        assert client.counters.answers_late == 1
 
 
 def test_waiting_in_a_callback_is_refused_instead_of_hanging(broker: FakeBroker) -> None:

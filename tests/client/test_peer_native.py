@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from relet.client.errors import BrokerLost, JobExpired, JobFailed, JobRefused, JobUnknown, UnexpectedAnswer
 from relet.client.peer import Request
 from relet.client.peer_native import (
+    AGAIN_MAX,
     GREETING_NS,
     RECEIPT_BYTES_MAX,
     RECEIPT_QUIET_NS,
@@ -620,6 +621,117 @@ def test_a_broker_that_loses_again_and_again_is_not_stormed(talk: Talk) -> None:
         assert talk.now >= repaired_at
     assert talk.now >= SECOND + 2 * HEARTBEAT_MS * MS
     assert talk.peer.counters.outcomes_missed == 15
+
+
+def test_outcomes_dropped_at_the_end_are_found_by_the_answer_to_a_heartbeat(talk: Talk) -> None:
+    """No later number shows that they are missing; what the broker says it has told does, and they are asked for."""
+    talk.submit(told := job(), lost := job(), also_lost := job())
+    talk.send()
+    talk.events()
+    talk.outcome(told)
+    talk.advance(HEARTBEAT_MS * MS)
+    assert talk.said() == [Heartbeat(received=1)]
+    talk.hear(Heartbeat(told=1))
+    assert talk.events() == []
+    talk.advance(HEARTBEAT_MS * MS)
+    assert talk.said() == [Heartbeat(received=1)]
+    talk.hear(Heartbeat(told=3))
+    assert talk.events() == ["outcomes_missed"]
+    assert talk.peer.counters.outcomes_missed == 2
+    assert [type(message) for message in talk.said()] == [ClientHello]
+    talk.hear(Heartbeat(told=3))  # of the session before
+    talk.welcome()
+    assert [message.id for message in talk.said()] == [lost.name, also_lost.name]
+    assert talk.outcome(lost) == [(lost, b"done")]
+    assert talk.outcome(also_lost) == [(also_lost, b"done")]
+    talk.hear(Heartbeat(told=2))
+    assert talk.peer.counters.outcomes_missed == 2
+
+
+def test_progress_of_one_job_does_not_hide_that_another_s_outcome_was_dropped(talk: Talk) -> None:
+    """Heartbeats are said while neither outcomes nor their number are heard, whatever else is."""
+    talk.submit(far := Request(b"x", None, Asking(follow=True)), job())
+    talk.send()
+    said = []
+    for done in range(30):
+        talk.hear(TellProgress(id=far.name, attempt=1, done=done))
+        talk.advance(HEARTBEAT_MS * MS // 10)
+        said += talk.said()
+    assert said == [Heartbeat()] * 3
+    assert not talk.peer.deaf
+    talk.hear(Heartbeat(told=1))
+    assert talk.peer.counters.outcomes_missed == 1
+
+
+def test_what_was_dropped_is_asked_for_little_by_little(talk: Talk) -> None:
+    """Outcomes of all that is open would be dropped again; how many were told is asked for between the parts."""
+    requests = [job() for _ in range(2 * AGAIN_MAX + 50)]
+    question = Request(b"", None, RESULT, NAME)
+    talk.submit(*requests, question)
+    while talk.send():
+        pass
+    talk.hear(Heartbeat(told=7))
+    assert [type(message) for message in talk.said()] == [ClientHello]
+    talk.welcome()
+    assert [type(message) for message in talk.said()] == [Inquire] + [Submit] * (AGAIN_MAX - 1)
+    for asked in requests[:5]:
+        talk.outcome(asked)
+    assert talk.said() == [Heartbeat(received=5)]
+    for asked in requests[5:7]:
+        talk.outcome(asked)
+    assert talk.said() == []
+    talk.hear(Heartbeat(told=7))
+    assert [message.id for message in talk.said()] == [r.name for r in requests[AGAIN_MAX - 1 : 2 * AGAIN_MAX - 1]]
+    assert talk.said() == [Heartbeat(received=7)]
+    talk.advance(HEARTBEAT_MS * MS)
+    assert talk.said() == [Heartbeat(received=7)], "the answer may have been dropped, too"
+    talk.hear(Heartbeat(told=7))
+    talk.submit(new := job())
+    assert [message.id for message in talk.said()] == [r.name for r in (*requests[2 * AGAIN_MAX - 1 :], new)]
+    talk.submit(*(job() for _ in range(AGAIN_MAX + 1)))
+    assert len(talk.said()) == AGAIN_MAX + 1, "nothing is held back for ever"
+
+
+def test_every_round_of_asking_again_gets_some_until_all_is_there(talk: Talk) -> None:
+    """A broker that takes up ten outcomes of a session and drops the rest tells all of them in the end."""
+    requests = [job() for _ in range(95)]
+    talk.submit(*requests)
+    talk.send()
+    ended: list[tuple[Request, Any]] = []
+    rounds = 0
+    while len(talk.peer):
+        rounds += 1
+        waiting = [asked for asked in requests if asked not in {request for request, _ in ended}]
+        for asked in waiting[:10]:
+            ended += talk.outcome(asked)
+        talk.hear(Heartbeat(told=len(waiting)))
+        if not len(talk.peer):
+            break
+        while not talk.peer.wants_to_send or not isinstance(talk.offered()[0][0], ClientHello):
+            talk.send()
+            due = talk.peer.due
+            assert due is not None
+            talk.advance(max(0, due - talk.now))
+        talk.send()
+        talk.welcome()
+        assert [message.id for message in talk.said()] == [asked.name for asked in waiting[10:]]
+    assert rounds == 10
+    assert {request for request, _ in ended} == set(requests)
+
+
+def test_outcomes_of_what_was_given_up_here_are_counted_apart(talk: Talk) -> None:
+    """Timed out, or not wanted any more: the broker does nothing wrong by answering, so nothing is to be logged."""
+    talk.submit(slow := job(timeout_ns=5 * MS), unwanted := job(), never_sent := job())
+    talk.offered(2)
+    talk.peer.sent(2, talk.now)
+    talk.advance(5 * MS)
+    talk.peer.abandon([unwanted, never_sent])
+    for request in (slow, unwanted):
+        assert talk.outcome(request) == []
+    assert (talk.peer.counters.answers_late, talk.peer.counters.answers_unknown) == (2, 0)
+    for request in (slow, never_sent):
+        assert talk.outcome(request) == []
+    assert (talk.peer.counters.answers_late, talk.peer.counters.answers_unknown) == (2, 2)
 
 
 # --- Refusals.

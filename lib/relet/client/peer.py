@@ -32,6 +32,8 @@ from relet.client.told import Enqueued, JobStatus, Partial, Progress
 
 STALE_DEADLINES_MIN: Final = 256
 """Below so many a heap is not worth building anew."""
+GIVEN_UP_MAX: Final = 100_000
+"""Names of requests that were given up and may be answered yet, 0.1 KiB each; the oldest are forgotten first."""
 
 Body: TypeAlias = bytes | tuple[bytes, ...]
 """Opaque frames: the frame itself where there is one, else a tuple of them."""
@@ -104,8 +106,10 @@ class Counters(msgspec.Struct):
     """Requests sent again after the connection, or the session, was lost."""
     losses: int = 0
     """Connections lost."""
+    answers_late: int = 0
+    """Answers to requests that were given up here before: expired, abandoned, or ended by a loss."""
     answers_unknown: int = 0
-    """Answers to no open request: late, double, or not ours."""
+    """Other answers to no open request: double, or not ours."""
     frames_refused: int = 0
     """Messages that are none: no signature, a header that cannot be read."""
     refused: int = 0
@@ -154,6 +158,8 @@ class Peer(ABC, Generic[R]):
         self._unsent: dict[bytes, R] = {}
         self._deadlines: list[tuple[int, bytes]] = []
         self._timed = 0  # open requests that have a deadline
+        self._given_up: dict[bytes, None] = {}
+        """Names of requests that were sent and ended here, the oldest first."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -207,7 +213,7 @@ class Peer(ABC, Generic[R]):
         if not self._resend:
             ended = [r for key, r in self._open.items() if key not in unsent and r.asking.submits]
             for request in ended:
-                self._forget(request)
+                self._give_up(request)
             sent -= len(ended)
         else:
             ended = []
@@ -228,10 +234,10 @@ class Peer(ABC, Generic[R]):
         """The requests that end by these messages. Nothing that a broker says raises an error."""
 
     def abandon(self, requests: Iterable[R]) -> list[R]:
-        """Nobody wants these any more. Returns those that were open; their answers will be unknown."""
+        """Nobody wants these any more. Returns those that were open; their answers will be late."""
         ended = [request for request in requests if self._open.get(request.key) is request]
         for request in ended:
-            self._forget(request)
+            self._give_up(request)
         self.counters.abandoned += len(ended)
         return ended
 
@@ -241,7 +247,7 @@ class Peer(ABC, Generic[R]):
         while deadlines and deadlines[0][0] <= now:
             request = self._open.get(heapq.heappop(deadlines)[1])
             if request is not None:
-                self._forget(request)
+                self._give_up(request)
                 ended.append(request)
         self.counters.expired += len(ended)
         return [(r, TimeoutError(f"no answer within {(r.timeout_ns or 0) / 1e9:g} s")) for r in ended]
@@ -271,6 +277,24 @@ class Peer(ABC, Generic[R]):
         self._unsent.pop(request.key, None)
         if request.timeout_ns is not None:
             self._timed -= 1
+
+    def _give_up(self, request: R) -> None:
+        """Nobody waits for it any more, but who was asked may answer."""
+        if request.asked_at or request.key not in self._unsent:
+            given_up = self._given_up
+            given_up.pop(request.name, None)
+            given_up[request.name] = None
+            if len(given_up) > GIVEN_UP_MAX:
+                del given_up[next(iter(given_up))]
+        self._forget(request)
+
+    def _answered_late(self, name: bytes) -> None:
+        """An answer under this name came, and no such request is open."""
+        if name in self._given_up:
+            del self._given_up[name]
+            self.counters.answers_late += 1
+        else:
+            self.counters.answers_unknown += 1
 
     def _say(self, level: int, event: str, **fields: Any) -> None:
         self.notices.append(Notice(level, event, fields))

@@ -74,14 +74,14 @@ class Peer2010(Peer[R]):
         """As in the base class."""
         ended: list[tuple[R, Outcome]] = []
         pop, unsent = self._open.pop, self._unsent
-        unknown = failed = 0
+        failed = 0
         for message in messages:
             if len(message) < 2 or message[1]:
                 self.counters.frames_refused += 1
                 continue
             request = pop(message[0], None)
             if request is None:
-                unknown += 1
+                self._answered_late(message[0])
                 continue
             if request.timeout_ns is not None:
                 self._timed -= 1
@@ -94,6 +94,5 @@ class Peer2010(Peer[R]):
             else:
                 ended.append((request, answer_of(frames, multipart=request.multipart)))
         self.counters.answered += len(ended)
-        self.counters.answers_unknown += unknown
         self.counters.failed += failed
         return ended

@@ -15,7 +15,10 @@ an index from the name leads to it. What the broker says of a name concerns its 
 
 **Receipts.** Outcomes are numbered; what was received is said with the first job of each batch, and by itself when much
 has gathered, or when nothing has come for a while, so that the broker need not hold it. A number that is missing means
-that an outcome was lost on its way: a new session tells it again.
+that an outcome was lost on its way: a new session tells it again. Where the last ones were lost, no later number shows
+it, but the broker's answer to a heartbeat does: so heartbeats are said while neither is heard. They were lost because
+there were too many of them, so what is open is asked for again in parts, and a heartbeat behind each: its answer comes
+behind the outcomes of the part that were there, and then the next part goes.
 
 **Refusals** that will pass (`busy`, `draining`) hold back all jobs for as long as the broker says: to send others in
 the meantime would only have them refused as well.
@@ -66,6 +69,8 @@ RECEIPT_BYTES_MAX: Final = 1 << 20
 """Bytes of such outcomes: the broker keeps each until it is receipted, and large ones fill its store soon."""
 RECEIPT_QUIET_NS: Final = 50 * MILLISECOND
 """So long after the last outcome the receipt is said by itself: longer than between the calls of a busy caller."""
+AGAIN_MAX: Final = 200
+"""After outcomes were lost, so many requests are asked again at a time."""
 HOLD_NS_MAX: Final = 60_000 * MILLISECOND
 """A broker that wants us to come back later than this is asked earlier."""
 IDS_BYTES_MAX: Final = dialect.HEADER_BYTES_MAX // 2
@@ -190,9 +195,9 @@ class NativePeer(Peer[R]):
         self._ids_now = 1
         """Jobs of one message for now: fewer after one was refused as a whole, so that what would never fit does."""
         # Who was heard when.
-        self._heard_at = 0
+        self._counted_at = 0  # when an outcome came last, or how many there are
         self._beat_due = False
-        self._first_beat_at: int | None = None
+        self._first_beat_at: int | None = None  # since anything was heard
         self._last_beat_at = 0
         # Receipts.
         self._received = 0
@@ -203,6 +208,8 @@ class NativePeer(Peer[R]):
         self._highest = 0  # number of an outcome, above `_received` where some were missed
         self._gap_due: int | None = None
         self._gap_repaired_at: int | None = None
+        self._again_left: int | None = None
+        """Requests that may be sent before the next answer to a heartbeat; None: any number."""
         # Refusals.
         self._held_until: int | None = None
         self._busy_until = 0
@@ -213,7 +220,7 @@ class NativePeer(Peer[R]):
     def submit(self, requests: Iterable[R], now: int) -> None:
         """As in the base class."""
         if not self._open:
-            self._heard_at = now  # nothing was to be heard before
+            self._counted_at = now  # nothing was to be heard before
             self._first_beat_at = None
         super().submit(requests, now)
 
@@ -295,7 +302,7 @@ class NativePeer(Peer[R]):
             del self._unsent[key]
         self._refused = {}
         self._offered = []
-        self._held_until = self._gap_due = None
+        self._held_until = self._gap_due = self._again_left = None
         return ended
 
     def _new_session(self, now: int, why: str) -> list[tuple[R, Outcome]]:
@@ -311,8 +318,8 @@ class NativePeer(Peer[R]):
         was sent since belongs to an earlier session.
         """
         self._received = self._receipted = self._highest = self._gathered_bytes = 0
-        self._receipt_due = False
-        self._welcomed_at = now
+        self._receipt_due = self._beat_due = False
+        self._welcomed_at = self._counted_at = now
         self._heartbeat_ns = max(welcome.heartbeat_ms * MILLISECOND, HEARTBEAT_NS_MIN)
         self._liveness_ns = max(welcome.liveness_ms * MILLISECOND, 2 * self._heartbeat_ns)
         limits = welcome.limits
@@ -371,13 +378,16 @@ class NativePeer(Peer[R]):
             self._receipt_due = True
         if not self._open:
             return
-        if self._first_beat_at is None:
-            if now >= self._heard_at + self._heartbeat_ns:
-                self._beat_due = True
-        elif now >= self._first_beat_at + self._liveness_ns - self._heartbeat_ns:
+        if self._first_beat_at is not None and now >= self._first_beat_at + self._liveness_ns - self._heartbeat_ns:
             self.deaf = True
-        elif now >= self._last_beat_at + self._heartbeat_ns:
+        elif now >= self._next_beat_at:
             self._beat_due = True
+
+    @property
+    def _next_beat_at(self) -> int:
+        """Outcomes put it off, unless others wait for what the broker says to it."""
+        last = self._last_beat_at if self._again_left == 0 else max(self._last_beat_at, self._counted_at)
+        return last + self._heartbeat_ns
 
     @property
     def due(self) -> int | None:
@@ -399,10 +409,8 @@ class NativePeer(Peer[R]):
             if self._received > self._receipted and not self._receipt_due:
                 times.append(self._outcome_at + RECEIPT_QUIET_NS)
             if self._open and not self._beat_due:
-                if self._first_beat_at is None:
-                    times.append(self._heard_at + self._heartbeat_ns)
-                else:
-                    times.append(self._last_beat_at + self._heartbeat_ns)
+                times.append(self._next_beat_at)
+                if self._first_beat_at is not None:
                     times.append(self._first_beat_at + self._liveness_ns - self._heartbeat_ns)
         return min(times, default=None)
 
@@ -413,7 +421,8 @@ class NativePeer(Peer[R]):
         """As in the base class."""
         if self._phase is _Phase.READY:
             may_submit = bool(self._unsent) and self._held_until is None
-            return may_submit or bool(self._questions) or self._beat_due or self._receipt_due
+            may_ask = (may_submit or bool(self._questions)) and self._again_left != 0
+            return may_ask or self._beat_due or self._receipt_due
         return self._hello_due
 
     def outgoing(self, messages_max: int, now: int) -> list[Message]:
@@ -428,11 +437,13 @@ class NativePeer(Peer[R]):
             return [(SIGNATURE, self._hello)]
         if self._phase is not _Phase.READY:
             return []
-        may_submit = bool(self._unsent) and self._held_until is None
+        may_submit = bool(self._unsent) and self._held_until is None and self._again_left != 0
         if self._beat_due or (self._receipt_due and not may_submit):
             offered.append(_Control.HEARTBEAT)
             messages.append((SIGNATURE, dialect.encode(Heartbeat(received=self._received))))
             self._offered_receipt = (1, self._received)
+        if self._again_left is not None:
+            messages_max = min(messages_max, len(messages) + self._again_left)
         for request in islice(self._questions.values(), messages_max - len(messages)):
             offered.append(request)
             messages.append((SIGNATURE, _question(request)))
@@ -492,6 +503,8 @@ class NativePeer(Peer[R]):
         at = now or 1
         offered = self._offered[:count]
         self._offered = []
+        if self._again_left is not None:
+            self._went_again(offered)
         if self._offered_only_jobs:
             self._jobs_went(cast("list[R]", offered), at)
         else:
@@ -513,6 +526,15 @@ class NativePeer(Peer[R]):
             self._receipted = received
             self._gathered_bytes = 0
             self._receipt_due = False
+
+    def _went_again(self, offered: list[R | _Group[R] | _Control]) -> None:
+        """These go now, of what is asked for in parts."""
+        went = sum(len(item.requests) if isinstance(item, _Group) else isinstance(item, Request) for item in offered)
+        self._again_left = max(0, (self._again_left or 0) - went)
+        if went == len(self._unsent) + len(self._questions):
+            self._again_left = None
+        elif went and not self._again_left:
+            self._beat_due = True
 
     def _jobs_went(self, requests: list[R], at: int) -> None:
         for request in requests:
@@ -536,9 +558,7 @@ class NativePeer(Peer[R]):
 
     def received(self, messages: Iterable[tuple[bytes, ...]], now: int) -> list[tuple[R, Outcome]]:
         """As in the base class."""
-        self._heard_at = now
         self._first_beat_at = None
-        self._beat_due = False
         ended: list[tuple[R, Outcome]] = []
         opened, counters, decode, guests = self._open, self.counters, dialect.to_client, self._guests
         outcomes = 0
@@ -564,7 +584,7 @@ class NativePeer(Peer[R]):
             if guests and name in guests:
                 self._outcome_for_guests(told, frames, ended)
             elif name not in opened:
-                counters.answers_unknown += 1
+                self._answered_late(name)
             request = opened.pop(name, None)
             if request is not None:
                 if request.timeout_ns is not None:
@@ -576,7 +596,9 @@ class NativePeer(Peer[R]):
                 ended.append((request, self._outcome(told, frames, request)))
         counters.answered += len(ended)
         if outcomes:
-            self._outcome_at = now
+            self._outcome_at = self._counted_at = now
+            if self._again_left != 0:
+                self._beat_due = False
             self._highest = max(self._highest, self._received)
             if self._received - self._receipted >= RECEIPTS_MAX or self._gathered_bytes >= RECEIPT_BYTES_MAX:
                 self._receipt_due = True
@@ -626,12 +648,28 @@ class NativePeer(Peer[R]):
         """
         if self._phase is not _Phase.READY or number <= self._received:
             return
-        if number > max(self._highest, self._received) + 1:
-            missed = number - max(self._highest, self._received) - 1
+        self._missed(number - 1 - max(self._highest, self._received), now)
+        self._highest = max(self._highest, number)
+
+    def _so_many_were_told(self, told: Heartbeat, now: int) -> None:
+        """Outcomes and answers to heartbeats come in order: what was told before and is not here was lost."""
+        if self._phase is not _Phase.READY:  # as above
+            return
+        self._counted_at = now
+        self._beat_due = False
+        missed = told.told - max(self._highest, self._received)
+        if missed > 0:
+            self._missed(missed, now)
+            self._highest = told.told
+        elif self._again_left is not None:
+            self._again_left = AGAIN_MAX
+
+    def _missed(self, missed: int, now: int) -> None:
+        """So many that were not known to be missing, or none: there is a gap."""
+        if missed > 0:
             self.counters.outcomes_missed += missed
             if self._gap_due is None:
                 self._warn(Event.OUTCOMES_MISSED, count=missed)
-        self._highest = max(self._highest, number)
         if self._gap_due is None:
             repaired = self._gap_repaired_at
             self._gap_due = now if repaired is None else max(now, repaired + self._heartbeat_ns)
@@ -639,7 +677,9 @@ class NativePeer(Peer[R]):
     def _repair_gap(self, now: int) -> list[tuple[R, Outcome]]:
         """Ask again for all that is open: what was lost is among it, and which it was nobody can say."""
         self._gap_repaired_at = now
-        return self._new_session(now, "an answer of the broker was lost on its way")
+        ended = self._new_session(now, "an answer of the broker was lost on its way")
+        self._again_left = AGAIN_MAX
+        return ended
 
     def _hear(self, told: ToClient, frames: tuple[bytes, ...], ended: list[tuple[R, Outcome]], now: int) -> None:
         """Everything but outcomes."""
@@ -653,6 +693,8 @@ class NativePeer(Peer[R]):
             self._follow(told.id, Partial(frames=frames, attempt=told.attempt, seq=told.seq))
         elif isinstance(told, TellProgress):
             self._follow(told.id, Progress(attempt=told.attempt, done=told.done, total=told.total, note=told.note))
+        elif isinstance(told, Heartbeat):
+            self._so_many_were_told(told, now)
         elif isinstance(told, Error):
             self._erred(told, now)
 
