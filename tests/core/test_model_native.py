@@ -1074,9 +1074,9 @@ class CountsWhatIsHeld(Machine):
 class CountsWhatIsHandedBack(Machine):
     """A job that is handed back has used up its attempt."""
 
-    def give_back(self, job: Job, now: int) -> None:
+    def give_back(self, job: Job, now: int, **how: bool) -> None:
         attempts = job.attempts
-        super().give_back(job, now)
+        super().give_back(job, now, **how)
         job.attempts = attempts
 
 

@@ -334,9 +334,9 @@ class TriesFinalFailuresAgain(Machine):
 class CountsHandBacks(Machine):
     """A job that was handed back has had its attempt."""
 
-    def give_back(self, job: Job, now: int) -> None:
+    def give_back(self, job: Job, now: int, **how: bool) -> None:
         ran = job.state == RUNNING
-        super().give_back(job, now)
+        super().give_back(job, now, **how)
         job.attempts += ran
 
 

@@ -785,29 +785,21 @@ class Machine:
         else:
             self.attempt_failed(job, cause, now)
 
-    def hand_back(self, job: Job, now: int) -> None:
-        """A worker does not want this job: the same, and if it had started it, not at once, because nobody else may be
-        asking and it would go to and fro.
-        """
-        if job.state != RUNNING:
-            self.give_back(job, now)
-            return
-        self._end_lease(job)
-        happened.handed_back(job)
-        if job.handovers >= self.handovers_max:
-            self._discard(job, Reason.HANDOVERS_SPENT, now)
-            return
-        pause_ns = min(HAND_BACK_NS << min(job.handovers - 1, 30), HAND_BACK_NS_MAX)
-        self.deadlines.begin(job, now + pause_ns)
-        if self.keeps_records:
-            self._record_attempt(job)
+    def give_back(self, job: Job, now: int, *, by_worker: bool = False) -> None:
+        """A hand-over came to nothing and costs no attempt: the job waits again, or its budget of those is spent.
 
-    def give_back(self, job: Job, now: int) -> None:
-        """A hand-over came to nothing and costs no attempt: the job waits again, or its budget of those is spent."""
+        One that its worker had started and handed back does not go out again at once: nobody else may be asking, and it
+        would go to and fro.
+        """
+        pauses = by_worker and job.state == RUNNING
         self._end_lease(job)
-        happened.given_back(job)
+        (happened.handed_back if pauses else happened.given_back)(job)
         if job.handovers >= self.handovers_max:
             self._discard(job, Reason.HANDOVERS_SPENT, now)
+        elif pauses:
+            self.deadlines.begin(job, now + min(HAND_BACK_NS << min(job.handovers - 1, 30), HAND_BACK_NS_MAX))
+            if self.keeps_records:
+                self._record_attempt(job)
         else:
             self._waits(job)
 

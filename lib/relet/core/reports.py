@@ -342,7 +342,7 @@ class Reports:
         job = self._open_job(session, said.n, said.token, now, starts=False)
         if job is not None:
             self._machine.counters.handovers_returned += 1
-            self._machine.hand_back(job, now)
+            self._machine.give_back(job, now, by_worker=True)
 
     def partial(self, session: Session, said: Partial, body: Body, now: int) -> None:
         """A piece of the result, for those who follow."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from relet.core.job import Cause
+from relet.core.machine import HAND_BACK_NS, HAND_BACK_NS_MAX
 from relet.dialects import native
 from relet.messages import (
     TOO_LARGE,
@@ -316,7 +317,10 @@ class Sessions:
         if isinstance(said, HandBack):
             judge.count("handed_back")
             judge.expect("given back", claim)
+            had_started = claim.state == RUNS
             judge.comes_back(claim, HANDED_BACK)
+            if had_started and claim.state == WAITS:
+                claim.due = judge.now + min(HAND_BACK_NS << min(claim.handovers - 1, 30), HAND_BACK_NS_MAX)
             return
         if claim.state == HELD:
             judge.starts(claim)

@@ -270,9 +270,9 @@ class _Reports:
         self.judge.attempt_failed(job, cause)
         super().attempt_failed(job, cause, now, **said)  # type: ignore[misc]  # the same
 
-    def give_back(self, job: Job, now: int) -> None:
+    def give_back(self, job: Job, now: int, **how: bool) -> None:
         self.judge.given_back(job)
-        super().give_back(job, now)  # type: ignore[misc]  # the same
+        super().give_back(job, now, **how)  # type: ignore[misc]  # the same
 
     def claim(self, job: Job, session: Session, now: int) -> None:
         self.judge.claimed(job, session)
