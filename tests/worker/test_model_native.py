@@ -292,6 +292,7 @@ class Model(RuleBasedStateMachine):
         assert session is not None
         assert self.peer._open == {}
         assert session.held == {}, "the broker waits for a job that the worker does not have"
+        assert session.running <= self.begun, "the broker believes that a job runs, and it was never begun"
         assert self.decided <= self.reported, "an outcome was lost"
         assert session.granted - session.handed == (self.ahead or self.peer._pace.ahead), "nobody asks any more"
 

@@ -272,6 +272,56 @@ def test_a_hello_that_is_refused_is_said_again_later() -> None:
     assert talk.welcome() == [WorkerAsk(credit=1)]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Error(code="bad_credit", of="ask"),
+        Error(code="too_large", of="complete"),
+        Error(code="bad_header"),
+        ReportRefused(n=1, token=b"a", code="not_open"),
+    ],
+)
+@pytest.mark.parametrize("slept", [True, False])
+def test_an_answer_to_what_was_said_before_the_hello_does_not_answer_it(answer: Any, slept: bool) -> None:
+    """It was under way; the welcome comes behind it, and counts."""
+    talk = Talk().ready()
+    talk.wait(LIVENESS_MS + 1 if slept else 200)
+    assert [type(one) for one in talk.turn(*([] if slept else [Error(code="no_session")]))] == [WorkerHello]
+    assert talk.turn(answer) == []
+    assert not talk.peer.welcomed
+    assert talk.due_ms() == WELCOME_NS_MAX / MS
+    assert talk.welcome() == [WorkerAsk(credit=1)]
+
+
+@pytest.mark.parametrize(
+    "answer", [Error(code="too_many_peers"), Error(code="bad_version"), Error(code="bad_header", of="hello")]
+)
+def test_a_welcome_counts_though_a_refusal_came_before_it(answer: Error) -> None:
+    """The refusal may have been meant for another message; nothing is said twice."""
+    talk = Talk(2).ready()
+    talk.give(b"a")
+    talk.wait(200)
+    talk.turn(Error(code="no_session"))
+    assert talk.turn(answer) == []
+    talk.wait(GRACE_NS / MS)
+    assert talk.turn() == []
+    given, beat = talk.welcome(handed=1)
+    assert (given, type(beat), beat.credit) == (HandBack(token=b"a", n=1), Heartbeat, 3)
+    assert talk.due_ms() == HEARTBEAT_MS
+
+
+def test_a_refusal_of_the_first_of_two_hellos_leaves_the_other() -> None:
+    """The welcome that answers the second one counts."""
+    talk = Talk().ready()
+    talk.give(b"a")
+    talk.wait(200)
+    talk.turn(Error(code="no_session"))
+    talk.wait(LIVENESS_MS + 1)
+    assert [type(one) for one in talk.turn()] == [WorkerHello]
+    assert talk.turn(Error(code="too_many_peers")) == []
+    assert talk.welcome(handed=1) == [WorkerAsk(credit=2)]
+
+
 def test_garbage_is_counted_and_kills_nothing() -> None:
     """Other signatures, no header, no map, wrong types, unknown messages; bodies may hold anything."""
     talk = Talk(2).ready()
@@ -806,14 +856,45 @@ def test_while_there_is_no_broker_jobs_are_started_for_a_short_grace_only() -> N
     assert (set(hello.running), hello.held) == ({b"a", b"b"}, ())
 
 
-def test_a_job_that_arrives_before_the_welcome_is_not_taken() -> None:
-    """The hello did not claim it, so the broker takes it back by itself."""
-    talk = Talk().ready()
-    talk.wait(200)
-    talk.turn(Error(code="no_session"))
-    talk.turn(dispatch(b"a", 1))
+def test_what_a_hello_claimed_and_the_grace_has_ended_before_the_welcome_is_handed_back() -> None:
+    """The broker believes that it is here: it would wait for it for ever."""
+    talk = Talk(2).ready()
+    (one,) = talk.give(b"a")
+    talk.peer.lost(talk.now)
+    assert talk.connect().held == (b"a",)
+    talk.wait(GRACE_NS / MS)
+    assert not talk.start(one)
+    assert talk.turn() == []
+    given, beat = talk.welcome(handed=1)
+    assert (given, type(beat), beat.credit) == (HandBack(token=b"a", n=1), Heartbeat, 3)
+    assert talk.peer.counters.dropped == 0
+
+
+@pytest.mark.parametrize("why", ["new", "lost", "no_session", "slept", "refused"])
+def test_a_job_that_arrives_before_the_welcome_is_not_taken(why: str) -> None:
+    """The hello did not claim it, so the broker takes it back by itself. Nothing is said of it, then or later."""
+    talk = Talk(2)
+    if why == "new":
+        talk.connect()
+    else:
+        talk.ready()
+        talk.wait(LIVENESS_MS + 1 if why == "slept" else 200)
+        if why == "lost":
+            talk.peer.lost(talk.now)
+            talk.connect()
+        else:
+            talk.turn(*([] if why == "slept" else [Error(code="no_session")]))
+    if why == "refused":
+        talk.turn(Error(code="too_many_peers"))
+    before = talk.peer.counters.dropped
+    assert talk.turn(dispatch(b"a", 2, ack=1)) == []
     assert talk.jobs == []
-    assert talk.peer.counters.dropped == 1
+    (ask,) = talk.turn(dispatch(b"b", 3), welcome(handed=3))
+    assert (type(ask), ask.credit, talk.jobs) == (WorkerAsk, 5, [])
+    assert talk.peer.counters.dropped == before + 2
+    talk.seq = 3
+    (job,) = talk.give(b"c")
+    assert talk.do(job) == [Complete(token=b"c", n=1, credit=6, started=4)]
 
 
 def test_a_hello_claims_no_more_than_its_header_holds() -> None:

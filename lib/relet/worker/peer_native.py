@@ -61,6 +61,9 @@ from relet.worker.pace import AHEAD_MAX, Pace
 from relet.worker.reports import Reports
 
 FEATURES: Final = ("starts", "recalls")
+NOT_TAKEN: Final = frozenset(("bad_version", "too_many_peers"))
+"""Codes of errors that answer a hello, whatever message they name: the broker does not take this worker, perhaps not
+yet. Other errors may answer what was said before it."""
 WELCOME_NS_MAX: Final = 5_000_000_000
 """A broker that has not answered a hello for so long does not speak this dialect, or has lost it: say it once more."""
 HELLO_PAUSE_NS: Final = 100_000_000
@@ -156,6 +159,7 @@ class NativePeer:
         self._hello_due: int | None = None
         self._hello_at = 0
         self._hellos = 0  # said on this connection and not answered
+        self._hello_refused = False  # the last one was answered with an error, and none was said since
         self._start_due: int | None = None
         self._outgoing: list[Any] = []  # the extras of the last batch: what `sent` has to settle
         self._outgoing_reports = 0
@@ -189,6 +193,7 @@ class NativePeer:
         self.connected = self._stuck = False
         self._hello_due = None
         self._hellos = 0
+        self._hello_refused = False
         self._end_session(now)
 
     def _end_session(self, now: int) -> None:
@@ -214,12 +219,16 @@ class NativePeer:
         self._end_session(now)
         self._heard_at = now
         self._hello_due = now
+        self._hello_refused = False
 
     def tick(self, now: int) -> Trouble | None:
         """Do what time demands; what is wrong with the connection, if anything is: then give it up and say `lost`."""
         if not self.welcomed:
             if self._held and now >= self.startable_until:
-                self._drop_held()
+                if self._hellos or self._hello_refused:  # it was claimed: the broker believes that it is here
+                    self._end_held()
+                else:
+                    self._drop_held()
             if self._hellos and now - self._hello_at >= WELCOME_NS_MAX:
                 return Trouble.UNWELCOMED
         elif now - self._heard_at >= self._liveness_ns:
@@ -334,9 +343,11 @@ class NativePeer:
                 self._hear_no_session(now)
                 return
             self.last_error = said
-            if self._hellos:  # nothing else was said: the broker does not take this worker, perhaps not yet
+            if self._hellos and (said.of == "hello" or said.code in NOT_TAKEN):
                 self._hellos -= 1
-                self._hello_due = now + WELCOME_NS_MAX
+                if not self._hellos and self._hello_due is None:  # else another one is about to be said
+                    self._hello_refused = True
+                    self._hello_due = now + WELCOME_NS_MAX
 
     def _acknowledged(self, number: int) -> None:
         """Refusals come before the acknowledgement, so an extension that is safe was granted."""
@@ -362,10 +373,14 @@ class NativePeer:
     def _hear_welcome(self, said: Welcome, now: int) -> None:
         limits = said.limits
         numbers = (said.handed, said.received, said.epoch, said.heartbeat_ms, said.liveness_ms, *limits.values())
-        if not self._hellos or min(numbers) < 0 or max(numbers) > NUMBER_MAX:
+        if not (self._hellos or self._hello_refused) or min(numbers) < 0 or max(numbers) > NUMBER_MAX:
             self.counters.frames_refused += 1
             return
-        self._hellos -= 1
+        if self._hello_refused:  # by an error that was meant for something else
+            self._hello_refused = False
+            self._hello_due = None
+        else:
+            self._hellos -= 1
         if self._hellos or self._hello_due is not None:  # another hello is under way: its answer counts
             return
         begins = said.epoch != self._epoch or said.handed < self._seq
@@ -684,6 +699,7 @@ class NativePeer:
         elif kind is WorkerHello:
             self._hello_due = None
             self._hello_at = now
+            self._hello_refused = False
             self._hellos += 1
             self._beaten_at = now
         elif kind is Goodbye:
