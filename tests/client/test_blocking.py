@@ -712,6 +712,32 @@ def test_map_raises_the_first_error_in_its_place_or_hands_errors_on(broker: Fake
         serving.result(WAIT_SECONDS)
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_map_hands_on_what_is_wrong_with_one_body(broker: FakeBroker, ordered: bool) -> None:
+    """With `return_exceptions`, too large or of a wrong type: the others are done, and an error of `datas` ends it."""
+
+    def datas() -> Iterator[Any]:
+        yield b"a"
+        yield bytes(101)
+        yield "text"
+        yield b"b"
+
+    def serve() -> None:
+        broker.answer(broker.hear())
+        broker.answer(broker.hear())
+
+    with broker.client(body_bytes_max=100) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(serve)
+        outcomes = list(client.map(datas(), ordered=ordered, return_exceptions=True))
+        serving.result(WAIT_SECONDS)
+        kinds = [type(outcome) for outcome in outcomes]
+        if ordered:
+            assert kinds == [bytes, ValueError, TypeError, bytes]
+        assert sorted(map(str, kinds)) == sorted(map(str, [bytes, bytes, ValueError, TypeError]))
+        with pytest.raises(ZeroDivisionError):
+            list(client.map((b"%d" % (1 // n) for n in (0,)), return_exceptions=True))
+
+
 def test_map_times_out_job_by_job(broker: FakeBroker) -> None:
     """A silent broker costs the timeout, not for ever."""
     with broker.client() as client:

@@ -408,6 +408,25 @@ def test_many_are_handed_over_in_one_message(native: NativeBroker, pool: concurr
         assert client.enqueue_many([]) == []
 
 
+def test_what_is_wrong_with_one_of_many_stands_in_its_place(
+    native: NativeBroker, pool: concurrent.futures.Executor
+) -> None:
+    """The others are handed over as if it were not there; one alone raises it."""
+    datas: list[Any] = [b"fine", "text", bytes(101), [], b"also fine", b"no id"]
+    names: list[Any] = [NAME + b"%d" % i for i in range(5)] + [b"short"]
+    with native.client(body_bytes_max=100) as client:
+        call = pool.submit(client.enqueue_many, datas, request_ids=names)
+        peer, message, body = native.hear_said()
+        assert ([item.id for item in message.jobs], body) == ([names[0], names[4]], [b"fine", b"also fine"])
+        native.tell(peer, taken(message))
+        outcomes = call.result(WAIT_SECONDS)
+        kinds = [Enqueued, TypeError, ValueError, ValueError, Enqueued, ValueError]
+        assert [type(outcome) for outcome in outcomes] == kinds
+        assert [type(outcome) for outcome in client.enqueue_many(["x"])] == [TypeError]  # type: ignore[list-item]
+        with pytest.raises(ValueError, match="body_bytes_max"):
+            client.enqueue(bytes(101))
+
+
 def test_many_that_find_no_room_go_in_parts(native: NativeBroker, pool: concurrent.futures.Executor) -> None:
     """As room is made; who finds none in time is told so in its place."""
     with native.client(requests_open_max=2) as client:
@@ -529,10 +548,41 @@ def test_what_nobody_can_mean_is_refused_at_the_door(native: NativeBroker) -> No
                 client.result(**neither)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="as many request_ids"):
             client.enqueue_many([b"x", b"y"], request_ids=[NAME])
-        with pytest.raises(TypeError, match="bytes"):
-            client.enqueue_many([b"fine", "text"])  # type: ignore[list-item]
-        with pytest.raises(ValueError, match="body_bytes_max"):
-            client.enqueue_many([b"fine", bytes(1 << 27)])
+        with pytest.raises(ValueError, match="twice"):
+            client.enqueue_many([b"x", b"y", b"z"], request_ids=[NAME, NAME + b"2", bytearray(NAME)])
+        assert client.counters.submitted == 0
+
+
+def test_wrong_types_are_named_with_what_to_pass(native: NativeBroker) -> None:
+    """As TypeErrors, of whatever call they come to."""
+    with pytest.raises(TypeError, match="'tcp://localhost:4161', not int"):
+        Client(4161)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="endpoint as text"):
+        Client(None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"number of seconds.* not str"):
+        Client(native.endpoint, timeout="1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Terms.* not dict"):
+        Client(native.endpoint, terms={"queue": "images"})  # type: ignore[arg-type]
+    with native.client() as client:
+        wrong: Any
+        for wrong in (client.call, client.submit, client.enqueue, lambda data, **how: next(client.map([data], **how))):
+            with pytest.raises(TypeError, match=r"number of seconds.* not str"):
+                wrong(b"x", timeout="1")
+            with pytest.raises(TypeError, match=r"Terms.* not dict"):
+                wrong(b"x", terms={"queue": "images"})
+            with pytest.raises(TypeError, match="is bytes, not str: encode"):
+                wrong("x")
+            with pytest.raises(TypeError, match=r"bytes.* not int"):
+                wrong(7)
+        for wrong in (client.call, client.submit, client.enqueue):
+            with pytest.raises(TypeError, match="request_id is bytes, not str"):
+                wrong(b"x", request_id="x" * 20)
+        for wrong in (client.result, client.state):
+            with pytest.raises(TypeError, match="request_id is bytes, not str"):
+                wrong("x" * 20)
+            with pytest.raises(TypeError, match="job_id is bytes, not str"):
+                wrong(job_id="x" * 16)
+        assert client.counters.submitted == 0
 
 
 def test_without_resend_a_loss_ends_what_was_under_way(native: NativeBroker) -> None:

@@ -6,6 +6,7 @@ import difflib
 import os
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from types import EllipsisType, TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, overload
 
@@ -33,7 +34,7 @@ from relet.client.waiting import (
     Waiter,
 )
 from relet.dialects.native import REQUEST_ID_BYTES_MAX, REQUEST_ID_BYTES_MIN
-from relet.transport.endpoints import parse_connect
+from relet.transport.endpoints import Endpoint, parse_connect
 from relet.transport.link import BODY_BYTES_MAX, DIALECT_2010, DIALECT_DEFAULT, DIALECT_NATIVE
 
 REQUESTS_OPEN_MAX: Final = 100_000
@@ -75,6 +76,7 @@ class Client:
 
     Raises:
         EndpointError: the endpoint cannot be meant.
+        TypeError: an argument is of a wrong type.
         ValueError: a number is out of range, or the dialect cannot say the terms.
     """
 
@@ -93,7 +95,7 @@ class Client:
     ) -> None:
         if min(requests_open_max, requests_open_bytes_max, body_bytes_max) < 1:
             raise ValueError("requests_open_max, requests_open_bytes_max and body_bytes_max must be at least 1")
-        endpoint = parse_connect(clients)
+        endpoint = _endpoint(clients)
         if endpoint.scheme == "inproc" and context is None:
             raise ValueError("inproc:// needs the context of the broker: Client(..., context=...)")
         self._is_native = _is_native(dialect)
@@ -159,6 +161,7 @@ class Client:
             ClientClosed: the client was closed meanwhile.
             UnexpectedAnswer: the answer has not one frame.
             ValueError: an argument that cannot be, or that the dialect cannot say.
+            TypeError: an argument of a wrong type.
         """
         asking = self._asking(terms, headers)
         answer: bytes = self._call(Call(_frame(data), self._in_nanoseconds(timeout), asking, self._id(request_id)))
@@ -292,6 +295,12 @@ class Client:
 
         Returns:
             For each job, in order, what `enqueue` would return, or the exception that it would raise.
+
+        Raises:
+            ValueError: a request id stands twice, there are not as many as jobs, or as for `enqueue` what concerns all
+                of the jobs.
+            TypeError: as for `enqueue`, what concerns all of the jobs.
+            ClientClosed: the client was closed before all were handed over.
         """
         return self._enqueue(datas, timeout, terms, headers, request_ids)
 
@@ -306,17 +315,30 @@ class Client:
         self._need_native("enqueue")
         engine, channel, timeout_ns = self._engine, Channel(), self._in_nanoseconds(timeout)
         engine.must_not_wait()
+        if terms is not None:
+            self._check_terms(terms)
         asking = Asking(Kind.ENQUEUE, self._terms if terms is None else terms, headers)
-        bodies = [_body(data) for data in datas]
-        names = [b""] * len(bodies) if request_ids is None else [self._id(name) for name in request_ids]
-        if len(names) != len(bodies):
-            raise ValueError(f"{len(bodies)} jobs need as many request_ids, not {len(names)}")
-        requests = [
-            Mapped(body, timeout_ns, asking, channel, index, name)
-            for index, (body, name) in enumerate(zip(bodies, names, strict=True))
-        ]
+        items = list(datas)
+        names: Sequence[bytes | None] = [None] * len(items) if request_ids is None else request_ids
+        if len(names) != len(items):
+            raise ValueError(f"{len(items)} jobs need as many request_ids, not {len(names)}")
         no_room = TimeoutError("too many requests were open all the time")
-        outcomes: list[Any] = [no_room] * len(requests)
+        outcomes: list[Any] = [no_room] * len(items)
+        requests: list[Mapped] = []
+        used: set[bytes] = set()
+        for index, (data, request_id) in enumerate(zip(items, names, strict=True)):
+            try:
+                name = self._id(request_id)
+                request = Mapped(_body(data), timeout_ns, asking, channel, index, name)
+                engine.check(request)
+            except (TypeError, ValueError) as error:
+                outcomes[index] = error
+                continue
+            if name in used:
+                raise ValueError(f"request_ids has {name.hex()} twice: each job needs an id of its own")
+            if name:
+                used.add(name)
+            requests.append(request)
         try:
             left = engine.submit_all(requests)
             while left:
@@ -339,7 +361,7 @@ class Client:
 
         Raises:
             JobFailed: it has ended otherwise.
-            JobUnknown: nobody has submitted it to this broker.
+            JobUnknown: nobody has submitted it to this broker, or its outcome is not kept any more.
             JobExpired: there may have been such a job, and nothing of it is kept.
             TimeoutError, ClientClosed, UnexpectedAnswer, ValueError: as `call`.
         """
@@ -368,9 +390,10 @@ class Client:
             raise ValueError("say which job: request_id or job_id, and not both")
         if job_id is None:
             return call(b"", self._in_nanoseconds(timeout), Asking(kind), self._id(request_id))
-        if len(job_id) != JOB_ID_BYTES:
-            raise ValueError(f"a job_id has {JOB_ID_BYTES} bytes, not {len(job_id)}")
-        return call(b"", self._in_nanoseconds(timeout), Asking(kind, by_job=True), bytes(job_id))
+        name = _as_bytes(job_id, "a job_id")
+        if len(name) != JOB_ID_BYTES:
+            raise ValueError(f"a job_id has {JOB_ID_BYTES} bytes, not {len(name)}")
+        return call(b"", self._in_nanoseconds(timeout), Asking(kind, by_job=True), name)
 
     # --- Many.
 
@@ -423,7 +446,8 @@ class Client:
             timeout: seconds for each job, from when it is read; as in `call`.
             terms: of all of them; as in `call`.
             headers: of all of them; as in `call`.
-            return_exceptions: hand errors on in the place of answers; else the first one is raised and ends it.
+            return_exceptions: hand errors on in the place of answers, also those of bodies that cannot be sent; else
+                the first one is raised and ends it. What `datas` itself raises ends it anyway.
 
         Raises:
             As `call`; ValueError: `window` is less than 1.
@@ -467,10 +491,14 @@ class Client:
                     except StopIteration:
                         more = False
                         continue
-                    requests[index] = request = Mapped(_frame(data), timeout_ns, asking, channel, index)
                     try:
+                        requests[index] = request = Mapped(_frame(data), timeout_ns, asking, channel, index)
                         submit(request)
                     except TimeoutError as error:  # there was no room
+                        take([(index, error)], requests)
+                    except (TypeError, ValueError) as error:  # of this body
+                        if not return_exceptions:
+                            raise
                         take([(index, error)], requests)
                     index += 1
                 elif not ready:
@@ -509,7 +537,9 @@ class Client:
             self._check_terms(terms)
         return Asking(Kind.JOB, self._terms if terms is None else terms, headers, follow=follow)
 
-    def _check_terms(self, terms: Terms) -> None:
+    def _check_terms(self, terms: object) -> None:
+        if not isinstance(terms, Terms):
+            raise TypeError(f"terms are a relet.Terms, such as Terms(queue='images'), not {type(terms).__name__}")
         if not self._is_native and (unusual := terms.unusual()):
             raise ValueError(
                 f"the 2010 dialect cannot say {', '.join(unusual)}: leave that out of the terms, or use"
@@ -525,12 +555,20 @@ class Client:
         if request_id is None:
             return b""
         self._need_native("request_id")
-        if not REQUEST_ID_BYTES_MIN <= len(request_id) <= REQUEST_ID_BYTES_MAX:
+        name = _as_bytes(request_id, "a request_id")
+        if not REQUEST_ID_BYTES_MIN <= len(name) <= REQUEST_ID_BYTES_MAX:
             raise ValueError(
-                f"a request_id has {REQUEST_ID_BYTES_MIN} to {REQUEST_ID_BYTES_MAX} bytes, not {len(request_id)}: take"
+                f"a request_id has {REQUEST_ID_BYTES_MIN} to {REQUEST_ID_BYTES_MAX} bytes, not {len(name)}: take"
                 " 16 random ones, or the SHA-256 of what makes the request the same"
             )
-        return _frame(request_id)
+        return name
+
+
+def _endpoint(clients: object) -> Endpoint:
+    if isinstance(clients, str):
+        return parse_connect(clients)
+    example = f"tcp://localhost:{clients if isinstance(clients, int) else 4161}"
+    raise TypeError(f"clients is an endpoint as text, such as {example!r}, not {type(clients).__name__}")
 
 
 def _is_native(dialect: str) -> bool:
@@ -542,30 +580,37 @@ def _is_native(dialect: str) -> bool:
 
 
 def _body(data: bytes | Sequence[bytes]) -> Body:
-    return _frame(data) if isinstance(data, bytes | bytearray | memoryview) else _frames(data)
+    return _frame(data) if isinstance(data, bytes | bytearray | memoryview | str) else _frames(data)
 
 
 def _frame(data: object) -> bytes:
     """One frame as bytes; what may change under our hands is copied."""
-    if type(data) is bytes:
-        return data
+    return data if type(data) is bytes else _as_bytes(data, "a job's body")
+
+
+def _as_bytes(data: object, what: str) -> bytes:
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data)
-    raise TypeError(f"a job's body is bytes, not {type(data).__name__}")
+    encode = ": encode the text" if isinstance(data, str) else ""
+    raise TypeError(f"{what} is bytes, not {type(data).__name__}{encode}")
 
 
 def _frames(frames: Sequence[bytes]) -> tuple[bytes, ...]:
     if isinstance(frames, bytes | bytearray | memoryview | str):
         raise TypeError("a body of several frames is a sequence of bytes; for one frame use call or submit")
+    if not isinstance(frames, Iterable):
+        raise TypeError(f"a job's body is bytes, or a sequence of them, not {type(frames).__name__}")
     body = tuple(map(_frame, frames))
     if not body:
         raise ValueError("a job's body has at least one frame")
     return body
 
 
-def _nanoseconds(seconds: float | None) -> int | None:
+def _nanoseconds(seconds: Any) -> int | None:
     if seconds is None:
         return None
-    if not 0 < seconds * 1e9 < float("inf"):
+    if not isinstance(seconds, Real):
+        raise TypeError(f"timeout is a number of seconds, or None for no limit, not {type(seconds).__name__}")
+    if not 0 < float(seconds) * 1e9 < float("inf"):
         raise ValueError(f"timeout must be a number of seconds above 0, or None for no limit; not {seconds!r}")
-    return max(1, round(seconds * 1e9))
+    return max(1, round(float(seconds) * 1e9))

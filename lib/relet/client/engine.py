@@ -87,8 +87,7 @@ class Engine:
         """Open a request; waits while too many are open. Raises `ClientClosed`, `TimeoutError` where the request's
         time is up before there is room, and ValueError where its body is too large.
         """
-        if request.bytes > self._body_bytes_max:
-            raise self._too_large(request)
+        self.check(request)
         with self._lock:
             if (self._open >= self._open_max or self._open_bytes + request.bytes > self._open_bytes_max) and self._open:
                 self._await_room(request)
@@ -101,13 +100,10 @@ class Engine:
             self._alarm.ring()
 
     def submit_all(self, requests: Sequence[Waiter]) -> int:
-        """Open many requests so that they can go in one message; otherwise as `submit`.
+        """Open many requests, each of which was checked, so that they can go in one message; otherwise as `submit`.
 
         Returns how many were opened: fewer than all where there was no room for the others in time.
         """
-        for request in requests:
-            if request.bytes > self._body_bytes_max:
-                raise self._too_large(request)
         opened = 0
         together: list[Waiter] = []
         with self._lock:
@@ -131,11 +127,13 @@ class Engine:
         self._alarm.ring()
         return opened
 
-    def _too_large(self, request: Waiter) -> ValueError:
-        return ValueError(
-            f"a body of {request.bytes:,} bytes is above body_bytes_max ({self._body_bytes_max:,}): "
-            "send less, or raise the broker's --body-bytes-max and the client's"
-        )
+    def check(self, request: Waiter) -> None:
+        """Raise ValueError where its body is too large."""
+        if request.bytes > self._body_bytes_max:
+            raise ValueError(
+                f"a body of {request.bytes:,} bytes is above body_bytes_max ({self._body_bytes_max:,}): "
+                "send less, or raise the broker's --body-bytes-max and the client's"
+            )
 
     def _has_room(self, request: Waiter) -> bool:
         return self._open < self._open_max and self._open_bytes + request.bytes <= self._open_bytes_max

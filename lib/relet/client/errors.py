@@ -74,8 +74,9 @@ class JobRefused(ClientError):
 
 
 class JobUnknown(ClientError):
-    """The broker knows of no job under this id, and it is too young to have been forgotten: nobody has submitted it to
-    this broker.
+    """The broker knows of no job under this id: nobody has submitted it to this broker, or its outcome is not kept any
+    more, because it was received, or the time it was to be kept (`Terms.keep`) is over, or a bound of the broker's made
+    it forget.
     """
 
 

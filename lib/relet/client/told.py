@@ -6,7 +6,9 @@ import msgspec
 
 
 class Enqueued(msgspec.Struct, frozen=True):
-    """The broker has taken a job and will see it to its end."""
+    """The broker has taken a job and will see it to its end, as long as it lives: without a store, it takes its jobs
+    with it.
+    """
 
     request_id: bytes
     """What to ask for its outcome under."""

@@ -211,7 +211,7 @@ class AsTheyCome:
     def take(self, batch: list[tuple[int, Outcome]], requests: dict[int, Mapped]) -> None:
         """These have ended."""
         for index, outcome in batch:
-            del requests[index]
+            requests.pop(index, None)  # a body that was no body made none
             self.ready.append(outcome)
 
 
@@ -232,7 +232,7 @@ class InOrder:
         """These have ended."""
         early, following = self._early, self._next
         for index, outcome in batch:
-            del requests[index]
+            requests.pop(index, None)  # a body that was no body made none
             if index == following:
                 self.ready.append(outcome)
                 following += 1
