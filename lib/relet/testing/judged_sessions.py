@@ -38,6 +38,7 @@ from relet.messages import (
     ReportRefused,
     Welcome,
     WorkerHello,
+    headers_held,
 )
 from relet.testing.claims import HELD, NEVER, RUNS, WAITS, WRONG, Claim, Violation, key_of
 
@@ -192,7 +193,7 @@ class Sessions:
             elif heard.routable:
                 self._errors[heard.peer, heard.path, "no_session"] += 1
             elif isinstance(said, Complete):
-                self._judge.answered(said.token, heard.body)
+                self._judge.answered(said.token, heard.body, said.headers)
 
     def _hello(self, heard: Heard, said: WorkerHello) -> None:
         judge, place = self._judge, (heard.peer, heard.path)
@@ -343,7 +344,7 @@ class Sessions:
     def _completes(self, seat: Seat, said: Complete, claim: Claim, body: Body) -> None:
         judge = self._judge
         headers = said.headers
-        if headers is not None and sum(len(n) + len(v) for n, v in headers.items()) > self._limits.headers_bytes_max:
+        if headers is not None and headers_held(headers) > self._limits.headers_bytes_max:
             self._refused[said.token[:64], said.n, "bad_report"] += 1
             return
         how = judge.answered(said.token, body, headers)
@@ -442,8 +443,11 @@ class Sessions:
             self._unreached.append(seat)
 
     def void(self) -> None:
-        """Those who could not be reached have no credit any more, once their batch was tried."""
+        """Those who could not be reached have no credit any more, once their batch was tried; the numbers of hand-overs
+        that never left are given out again.
+        """
         for seat in self._unreached:
+            seat.handed -= 1
             seat.granted = seat.handed
         self._unreached.clear()
 
