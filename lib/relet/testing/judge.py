@@ -81,6 +81,8 @@ class Judge:
         self.now = 0
         self.draining = False
         self.stopped = False
+        self.stopped_at = NEVER
+        """What is asked after that may lie unread when the sockets close."""
         self.by_key: dict[bytes, Claim] = {}
         self.by_token: dict[bytes, Claim] = {}
         self.counts: dict[str, int] = {}

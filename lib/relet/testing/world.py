@@ -693,7 +693,7 @@ class World:
         until = clock.now + self.rng.choice((0, 200 * MS, 5 * S))
         while self.machine.open and clock.now < until and clock.step():
             pass
-        self.judge.stopped = True
+        self.judge.stopped, self.judge.stopped_at = True, self.lease_now
         self.judge.now = self.lease_now
         for _ in range(100_000):
             self.judge.begin_turn(self.lease_now)
