@@ -6,8 +6,14 @@ The workers are the plain ones of `plain_worker.py`, which print what they hear 
 from __future__ import annotations
 
 import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+
+import relet
 
 from .conftest import LIMIT_S, BrokerProgram, Place, Program
 from .plain_client import Client
@@ -68,6 +74,14 @@ def sent(client: Client, broker: BrokerProgram, *bodies: bytes) -> list[bytes]:
         assert time.monotonic() < limit
         client.turn(0.01)
     return names
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what has no signal of its own."""
+    limit = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < limit
+        threading.Event().wait(0.01)
 
 
 def ended(broker: BrokerProgram, client: Client) -> dict[str, int]:
@@ -184,3 +198,32 @@ def test_workers_that_die_in_turn_leave_a_ledger(place: Place) -> None:
     assert len({entry["worker"] for entry in said["ledger"]}) == 2
     counted = ended(broker, client)
     assert (counted["attempts_lost"], counted["jobs_discarded"]) == (2, 1)
+
+
+SUICIDE = """
+import os, sys
+import relet
+
+def handler(body):
+    os.kill(os.getpid(), 11)
+    return body
+
+relet.Worker(sys.argv[1], handler=handler).run()
+"""
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+def test_a_job_that_kills_its_worker_at_once_spends_its_tries(place: Place, tries: int) -> None:
+    """The broker knows of the start before the handler begins, so that no death goes uncounted."""
+    broker = place.broker("-t", str(tries))
+    deaths = 0
+    with relet.Client(broker.endpoints["clients"]) as client:
+        future = client.submit(b"x", timeout=4 * LIMIT_S)
+        while not future.done() and deaths <= tries:
+            worker = place.program("-c", SUICIDE, broker.endpoints["workers"], reads="stdout")
+            until(lambda: worker.process.poll() is not None or future.done())  # noqa: B023 - ends within the turn
+            deaths += worker.process.poll() == -signal.SIGSEGV
+        with pytest.raises(relet.JobFailed) as failed:
+            future.result(LIMIT_S)
+    assert failed.value.reason == "tries_spent"
+    assert tries <= deaths <= tries + 1  # one may die before the last bytes have left

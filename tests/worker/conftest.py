@@ -155,7 +155,7 @@ class NativeBroker:
         self._socket.close()
 
     def hear(self, kind: type[M]) -> M:
-        """The next message, which must be of this kind; heartbeats are skipped unless asked for."""
+        """The next message, which must be of this kind; heartbeats and asks that tell of a start are skipped."""
         while True:
             assert self._socket.poll(WAIT_MS_MAX), f"no {kind.__name__} came"
             self.peer, signature, header, *self.body = self._socket.recv_multipart()
@@ -165,7 +165,11 @@ class NativeBroker:
                 self.say(Ack(ack=said.n))
             if isinstance(said, kind):
                 return said
-            assert isinstance(said, Heartbeat), f"{said} came, not {kind.__name__}"
+            assert isinstance(said, Heartbeat) or self._tells(said), f"{said} came, not {kind.__name__}"
+
+    def _tells(self, said: object) -> bool:
+        """Whether this ask is there because a job begins."""
+        return isinstance(said, WorkerAsk) and said.started > 0
 
     def hears_nothing(self, ms: int = 0) -> bool:
         """Whether nothing arrives within this time."""
@@ -195,7 +199,8 @@ class NativeBroker:
     def give(self, token: bytes, *body: bytes, **fields: Any) -> None:
         """Hand a job over."""
         self.seq += 1
-        self.say(Dispatch(**{"token": token, "seq": self.seq, "job": b"j" * 16, "attempt": 1, **fields}), *body)
+        job = {"token": token, "seq": self.seq, "job": token.rjust(16, b"j"), "attempt": 1, **fields}
+        self.say(Dispatch(**job), *body)
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ def test_what_a_handler_raises_is_said_and_the_worker_goes_on(native_broker: Nat
         broker.give(b"6", b"back")
         assert broker.hear(HandBack).token == b"6"
         broker.give(b"7", b"none")
-        assert broker.hear(WorkerAsk).credit == 8
+        assert [broker.hear(WorkerAsk).credit for _ in range(2)] == [7, 8]  # it has begun; it has ended
         broker.give(b"8", b"fine")
         assert broker.hear(Complete).started == 8
         counters = worker.counters
@@ -257,7 +257,7 @@ def test_a_handler_sees_its_job_and_says_how_far_it_is(native_broker: NativeBrok
     def handler(data: bytes) -> bytes:
         job = current_job()
         assert job is current_job()
-        assert (job.id, job.attempt, job.tries, job.queue) == (b"j" * 16, 2, 3, "default")
+        assert (job.id, job.attempt, job.tries, job.queue) == (b"t".rjust(16, b"j"), 2, 3, "default")
         assert job.headers == {"trace": "1"}
         assert job.deadline is not None
         assert 0 < job.deadline - time.monotonic() <= 30
@@ -284,7 +284,7 @@ def test_a_handler_sees_its_job_and_says_how_far_it_is(native_broker: NativeBrok
         seen[0].progress(5)
         seen[0].partial(b"too late")
         seen[0].extend(1)
-        broker.give(b"u", b"x", attempt=2, tries=3, headers={"trace": "1"}, run_ms=30_000)
+        broker.give(b"u", b"x", attempt=2, tries=3, headers={"trace": "1"}, run_ms=30_000, job=b"t".rjust(16, b"j"))
         assert broker.hear(Partial).token == b"u"
         until(lambda: worker.counters.answered == 2)
 
@@ -760,16 +760,17 @@ def test_a_fault_of_the_library_ends_run(
 
 
 PROGRAM = """
-import signal, sys
+import queue, signal, sys
 from relet import Worker
+signalled = queue.SimpleQueue()  # unlike `signal.pause` it misses no signal that comes early
 def handler(data):
     if data == b"hang":
         print("in hand", flush=True)
-        signal.pause()
+        signalled.get()
     return data
 worker = Worker(sys.argv[1], None, handler, dialect="native", ahead=3)
 if sys.argv[2] == "stop":
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    signal.signal(signal.SIGTERM, lambda *_: (worker.stop(), signalled.put(None)))
 try:
     worker.run()
 except KeyboardInterrupt:
@@ -851,6 +852,46 @@ def test_a_worker_that_was_stopped_starts_nothing_of_what_it_held(native_broker:
 
 
 # --- At the door.
+
+
+def test_an_attempt_is_not_begun_in_the_instant_an_earlier_one_is_answered(native_broker: NativeBroker) -> None:
+    """The handler's thread goes from one job to the next without waiting for the other thread."""
+    broker, gate = native_broker, Gate()
+    with Running(Worker(broker.workers, gate, ahead=3)) as worker:
+        broker.begin()
+        broker.give(b"1", b"first", job=b"same")
+        assert gate.has() == b"first"
+        broker.give(b"2", b"second", job=b"same", attempt=2)
+        broker.give(b"3", b"other")
+        until(lambda: worker.counters.jobs == 3)
+        gate.leave.put(b"done")
+        assert gate.has() == b"other"
+        gate.leave.put(b"done")
+        assert broker.hear(Complete).token == b"1"
+        assert broker.hear(HandBack).token == b"2"
+        assert broker.hear(Complete).token == b"3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("tcp://127.0.0.1:1", len), "handler="),
+        ((len,), "handler="),
+        ((4162,), "'tcp://localhost:4162', not int"),
+        (("4162", b"4163"), "not bytes"),
+    ],
+)
+@pytest.mark.parametrize("dialect", ["native", "2010"])
+def test_an_endpoint_is_text(arguments: tuple[Any, ...], says: str, dialect: str) -> None:
+    """The error says what to pass instead."""
+    with pytest.raises(TypeError, match=says):
+        relet.Worker(*arguments, handler=len if len not in arguments else None, dialect=dialect)  # type: ignore[arg-type]
+
+
+def test_handing_back_has_no_text() -> None:
+    """Nobody would read it."""
+    with pytest.raises(TypeError):
+        relet.HandBack("I would rather not")  # type: ignore[call-arg]
 
 
 def test_what_cannot_be_is_refused_when_the_worker_is_made() -> None:

@@ -64,6 +64,8 @@ class Model(RuleBasedStateMachine):
         self.in_hand: Job | None = None
         self.tokens = 0
         self.begun: set[bytes] = set()
+        self.told: set[bytes] = set()
+        """Tokens of jobs that are said to be started before the handler has them."""
         self.decided: set[bytes] = set()
         """Tokens of jobs that the handler answered or failed."""
         self.reported: set[bytes] = set()
@@ -100,6 +102,12 @@ class Model(RuleBasedStateMachine):
         if peer.tick(self.now) is not None:
             self.lose()
         outgoing = peer.outgoing(3, self.now)
+        held = [job for job in self.queue if job.token in peer._held]
+        for job in held:
+            if job.told and job.token not in self.told:
+                assert self.in_hand is None, "told while the handler has another one"
+                assert job is held[0], "told out of turn"
+                self.told.add(job.token)
         self.to_broker += outgoing[:room]
         peer.sent(len(outgoing[:room]), self.now)
 
@@ -207,7 +215,8 @@ class Model(RuleBasedStateMachine):
         for token in [token for token, seq in session.held.items() if seq <= said.started]:
             del session.held[token]
             session.running.add(token)
-            assert token in self.begun | self.returned, "said to be started, and it was not"
+            given_back = self.returned | ({said.token} if isinstance(said, HandBack) else set())
+            assert token in self.begun | given_back | self.told, "said to be started, and it was not"
         if isinstance(said, Heartbeat):
             self.to_worker.append(Heartbeat())
         if isinstance(said, Complete | Fail | HandBack):
@@ -227,7 +236,7 @@ class Model(RuleBasedStateMachine):
         self.session.handed += 1
         token = b"%d" % self.tokens
         self.session.held[token] = self.session.handed
-        self.to_worker.append(Dispatch(token=token, seq=self.session.handed, job=b"", attempt=1))
+        self.to_worker.append(Dispatch(token=token, seq=self.session.handed, job=b"%d" % self.tokens, attempt=1))
 
     @precondition(lambda self: self.session is not None and self.session.held)
     @rule(which=st.integers(0, 9))

@@ -238,6 +238,7 @@ class Worker:
             if not isinstance(error, FailJob):  # which is meant, and told to the client
                 Log().say(logging.ERROR, Event.HANDLER_FAILED, exc_info=True, error=repr(error))
             return failure_of(error)
+        job.answered = True
         return frames
 
 
@@ -255,11 +256,23 @@ def _frames(answer: Any) -> tuple[bytes, ...]:
 
 def _endpoints_of(workers: str, answers: str | None) -> list[Endpoint]:
     """Both endpoints, or the first one where there is no second."""
+    for name, text in (("workers", workers), ("answers", answers)):
+        if text is not None or name == "workers":
+            _check_text(name, text)
     if answers is None:
         return [parse_connect(workers)]
     endpoints = {"workers": parse_connect(workers), "answers": parse_connect(answers)}
     check_distinct(endpoints)
     return list(endpoints.values())
+
+
+def _check_text(name: str, endpoint: object) -> None:
+    """Raises TypeError."""
+    if isinstance(endpoint, str):
+        return
+    if callable(endpoint):
+        raise TypeError(f"{name} is an endpoint, not a function: pass that by name, as in Worker(workers, handler=...)")
+    raise TypeError(f"{name} is an endpoint, text such as 'tcp://localhost:4162', not {type(endpoint).__name__}")
 
 
 def _queues_of(queues: Sequence[str]) -> tuple[str, ...]:

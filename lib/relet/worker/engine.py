@@ -44,6 +44,8 @@ class Held(Protocol):
     """A job that waits for the handler, or is in its hands."""
 
     frames: tuple[bytes, ...]
+    answered: bool
+    """Whether the handler has returned an answer; written by its thread, before it begins another job."""
 
 
 Inbox = collections.deque[tuple[Any, Any, int]]

@@ -36,8 +36,14 @@ class Job:
 
     began = 0
     """When the handler was called: nanoseconds of the worker's clock; 0 before."""
+    answered = False
+    """Whether the handler has returned an answer; written by its thread."""
+    before: Job | None = None
+    """An earlier attempt, which the handler had when this one came: where that is answered, this is not to be done."""
+    told = False
+    """Whether the broker is told of its start before the handler begins it."""
     cancelled = False
-    """Nobody waits for this attempt any more."""
+    """The broker waits for this attempt no more."""
     answer_headers: dict[str, str] | None = None
     """To be sent with the answer."""
     view: CurrentJob | None = None
@@ -191,7 +197,11 @@ class CurrentJob:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for this attempt any more: the handler may as well stop."""
+        """Whether the broker waits for this attempt no more: it has an answer, or the job is somebody else's by now.
+
+        A result that is returned all the same still counts where the job takes late ones (`late="any"`) and has no
+        other yet. To stop without an answer raise `NoAnswer`.
+        """
         return self._job.cancelled if self._job else False
 
     def extend(self, seconds: float) -> None:

@@ -25,7 +25,13 @@ class NoAnswer(Exception):
 
 
 class HandBack(Exception):
-    """Raised by a handler: another worker shall do this job. It costs no attempt, only a place among hand-overs."""
+    """Raised by a handler: another worker shall do this job. It costs no attempt, only a place among hand-overs.
+
+    It has no text: nobody would be told. To say why, raise `FailJob`, or log it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
 
 
 class FailJob(Exception):

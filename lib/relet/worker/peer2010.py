@@ -43,13 +43,15 @@ Message = tuple[bytes, tuple[bytes, ...]]
 class Job:
     """A job that the worker holds. Whoever does the jobs calls `start` first."""
 
-    __slots__ = ("connection", "dropped", "frames", "id", "started")
+    __slots__ = ("answered", "connection", "dropped", "frames", "id", "started")
 
     def __init__(self, id: bytes, frames: tuple[bytes, ...], connection: int) -> None:  # noqa: A002 - the dialect's word
         self.id = id
         self.frames = frames
         self.connection = connection
         """On which of the worker's connections it came: the first is 0."""
+        self.answered = False
+        """Whether there is an answer; written by the handler's thread."""
         self.started = False
         self.dropped = False
 

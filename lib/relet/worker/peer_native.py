@@ -21,6 +21,10 @@ worker that wants less grants no more. Nor does a busy one for the places of job
 has done another: the same jobs would come back. Credit rides, like the number of what was started, on the last message
 of a batch, and goes alone only where there is no other.
 
+The broker counts an attempt when it is told of the start, and a handler may end the process with its first step, or
+keep the interpreter lock. So where the handler is idle, the job that it is about to begin is told to be started before
+it is handed to the handler's thread: `told`. Behind a busy one starts go with the reports, soon after.
+
 Every `now` is nanoseconds of one clock that also runs while the machine is suspended.
 """
 
@@ -68,9 +72,8 @@ WELCOME_NS_MAX: Final = 5_000_000_000
 """A broker that has not answered a hello for so long does not speak this dialect, or has lost it: say it once more."""
 HELLO_PAUSE_NS: Final = 100_000_000
 """From one hello to the next on one connection, at least, where the broker does not keep the session it has begun."""
-START_TOLD_NS: Final = 4_000_000
-"""A job that runs for longer than this is told to be started; a shorter one's report says so. Sleeps are rounded up to
-a millisecond, so that it is told 5 ms after the start at the latest."""
+START_TOLD_NS: Final = 1_000_000
+"""A job that follows another and runs for longer than this is told to be started; a shorter one's report says so."""
 LIVENESS_NS: Final = 10_000_000_000
 GRACE_NS: Final = 1_000_000_000
 """What holds until the broker has said how long it waits for a silent worker, and for one whose connection went."""
@@ -146,6 +149,7 @@ class NativePeer:
         self._epoch: int | None = None
         self._seq = 0  # the last hand-over of this session that is known
         self._begun: Job | None = None  # written by the handler's thread alone
+        self._again: Job | None = None  # the last job that came while an earlier attempt was in the handler's hands
         self._started = self._started_said = 0
         self._credit = self._credit_said = 0
         self._withheld = 0  # places of jobs that were recalled since the last one ended
@@ -153,9 +157,7 @@ class NativePeer:
         self._heartbeat_ns = LIVENESS_NS // 4
         self._grace_ns = GRACE_NS
         self._turned_at: int | None = None
-        self._heard_at = 0
-        self._said_at = 0
-        self._beaten_at = 0
+        self._heard_at = self._said_at = self._beaten_at = 0
         self._hello_due: int | None = None
         self._hello_at = 0
         self._hellos = 0  # said on this connection and not answered
@@ -170,7 +172,7 @@ class NativePeer:
 
     def start(self, job: Job, now: int) -> bool:
         """Whether the job is to be done now. If not, put it into the inbox as `UNSTARTED`."""
-        if now >= self.startable_until:
+        if now >= self.startable_until or (job.before is not None and job.before.answered):
             return False
         job.began = now
         if self._held.pop(job.token, None) is not job:
@@ -236,7 +238,7 @@ class NativePeer:
             return Trouble.SILENT
         return None
 
-    def due(self, now: int) -> int | None:
+    def due(self, now: int) -> int | None:  # noqa: ARG002 - as in every line
         """When to turn again though nothing comes; None: never. Call it at the end of a turn."""
         if not self.welcomed:
             welcome_due = self._hello_at + WELCOME_NS_MAX if self._hellos else None
@@ -246,7 +248,7 @@ class NativePeer:
         due = self._heard_at + self._liveness_ns
         if self._stuck:  # nothing can be said
             return due
-        self._watch_start(now)
+        self._watch_start()
         due = min(due, self._heartbeat_due)
         return due if self._start_due is None else min(due, self._start_due)
 
@@ -255,17 +257,15 @@ class NativePeer:
         """When nothing was said for long, or nothing was heard and that was not asked about."""
         return min(self._said_at, max(self._heard_at, self._beaten_at)) + self._heartbeat_ns
 
-    def _watch_start(self, now: int) -> None:
+    def _watch_start(self) -> None:
         """A job that was begun and not told of is told of in time; the handler's thread does not wake this one for it.
 
-        Where that thread is idle and something is held, it begins any moment. Where it is not, it will be heard of.
+        Where that thread is idle, what it begins next was told. Where it is not, its end will be heard of.
         """
         self._count_started()
         begun = self._begun
         if begun is not None and self._started > self._started_said:
             self._start_due = begun.began + START_TOLD_NS
-        elif self._held and (begun is None or self._open.get(begun.token) is not begun):
-            self._start_due = now + START_TOLD_NS
         else:
             self._start_due = None
 
@@ -275,12 +275,28 @@ class NativePeer:
         if begun is not None and begun.session == self._session:
             self._started = max(self._started, begun.seq)
 
+    def _tell_first(self, now: int) -> None:
+        """The handler is idle, and has or gets something to do: that counts as started before it is.
+
+        A copy of the table is one moment of it: if nothing of what is open had been begun then, nothing else is in the
+        handler's hands, and it takes them in this order.
+        """
+        if not self._held or len(self._held) != len(self._open):
+            return
+        held = list(self._held.values())
+        if held and len(held) == len(self._open) and not held[0].told:
+            held[0].told = True
+            self._started = max(self._started, held[0].seq)
+            self._start_due = now
+
     # --- What the broker says.
 
     def heard(self, messages: Iterable[tuple[bytes, ...]], now: int) -> list[Job]:
         """Take what arrived; returns the jobs for the handler, in order."""
         jobs: list[Job] = []
         known = False
+        begun = self._begun
+        in_hand = begun.header.job if begun is not None and self._open.get(begun.token) is begun else None
         for message in messages:
             try:
                 said = native.to_worker(VERSION if message[0] == SIGNATURE else 0, message[1])
@@ -291,6 +307,8 @@ class NativePeer:
             if type(said) is Dispatch:
                 if self._takes(said):
                     job = Job(said, message[2:], self._session)
+                    if said.job == in_hand:
+                        job.before, self._again = begun, job
                     self._held[said.token] = self._open[said.token] = job
                     jobs.append(job)
             else:
@@ -330,8 +348,9 @@ class NativePeer:
             self._hear_welcome(said, now)
         elif kind is Recall:
             for token in said.tokens:
-                if self._take_held(token) is not None:
-                    self._hand_back(token)
+                job = self._take_held(token)
+                if job is not None:
+                    self._hand_back(token, started=job.told)
                     self._withheld += 1
         elif kind is Cancel:
             self._cancel(said.token)
@@ -447,16 +466,25 @@ class NativePeer:
         return job
 
     def _drop_held(self) -> None:
-        """Nothing that waits is started any more, and the broker takes it back by itself."""
+        """Nothing that waits is started any more, and the broker takes it back by itself, uncounted.
+
+        One that it was told of would count: that is handed back.
+        """
         for token in list(self._held):
-            if self._take_held(token) is not None:
+            job = self._take_held(token)
+            if job is None:
+                continue
+            if job.told:
+                self._hand_back(token, started=True)
+            else:
                 self.counters.dropped += 1
 
     def _end_held(self) -> None:
         """Nothing that waits is started any more: it is handed back."""
         for token in list(self._held):
-            if self._take_held(token) is not None:
-                self._hand_back(token)
+            job = self._take_held(token)
+            if job is not None:
+                self._hand_back(token, started=job.told)
 
     def _hand_back(self, token: bytes, *, started: bool = False) -> None:
         self.counters.handed_back += 1
@@ -482,6 +510,9 @@ class NativePeer:
                 size = len(outcome[0]) if len(outcome) == 1 else sum(map(len, outcome))
                 number = reports.next_number()
                 reports.add(Complete(token=job.token, n=number, headers=job.answer_headers), outcome, size)
+                again = self._again
+                if again is not None and again.before is job and self._take_held(again.token) is not None:
+                    self._hand_back(again.token, started=again.told)
             elif opened.get(job.token) is not job:
                 self.pieces_freed += outcome.bytes if isinstance(outcome, Piece) else 0
             elif isinstance(outcome, Extension | Note | Piece):
@@ -498,7 +529,7 @@ class NativePeer:
         token = job.token
         if outcome is Silence.UNSTARTED:
             if self._take_held(token) is not None:
-                self._hand_back(token)
+                self._hand_back(token, started=job.told)
             return
         unstarted = self._held.pop(token, None) is job  # `run` was interrupted before the handler was called
         del self._open[token]
@@ -508,7 +539,7 @@ class NativePeer:
         if outcome is Silence.UNANSWERED:
             self.counters.unanswered += 1
         elif outcome is Silence.HANDED_BACK:
-            self._hand_back(token, started=not unstarted)
+            self._hand_back(token, started=job.told or not unstarted)
         else:
             self.counters.failed += 1
             failure: Failure = outcome
@@ -621,6 +652,7 @@ class NativePeer:
             self._outgoing.extend(self._asides(now))
             said += self._outgoing
         self._count_started()
+        self._tell_first(now)
         self._grant()
         credit, started = self._outgoing_numbers = self._credit, self._started
         start_due = self._start_due is not None and now >= self._start_due and started > self._started_said
@@ -648,7 +680,7 @@ class NativePeer:
         """The hello, with a claim on every job that is open or whose report is not acknowledged."""
         room = native.HEADER_BYTES_MAX - NAMES_BYTES_MAX
         claims: tuple[list[bytes], list[bytes]] = [], []
-        held = set(self._held)
+        held = {token for token, job in list(self._held.items()) if not job.told}
         claimed = [(token in held, token) for token in self._open]
         claimed.sort()  # what has been started first
         claimed += self._reports.claims()
