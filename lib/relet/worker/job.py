@@ -216,7 +216,7 @@ class CurrentJob:
             self._asked.append(deadline)
         asides.put(job, Extension(asides.clock() + run_ms * 1_000_000, deadline))
 
-    def decided(self, extension: Extension, *, granted: bool) -> None:
+    def _decided(self, extension: Extension, *, granted: bool) -> None:
         """The broker has taken an extension, or it counts no more: refused, or never sent for the sake of a longer."""
         if self._granted is None:
             return

@@ -387,7 +387,7 @@ class NativePeer:
     def _tell(self, token: bytes, extension: Extension, *, granted: bool) -> None:
         job = self._open.get(token)
         if job is not None and job.view is not None:
-            job.view.decided(extension, granted=granted)
+            job.view._decided(extension, granted=granted)  # noqa: SLF001 - not for handlers
 
     def _hear_welcome(self, said: Welcome, now: int) -> None:
         limits = said.limits
