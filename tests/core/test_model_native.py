@@ -44,6 +44,7 @@ from relet.core.recalls import Recalls
 from relet.core.requests import TRANSIT_NS, Requests
 from relet.core.roster import Session
 from relet.messages import (
+    Cancel,
     ClientHello,
     Complete,
     Error,
@@ -443,7 +444,7 @@ class AgainstTheModel(RuleBasedStateMachine):
         request_id = b"%016d" % request
         job = self.known(request_id)
         self.machine.requests.inquire(self.asker(name), Inquire(id=request_id, wait=wait), self.now)
-        said = [said for _, said, _ in self.machine.promised]
+        said = [said for _, said, _ in self.machine.promised if not isinstance(said, Cancel)]
         self.machine.promised.clear()
         if job is None:
             forgets = self.machine.requests._aged or self.machine.counters.outcomes_forgotten

@@ -425,8 +425,8 @@ class Reports:
     def cancel(self, worker: Worker, token: bytes, reason: str) -> None:
         """Nobody waits for this attempt any more."""
         if type(worker) is Session and not worker.away:
-            machine = self._machine  # with a store, who is told to stop must not stop before what justifies it is safe
-            (machine.promised if machine.keeps_records else machine.said).append(
+            machine = self._machine  # who stops because of an answer must not stop before that is safe
+            (machine.promised if reason == "answered" else machine.said).append(
                 (worker, Cancel(token=token, reason=reason), ())
             )
 
