@@ -600,8 +600,8 @@ the very turn that makes room."""
 
 
 UNSETTLED = {21}
-"""Worlds that fail without a mutant, too, and show nothing of it. 21: the judge does not see the answer to an inquiry by
-the id of a job, which the loop has told; which of the two is wrong is not known yet.
+"""Worlds that fail without a mutant, too, and show nothing of it. 21: the judge does not see the answer to an inquiry
+by the id of a job, which the loop has told; which of the two is wrong is not known yet.
 """
 
 

@@ -622,7 +622,8 @@ class Requests:
                 continue
             for name, several in asker.asked.items():
                 for it in several:
-                    if it.owed and it.at < self._judge.stopped_at:  # one message says what became of all that were asked for in one
+                    # One message says what became of all that were asked for in one.
+                    if it.owed and it.at < self._judge.stopped_at:
                         untold.add((id(it.said), name if it.wait and not it.maybe else b""))
                 if len(untold) > dropped:
                     raise Violation(LOST, f"an asker is there and was never answered about {name!r}: {several}")
