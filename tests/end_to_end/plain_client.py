@@ -1,9 +1,4 @@
-"""A whole client of the native dialect on zmq and msgpack alone, written from docs/protocol.md.
-
-    plain_client.py CLIENTS < jobs        one job a line; prints a line for each outcome, in the same order
-
-Whatever goes wrong, there is one way back: hello, and everything open asked again under its id, with its age.
-"""
+"""A whole client on zmq and msgpack alone: `plain_client.py CLIENTS < jobs` prints an outcome for each line."""
 
 import contextlib
 import os
