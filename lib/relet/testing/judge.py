@@ -594,7 +594,7 @@ class Judge:
         claim.forgiven = max(claim.forgiven, claim.attempts - job.attempts)
         claim.attempts, claim.handovers = job.attempts, job.handovers
         claim.state = RUNS if job.state == JOB_RUNNING else HELD if job.state == JOB_HELD else WAITS
-        claim.holder, claim.token, claim.native, claim.recalled = None, job.token, job.seq > 0, None
+        claim.holder, claim.token, claim.native, claim.recalled = None, job.token, job.seq != 0, None
         claim.tokens, claim.shared = list(job.tokens), job.shared
         if claim.native:
             claim.tokens.append(job.token)
