@@ -158,6 +158,10 @@ class Place:
         self._sockets.append(socket)
         return socket
 
+    def owns(self, socket: zmq.Socket[bytes]) -> None:
+        """Ends with the test a socket that was opened elsewhere."""
+        self._sockets.append(socket)
+
     def client(self, broker: BrokerProgram, kind: int = zmq.REQ) -> zmq.Socket[bytes]:
         """A client's socket."""
         return self.socket(kind, broker.endpoints["clients"])
