@@ -42,11 +42,13 @@ from relet.messages import (
     HandBack,
     Heartbeat,
     Inquire,
-    Native,
+    NativeRun,
     Outcome,
     Partial,
     Path,
     Peer,
+    PlainCompleted,
+    PlainSubmitted,
     Progress,
     Refused,
     Said,
@@ -74,7 +76,7 @@ class RouterLike(Protocol):
     handshakes_failed: int
     accepts_failed: int
 
-    def take_native(self) -> list[Native]:
+    def take_native(self) -> list[NativeRun]:
         """The native messages that `receive` has read since the last call."""
 
     def take_refused(self) -> list[Refused]:
@@ -95,7 +97,7 @@ class Conversation:
         self._clients = clients
         self._workers = workers
         self._outbox = outbox
-        self.behind: list[Native] = []
+        self.behind: list[NativeRun] = []
         """What clients have said and the next turn goes on with: a message of many jobs is much work."""
         self._acks: dict[Session, None] = {}
         """Sessions to which a safe number is to be told."""
@@ -106,44 +108,39 @@ class Conversation:
 
     def hear_workers(self, now: int) -> int:
         """What native workers have said; how many messages it was."""
-        batch: list[Native] = self._workers.take_native()
-        if not batch:
-            return 0
-        machine = self._machine
-        reports, sessions_on = machine.reports, machine.roster.sessions_on
-        decode = native.from_worker
-        completed: list[tuple[Session, Complete, Body]] = []
-        for peer, path, version, header, body in batch:
-            try:
-                said = decode(version, header)
-            except native.BadMessage as bad:
-                self._refuse(Route(peer, path, worker=True), bad.error)
+        count = 0
+        plain: list[PlainCompleted] = []
+        for run in self._workers.take_native():
+            if native.is_completed(run):
+                plain += run
+                count += len(run)
                 continue
-            paths = sessions_on.get(peer)
-            session = None if paths is None else paths.get(path)
-            if type(said) is Complete:
-                if session is not None:
-                    completed.append((session, said, body))
-                elif not peer.routing_id:  # its last words: who said them is gone, what they prove is not
-                    job = machine.by_token.get(said.token)
-                    if job is not None and headers_held(said.headers) <= machine.limits.headers_bytes_max:
-                        job.answer_headers = said.headers
-                    machine.complete([(said.token, body)], now)
-                else:
-                    self._refuse(Route(peer, path, worker=True), _no_session(said))
-                continue
-            if completed:
-                reports.completed(completed, now)
-                completed = []
-            self._hear_worker(peer, path, session, said, body, now)
-        if completed:
-            reports.completed(completed, now)
-        return len(batch)
+            for peer, path, version, header, body in native.messages_of(run):
+                count += 1
+                try:
+                    said = native.from_worker(version, header)
+                except native.BadMessage as bad:
+                    self._refuse(Route(peer, path, worker=True), bad.error)
+                    continue
+                if type(said) is Complete and said.headers is None:
+                    plain.append((peer, path, said.token, said.n, said.credit, said.started, body))
+                    continue
+                if plain:
+                    self._completed(plain, now)
+                    plain = []
+                self._hear_worker(peer, path, said, body, now)
+        if plain:
+            self._completed(plain, now)
+        return count
 
-    def _hear_worker(
-        self, peer: Peer, path: Path, session: Session | None, said: FromWorker, body: Body, now: int
-    ) -> None:
+    def _completed(self, batch: list[PlainCompleted], now: int) -> None:
+        for peer, path, token, number, credit, started, body in self._machine.reports.completed(batch, now):
+            said = Complete(token=token, n=number, credit=credit, started=started)
+            self._hear_worker(peer, path, said, body, now)  # who has said no hello
+
+    def _hear_worker(self, peer: Peer, path: Path, said: FromWorker, body: Body, now: int) -> None:
         reports = self._machine.reports
+        session = reports.session_on(peer, path)
         if isinstance(said, WorkerHello):
             if peer.routing_id:
                 self._answer_hello(Route(peer, path, worker=True), reports.hello(peer, path, said, now))
@@ -151,11 +148,16 @@ class Conversation:
         if session is None:
             if peer.routing_id:
                 self._refuse(Route(peer, path, worker=True), _no_session(said))
+            elif isinstance(said, Complete):
+                self._last_words(said, body, now)
             return
         if isinstance(said, Goodbye):
             reports.goodbye(session, now)
             return
         match said:
+            case Complete():
+                reports.completed_with_headers(session, said, body, now)
+                return
             case Fail():
                 reports.failed(session, said, now)
             case HandBack():
@@ -170,45 +172,63 @@ class Conversation:
                 self._machine.said.append((session, Heartbeat(), ()))
         reports.heard(session, said.credit, said.started, now)
 
+    def _last_words(self, said: Complete, body: Body, now: int) -> None:
+        """An answer of a connection that has gone: who said it is not known any more, what it proves is good."""
+        machine = self._machine
+        job = machine.by_token.get(said.token)
+        if job is not None and headers_held(said.headers) <= machine.limits.headers_bytes_max:
+            job.answer_headers = said.headers
+        machine.complete([(said.token, body)], now)
+
     def hear_clients(self, now: int) -> int:
         """What native clients have said; how many messages it was."""
-        batch: list[Native] = self.behind or self._clients.take_native()
+        batch = self.behind or self._clients.take_native()
         if not batch:
             return 0
-        requests = self._machine.requests
-        routes, decode = requests.askers.routes, native.from_client
-        submitted: list[tuple[Asker, Submit, Body]] = []
+        count = 0
+        plain: list[PlainSubmitted] = []
         jobs_left = self._machine.limits.turn_messages_max
-        messages = iter(batch)
-        for peer, path, version, header, body in messages:
-            try:
-                said = decode(version, header)
-            except native.BadMessage as bad:
-                self._refuse(Route(peer, path, worker=False), bad.error)
+        runs = iter(batch)
+        for run in runs:
+            if native.is_submitted(run):
+                plain += run
+                count += len(run)
                 continue
-            paths = routes.get(peer)
-            asker = None if paths is None else paths.get(path)
-            if type(said) is Submit and asker is not None:
-                submitted.append((asker, said, body))
-                if said.jobs:
+            for peer, path, version, header, body in native.messages_of(run):
+                count += 1
+                try:
+                    said = native.from_client(version, header)
+                except native.BadMessage as bad:
+                    self._refuse(Route(peer, path, worker=False), bad.error)
+                    continue
+                if type(said) is Submit:
                     jobs_left -= len(said.jobs)
-                    if jobs_left <= 0:
-                        break
-                continue
-            if submitted:
-                requests.submit(submitted, now)
-                submitted = []
-            self._hear_client(peer, path, asker, said, now)
-        if submitted:
-            requests.submit(submitted, now)
-        self.behind = list(messages)
-        return len(batch) - len(self.behind)
+                    if said == Submit(id=said.id, received=said.received):
+                        plain.append((peer, path, said.id, said.received, body))
+                        continue
+                if plain:
+                    self._submitted(plain, now)
+                    plain = []
+                self._hear_client(peer, path, said, body, now)
+            if jobs_left <= 0:
+                break
+        if plain:
+            self._submitted(plain, now)
+        self.behind = list(runs)
+        return count
 
-    def _hear_client(self, peer: Peer, path: Path, asker: Asker | None, said: FromClient, now: int) -> None:
+    def _submitted(self, batch: list[PlainSubmitted], now: int) -> None:
+        for peer, path, name, received, body in self._machine.requests.submit_plain(batch, now):
+            self._hear_client(peer, path, Submit(id=name, received=received), body, now)  # who has said no hello
+
+    def _hear_client(self, peer: Peer, path: Path, said: FromClient, body: Body, now: int) -> None:
         requests = self._machine.requests
-        if not peer.routing_id:
+        asker = requests.askers.on(peer, path)
+        if isinstance(said, Submit) and asker is not None:
+            requests.submit(asker, said, body, now)
+        elif not peer.routing_id:
             return  # who is gone asks for nothing
-        if isinstance(said, ClientHello):
+        elif isinstance(said, ClientHello):
             self._answer_hello(Route(peer, path, worker=False), requests.hello(peer, path, said, now))
         elif asker is None:
             self._refuse(Route(peer, path, worker=False), _no_session(said))

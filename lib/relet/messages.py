@@ -8,7 +8,7 @@ What crosses a border between two rooms is named here and nowhere else: who spok
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal, Protocol, TypeAlias
+from typing import Annotated, Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -45,7 +45,7 @@ class Peer:
     outlives the connection is ever keyed by it. A peer that reconnects is another `Peer`.
     """
 
-    __slots__ = ("asks_one_at_a_time", "descriptor", "principal", "routing_id", "socket_type")
+    __slots__ = ("asks_one_at_a_time", "descriptor", "direct", "principal", "routing_id", "socket_type")
 
     def __init__(
         self, routing_id: bytes, descriptor: int = NO_DESCRIPTOR, socket_type: str = "", principal: str = ""
@@ -60,6 +60,8 @@ class Peer:
         """Who it has proven to be; "" where nobody had to prove anything. Requests are looked up within it."""
         self.asks_one_at_a_time = socket_type == "REQ"
         """A REQ socket sends nothing more until it is answered: a second ask means that the first was given up."""
+        self.direct: Any = None
+        """The session or the asker that speaks on it without a return path: to be found at once, as most are."""
 
     def __repr__(self) -> str:
         return f"<Peer {self.routing_id.hex()} {self.socket_type or '?'} fd={self.descriptor}>"
@@ -86,6 +88,15 @@ SIGNATURE: Final = MAGIC + bytes([VERSION])
 Native: TypeAlias = "tuple[Peer, Path, int, bytes, Body]"
 """(peer, path, version, header, body): a message of the native dialect, its header not yet decoded; b"" where there is
 none."""
+
+PlainCompleted: TypeAlias = "tuple[Peer, Path, bytes, int, int, int, Body]"
+"""(peer, path, token, n, credit, started, body): `Complete` without headers of its own, decoded."""
+
+PlainSubmitted: TypeAlias = "tuple[Peer, Path, bytes, int, Body]"
+"""(peer, path, id, received, body): `Submit` with nothing else in it, decoded."""
+
+NativeRun: TypeAlias = "Native | list[PlainCompleted] | list[PlainSubmitted]"
+"""A message, or a run of messages of one of the two kinds that nearly all are of: the pump may read those itself."""
 
 TOO_LARGE = "too_large"
 TOO_MANY_PEERS = "too_many_peers"

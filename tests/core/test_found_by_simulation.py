@@ -26,7 +26,7 @@ def _submit(machine: Machine, peer: Peer, said: Submit, body: Body, now: int = 0
         machine.requests.hello(peer, b"", ClientHello(), now)
     asker = machine.requests.askers.on(peer, b"")
     assert asker is not None
-    machine.requests.submit([(asker, said, body)], now)
+    machine.requests.submit(asker, said, body, now)
     told = [said for _, said, _ in machine.promised if isinstance(said, Submitted)]
     machine.promised.clear()
     return told

@@ -46,7 +46,6 @@ from relet.core.roster import Session
 from relet.messages import (
     Cancel,
     ClientHello,
-    Complete,
     Error,
     Extend,
     Fail,
@@ -381,7 +380,7 @@ class AgainstTheModel(RuleBasedStateMachine):
         known = self.known(request_id)
         size = sum(map(len, body)) if isinstance(body, tuple) else len(body)
         said = Submit(id=request_id, queue=queue, wait=wait, ack=ack, age_ms=age, **terms)
-        self.machine.requests.submit([(self.asker(name), said, body)], self.now)
+        self.machine.requests.submit(self.asker(name), said, body, self.now)
         code = ""
         if known is not None:
             if (known.queue, known.size) != (queue, size):
@@ -645,7 +644,7 @@ class AgainstTheModel(RuleBasedStateMachine):
         reports, real = self.machine.reports, self.there(session.name)
         match verb:
             case "complete":
-                reports.completed([(real, Complete(token=token, n=number), b"by " + token)], self.now)
+                reports.completed([(real.peer, real.path, token, number, 0, 0, b"by " + token)], self.now)
             case "fail":
                 reports.failed(real, Fail(token=token, n=number, kind="K", retry_ms=retry, final=final), self.now)
             case "hand_back":

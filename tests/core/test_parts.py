@@ -18,6 +18,7 @@ from relet.core.job import AVAILABLE, COMPLETED, DISCARDED, HELD, RUNNING, Job, 
 from relet.core.kept import Kept
 from relet.core.lease import NEVER, Deadlines, Lane
 from relet.core.limits import LimitError, Limits
+from relet.core.outcomes import OUTCOME_BYTES, Outcomes
 from relet.core.queue import Queue, Queues
 from relet.core.roster import Roster, Session
 from relet.dialects import d2010
@@ -230,20 +231,20 @@ def test_a_session_is_on_one_connection_or_away_or_over() -> None:
 
 
 def test_the_oldest_held_job_is_the_one_that_is_still_held() -> None:
-    """What was started, given back, or handed over again is passed over, and forgotten."""
+    """What was started is passed over; what is handed over again is the youngest."""
     queue = Queue()
     session = _session(_roster(queue), queue)
-    jobs = [_job(number, state=HELD) for number in range(5)]
-    for seq, job in enumerate(jobs, start=1):
-        job.holder, job.seq = session, seq
-        session.handed_over.append((seq, job))
+    jobs = [_job(number, state=HELD) for number in range(4)]
+    for job in jobs:
+        session.take(job)
     assert session.oldest_held() is jobs[0]
     jobs[0].state = RUNNING
-    jobs[1].holder = None
-    jobs[2].seq = 9
-    assert session.oldest_held() is jobs[3]
-    assert [seq for seq, _ in session.handed_over] == [4, 5]
-    jobs[3].state = jobs[4].state = COMPLETED
+    session.drop(jobs[1])
+    session.take(jobs[1])
+    assert session.oldest_held() is jobs[2]
+    jobs[2].state = jobs[3].state = RUNNING
+    assert session.oldest_held() is jobs[1]
+    session.drop(jobs[1])
     assert session.oldest_held() is None
 
 
@@ -334,24 +335,54 @@ def test_kept_forgets_the_oldest_first_and_counts_bytes() -> None:
     assert (len(kept), kept.bytes) == (0, 0)
 
 
-def test_kept_forgets_by_age_and_counts_entries() -> None:
-    """The oldest end goes first, never early, so many at a time; each counts something beyond its frames."""
-    kept = Kept(jobs_max=100, bytes_max=10_000, age_ns_max=100, entry_bytes=10)
-    jobs = [_answered(number, Peer(b"c"), b"12345") for number in range(6)]
+def _ended(count: int) -> list[Job]:
+    jobs = [_answered(number, Peer(b"c"), b"12345") for number in range(count)]
     for ended, job in enumerate(jobs):
         job.ended_ns = ended * 10
-    assert kept.keep_all(jobs) == []
-    assert (kept.bytes, kept.due()) == (90, 100)
-    assert kept.take_aged(99, 9) == []
-    assert kept.drop(jobs[1])
-    assert not kept.drop(jobs[1])
-    assert kept.take_aged(130, 2) == [jobs[0], jobs[2]]
-    assert (kept.due(), kept.take_aged(130, 9), kept.bytes) == (130, [jobs[3]], 30)
-    assert jobs[4] in kept
-    assert jobs[3] not in kept
-    few = Kept(jobs_max=2, bytes_max=10_000)
-    assert few.keep_all(jobs) == jobs[:4]
-    assert few.due() == NEVER
+    return jobs
+
+
+def test_outcomes_are_forgotten_by_age_and_count_more_than_their_frames() -> None:
+    """The oldest end goes first, never early, so many at a time."""
+    one = 5 + OUTCOME_BYTES
+    outcomes, jobs = Outcomes(jobs_max=100, bytes_max=100 * one, age_ns_max=100), _ended(6)
+    assert outcomes.keep(jobs) == []
+    assert (outcomes.bytes, outcomes.due()) == (6 * one, 100)
+    assert outcomes.take_aged(99, 9) == []
+    assert outcomes.drop([jobs[1]]) == [jobs[1]]
+    assert outcomes.drop([jobs[1]]) == []
+    assert outcomes.take_aged(130, 2) == [jobs[0], jobs[2]]
+    assert (outcomes.due(), outcomes.take_aged(130, 9), outcomes.bytes) == (130, [jobs[3]], 2 * one)
+    assert jobs[4] in outcomes
+    assert jobs[3] not in outcomes
+    assert list(outcomes) == jobs[4:]
+
+
+def test_outcomes_are_bounded_by_number_and_bytes() -> None:
+    """The oldest go, also where they have come in the same breath."""
+    one = 5 + OUTCOME_BYTES
+    few = Outcomes(jobs_max=2, bytes_max=100 * one, age_ns_max=NEVER)
+    jobs = _ended(6)
+    assert few.keep(jobs) == jobs[:4]
+    small = Outcomes(jobs_max=100, bytes_max=3 * one, age_ns_max=NEVER)
+    jobs = _ended(6)
+    assert small.keep(jobs[:2]) == []
+    assert small.keep(jobs[2:]) == jobs[:3]
+    assert (len(small), small.bytes, small.due()) == (3, 3 * one, NEVER)
+
+
+def test_outcomes_that_have_left_are_not_remembered() -> None:
+    """Most leave at once, behind one that stays: the line does not grow with them."""
+    outcomes = Outcomes(jobs_max=10**6, bytes_max=10**12, age_ns_max=100)
+    (stays,) = first = _ended(1)
+    outcomes.keep(first)
+    for _ in range(100):
+        jobs = _ended(100)
+        outcomes.keep(jobs)
+        outcomes.drop(jobs)
+    assert list(outcomes) == first
+    assert outcomes.due() == stays.ended_ns + 100
+    assert len(outcomes._line) <= 100
 
 
 @pytest.mark.parametrize("field", Limits.__struct_fields__)

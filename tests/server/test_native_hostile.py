@@ -409,7 +409,7 @@ def test_failures_that_never_say_a_start_fill_nothing(site: Site) -> None:
         (session,) = [
             it for it in site.broker._machine.roster.sessions.values() if it.incarnation == worker.incarnation
         ]
-        assert len(session.handed_over) <= 30
+        assert len(session.jobs) <= 30
 
 
 def test_a_worker_that_takes_everything_and_starts_nothing_costs_no_time(site: Site) -> None:

@@ -22,7 +22,6 @@ from relet.messages import (
     Attempt,
     AttemptEnded,
     ClientHello,
-    Complete,
     Evicted,
     Finished,
     Forgotten,
@@ -187,7 +186,7 @@ def test_a_job_that_came_back_can_be_asked_for(store: Store) -> None:
         machine.requests.inquire(asker, Inquire(job=ID), NOW)
         answers.append([said.state for _, said, _ in machine.promised])
         machine.promised = []
-        machine.requests.submit([(asker, Submit(id=NAME, age_ms=1_000), b"body")], NOW)
+        machine.requests.submit(asker, Submit(id=NAME, age_ms=1_000), b"body", NOW)
         census.check(machine, loaded=2)
     assert answers == [["available", "available"], ["available", "unknown"], ["unknown", "unknown"]]
     assert machine.counters.requests_joined == 2
@@ -315,9 +314,9 @@ def test_an_owed_outcome_is_told_to_who_asks_again(store: Store, state: int) -> 
     machine.requests.hello(peer, b"", ClientHello(), NOW)
     asker = machine.requests.askers.on(peer, b"")
     assert asker is not None
-    machine.requests.submit([(asker, Submit(id=NAME, age_ms=2_000), b"body")], NOW)
+    machine.requests.submit(asker, Submit(id=NAME, age_ms=2_000), b"body", NOW)
     assert machine.told == [(asker, NAME, job)]
-    machine.requests.submit([(asker, Submit(id=NAME, age_ms=2_000), b"another size")], NOW)
+    machine.requests.submit(asker, Submit(id=NAME, age_ms=2_000), b"another size", NOW)
     assert machine.promised[-1][1].jobs[0].code == "conflict"  # type: ignore[union-attr]
 
 
@@ -351,7 +350,7 @@ def test_an_answer_after_the_restart_is_owed(store: Store) -> None:
     machine.reports.hello(peer, b"", WorkerHello(incarnation=b"i" * 16, running=(b"token",)), NOW)
     session = machine.reports.session_on(peer, b"")
     assert session is not None
-    machine.reports.completed([(session, Complete(token=b"token", n=1), b"done")], NOW)
+    machine.reports.completed([(peer, b"", b"token", 1, 0, 0, b"done")], NOW)
     assert machine.told == []
     store.append(2, machine.take_records(2))
     again = _load(store)

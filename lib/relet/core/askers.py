@@ -21,7 +21,19 @@ UNRECEIVED_LOOK: Final = 100
 class Asker:
     """One return path on one connection of a native client."""
 
-    __slots__ = ("follows", "gone", "gone_ns", "look_at", "path", "peer", "received", "told", "unreceived", "watched")
+    __slots__ = (
+        "follows",
+        "gone",
+        "gone_ns",
+        "look_at",
+        "path",
+        "peer",
+        "receipt",
+        "received",
+        "told",
+        "unreceived",
+        "watched",
+    )
 
     def __init__(self, peer: Peer, path: Path, *, follows: bool) -> None:
         self.peer = peer
@@ -35,6 +47,8 @@ class Asker:
         """Number of the last outcome that it was told."""
         self.received = 0
         """Outcomes up to this number it has, as it says."""
+        self.receipt = 0
+        """The largest such number of the messages in hand."""
         self.unreceived: deque[tuple[int, Job]] = deque()
         """(number, job) of outcomes that it was told and has not said to have received, oldest first."""
         self.look_at = UNRECEIVED_LOOK
@@ -72,10 +86,14 @@ class Askers:
         before = paths.pop(path, None)
         if before is not None:
             self.count -= 1
+            if not path:
+                peer.direct = None
         if len(paths) >= self._paths_max:
             return None, before
         asker = Asker(peer, path, follows=follows)
         self.routes.setdefault(peer, paths)[path] = asker
+        if not path:
+            peer.direct = asker
         self.count += 1
         return asker, before
 
@@ -89,9 +107,12 @@ class Askers:
         if paths is not None and paths.get(asker.path) is asker:
             del paths[asker.path]
             self.count -= 1
+            if not asker.path:
+                asker.peer.direct = None
 
     def lost(self, peer: Peer) -> list[Asker]:
         """The connection has gone, and every client on it."""
         gone = list(self.routes.pop(peer, {}).values())
+        peer.direct = None
         self.count -= len(gone)
         return gone

@@ -269,6 +269,8 @@ class Job(msgspec.Struct, gc=False, eq=False):
     """What its worker gave with the answer."""
     partials: int = 0
     """Partial results of the running attempt."""
+    kept_bytes: int = 0
+    """What its outcome counts for as long as that is kept for who asks again; 0: it is not."""
     again: bool = False
     """It was first asked before this broker began: an earlier one may have had it done."""
 

@@ -1,8 +1,5 @@
-"""Final jobs that are kept: as evidence - dead letters, and outcomes that reached nobody - or because their outcome is
-owed to somebody who may ask again. Bounded by number, by bytes and by age; the oldest go first.
-
-An ordered dict, because most outcomes leave again at once, in any order, and the oldest must be found without walking
-over where they were.
+"""Final jobs that are kept as evidence: dead letters, and outcomes of 2010 that reached nobody. Bounded by number and
+by bytes; the oldest go first.
 """
 
 from __future__ import annotations
@@ -12,7 +9,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from relet.core.job import Job
-from relet.core.lease import NEVER
 from relet.messages import AttemptEnded, headers_held, held_bytes
 
 _LEDGER_ENTRY_BYTES: Final = 128
@@ -32,16 +28,13 @@ def beyond_frames(job: Job) -> int:
 class Kept:
     """Final jobs by number, oldest first."""
 
-    __slots__ = ("_age_ns_max", "_bytes_max", "_entry_bytes", "_jobs_max", "bytes", "entries")
+    __slots__ = ("_bytes_max", "_jobs_max", "bytes", "entries")
 
-    def __init__(self, *, jobs_max: int, bytes_max: int, age_ns_max: int = NEVER, entry_bytes: int = 0) -> None:
-        """`entry_bytes`: what each counts beyond its frames."""
-        self._entry_bytes = entry_bytes
+    def __init__(self, *, jobs_max: int, bytes_max: int) -> None:
         self.entries: OrderedDict[int, tuple[Job, int]] = OrderedDict()
         """(job, what it counts) by number."""
         self._jobs_max = jobs_max
         self._bytes_max = bytes_max
-        self._age_ns_max = age_ns_max
         self.bytes = 0
         """Of bodies, answers and entries."""
 
@@ -56,30 +49,12 @@ class Kept:
 
     def keep(self, job: Job) -> list[Job]:
         """Keeps a final job; returns those that had to go for it, which may be the job itself."""
-        answer = job.answer
-        size = (len(answer) if type(answer) is bytes else held_bytes(answer, b"")) + self._entry_bytes
-        if job.ledger or job.headers or job.answer_headers:
-            size += beyond_frames(job)
-        if job.body:
-            size += held_bytes(job.body, b"")
+        size = held_bytes(job.answer, b"") + held_bytes(job.body, b"") + beyond_frames(job)
         self.entries[job.number] = job, size
         self.bytes += size
-        return self.take_excess()
+        return self._take_excess()
 
-    def keep_all(self, jobs: list[Job]) -> list[Job]:
-        """The same for many whose bodies are gone, as those of completed jobs are."""
-        entries, size = self.entries, 0
-        for job in jobs:
-            answer = job.answer
-            held = (len(answer) if type(answer) is bytes else held_bytes(answer, b"")) + self._entry_bytes
-            if job.ledger or job.headers or job.answer_headers:
-                held += beyond_frames(job)
-            entries[job.number] = job, held
-            size += held
-        self.bytes += size
-        return self.take_excess()
-
-    def take_excess(self) -> list[Job]:
+    def _take_excess(self) -> list[Job]:
         """The oldest, as long as there are too many; they are not kept any more."""
         forgotten: list[Job] = []
         while len(self.entries) > self._jobs_max or self.bytes > self._bytes_max:
@@ -98,17 +73,3 @@ class Kept:
             return False
         self.bytes -= entry[1]
         return True
-
-    def due(self) -> int:
-        """When the oldest has been kept for as long as it may."""
-        if not self.entries or self._age_ns_max == NEVER:
-            return NEVER
-        job, _ = next(iter(self.entries.values()))
-        return job.ended_ns + self._age_ns_max
-
-    def take_aged(self, now: int, jobs_max: int) -> list[Job]:
-        """Up to so many that have been kept for as long as they may; they are not any more."""
-        aged: list[Job] = []
-        while len(aged) < jobs_max and self.due() <= now:
-            aged.append(self._drop_oldest())
-        return aged

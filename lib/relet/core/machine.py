@@ -271,7 +271,10 @@ class Machine:
                 del by_token[token]
                 holder, timer = job.holder, job.timer
                 if holder is not None:
-                    holder.jobs.discard(job)
+                    if type(holder) is Session:
+                        del holder.jobs[job]
+                    else:
+                        holder.jobs.discard(job)
                 if timer is not None:
                     del timer.running[job.number]
                     job.timer = None
@@ -305,23 +308,22 @@ class Machine:
         if at_once:
             happened.answered_unheld(at_once, now)
             done = done + at_once if done else at_once
-        size = 0
-        for job in done:
-            body = job.body
-            size += len(body) + len(job.path) if type(body) is bytes and job.headers is None else held(job)
         if self.trace:
             for job in done:
                 self._notice_finished(job)
+        size = 0
+        natively: list[Job] = []
+        finished = self.finished
         for job in done:
+            body = job.body
+            size += len(body) + len(job.path) if type(body) is bytes and job.headers is None else held(job)
             job.body = b""
+            (finished if job.request is None else natively).append(job)
         self.open -= len(done)
         self.open_bytes -= size
         self.counters.jobs_completed += len(done)
-        if not self.requests.open:
-            self.finished += done
-        else:
-            self.finished += [job for job in done if job.request is None]
-            self.requests.ended([job for job in done if job.request is not None])
+        if natively:
+            self.requests.ended(natively)
         if self.keeps_records:
             for job in done:
                 self._record_finished(job)
@@ -476,13 +478,14 @@ class Machine:
                     job.token = token = next(tokens)
                     by_token[token] = job
                 worker.handed = job.seq = worker.handed + 1
+                worker.jobs[job] = None
                 if worker.confirms:
-                    worker.handed_over.append((job.seq, job))
                     handed.append(job)
                 else:
                     job.partials = 0
                     jobs.append(job)
             else:
+                worker.jobs.add(job)
                 if not job.token:
                     job.token = token = next(tokens)
                     by_token[token] = job
@@ -490,7 +493,6 @@ class Machine:
                     self._renew_token(job, native=False)
                 jobs.append(job)
             job.holder = worker
-            worker.jobs.add(job)
             worker.credit -= 1
             if not worker.credit:
                 line.popleft().in_line = False
@@ -618,7 +620,7 @@ class Machine:
         job.ends_ns = max(ends_ns, job.ends_ns) if job.extended == job.attempts else ends_ns
         self.deadline(job, now)
         job.holder = session
-        session.jobs.add(job)
+        session.take(job)
         if self.keeps_records:
             self._record_attempt(job)
 
@@ -758,7 +760,7 @@ class Machine:
     def _end_lease(self, job: Job) -> None:
         """A held or running job has no lease any more, a delayed one waits for no moment."""
         if job.holder is not None:
-            job.holder.jobs.discard(job)
+            job.holder.drop(job)
         self.stop_timer(job)
 
     def stop_timer(self, job: Job) -> None:

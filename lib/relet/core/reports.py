@@ -14,7 +14,6 @@ does nothing the second time.
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +34,7 @@ from relet.messages import (
     Partial,
     Path,
     Peer,
+    PlainCompleted,
     Progress,
     ReportRefused,
     TellPartial,
@@ -203,15 +203,13 @@ class Reports:
     def heard(self, session: Session, credit: int, started: int, now: int) -> None:
         """The numbers that every message of a worker may carry, and that it was heard at all."""
         session.heard_ns = now
-        if started > session.started:
-            self._started(session, started, now)
         if credit > session.granted:
             self._grant(session, credit)
+        if started > session.started:
+            self._started(session, started, now)
 
     def _grant(self, session: Session, credit: int) -> None:
         machine = self._machine
-        if len(session.handed_over) > 2 * (self._limits.asks_per_worker_max + len(session.jobs)):
-            self._forget_handed_over(session)
         whole = machine.roster.grant(session, credit)
         stirred = machine.stirred
         for place in session.places:
@@ -223,52 +221,48 @@ class Reports:
 
     def _started(self, session: Session, started: int, now: int) -> None:
         session.started = started = min(started, session.handed)
-        handed_over = session.handed_over
         jobs: list[Job] = []
-        while handed_over and handed_over[0][0] <= started:
-            seq, job = handed_over.popleft()
-            if job.state == HELD and job.holder is session and job.seq == seq:
+        for job in session.jobs:
+            if job.state == HELD:
+                if job.seq > started:
+                    break
                 jobs.append(job)
         if jobs:
             self._machine.start(jobs, now)
 
     def completed(  # noqa: PLR0915 - the hot path: a call for each job would cost more than all of it
-        self, batch: Iterable[tuple[Session, Complete, Body]], now: int
-    ) -> None:
-        """Sessions have done these jobs."""
+        self, batch: Iterable[PlainCompleted], now: int
+    ) -> list[PlainCompleted]:
+        """Sessions have done these jobs. Returns the messages of those who have said no hello."""
         machine = self._machine
-        by_token, acks, recalled = machine.by_token, machine.acks, machine.recalls.lane
+        by_token, recalled = machine.by_token, machine.recalls.lane
         done: list[Job] = []
         at_once: list[Job] = []
-        numbers: dict[Session, tuple[int, int]] = {}
-        last: Session | None = None
-        credit = started = 0
-        for session, said, body in batch:
-            if session is not last:
-                if last is not None:
-                    numbers[last] = credit, started
-                last = session
-                credit, started = numbers.get(session, (0, 0))
-                session.heard_ns = now
-                acks[session] = session.reported
-            if said.credit > credit:  # noqa: PLR1730 - a call of `max` costs five times as much
-                credit = said.credit
-            if said.started > started:  # noqa: PLR1730 - likewise
-                started = said.started
-            number = said.n
-            if number <= session.reported:
+        strange: list[PlainCompleted] = []
+        heard: dict[Session, int] = {}
+        for message in batch:
+            peer, path, token, number, credit, started, body = message
+            session: Session | None = self.session_on(peer, path) if path else peer.direct
+            if session is None:
+                strange.append(message)
                 continue
-            session.reported = acks[session] = number
-            token = said.token
+            session.said_credit = max(session.said_credit, credit)
+            session.said_started = max(session.said_started, started)
+            if number <= session.reported:
+                heard[session] = session.reported
+                continue
+            session.reported = heard[session] = number
             job = by_token.get(token)
             if job is None:
                 self.refuse(session, number, token, NOT_OPEN)
                 continue
-            if said.headers is not None and not self._take_headers(session, said, job):
-                continue
-            if job.token == token and job.holder is not None:
+            holder = job.holder
+            if job.token == token and holder is not None:
                 del by_token[token]
-                job.holder.jobs.discard(job)
+                if type(holder) is Session:
+                    del holder.jobs[job]
+                else:
+                    holder.jobs.discard(job)
                 timer = job.timer
                 if timer is not None:
                     del timer.running[job.number]
@@ -277,45 +271,40 @@ class Reports:
                         job.queue.recalls -= 1
                 if job.tokens:
                     machine.forget_tokens(job)
-                if job.state == HELD:
-                    job.answer = body
-                    at_once.append(job)
-                    continue
-            elif machine.takes_late(job, token):
-                machine.answered_late(job, token, now)
-            else:
+                job.answer = body
+                (at_once if job.state == HELD else done).append(job)
+                continue
+            if not machine.takes_late(job, token):
                 job.answer_headers = None  # they came with what is refused here
                 self.refuse(session, number, token, SUPERSEDED)
                 continue
+            machine.answered_late(job, token, now)
             job.answer = body
             done.append(job)
         if at_once or done:
             machine.complete_all(done, now, at_once)
-        if last is not None:
-            numbers[last] = credit, started
-        self._numbers(numbers, now)
+        machine.acks.update(heard)
+        for session in heard:
+            credit, started = session.said_credit, session.said_started
+            session.said_credit = session.said_started = 0
+            self.heard(session, credit, started, now)
+        return strange
 
-    def _numbers(self, numbers: dict[Session, tuple[int, int]], now: int) -> None:
-        """The largest (credit, started) that a batch of answers carried."""
-        for session, (credit, started) in numbers.items():
-            if credit > session.granted:
-                self._grant(session, credit)
-            if started > session.started:
-                self._started(session, started, now)
-
-    def _forget_handed_over(self, session: Session) -> None:
-        """Hand-overs that have long ended, where the worker never says that it starts any."""
-        live = [it for it in session.handed_over if it[1].holder is session and it[1].seq == it[0]]
-        session.handed_over = deque(live)
-
-    def _take_headers(self, session: Session, said: Complete, job: Job) -> bool:
-        size = headers_held(said.headers)
-        if size > self._limits.headers_bytes_max:
-            text = f"the headers have {size} bytes: at most {self._limits.headers_bytes_max} (headers_bytes_max)"
-            self.refuse(session, said.n, said.token, BAD_REPORT, text)
-            return False
-        job.answer_headers = said.headers
-        return True
+    def completed_with_headers(self, session: Session, said: Complete, body: Body, now: int) -> None:
+        """A session has done a job, and gives headers with the result."""
+        if said.n > session.reported:
+            size = headers_held(said.headers)
+            if size > self._limits.headers_bytes_max:
+                session.reported = self._machine.acks[session] = said.n
+                text = f"the headers have {size} bytes: at most {self._limits.headers_bytes_max} (headers_bytes_max)"
+                self.refuse(session, said.n, said.token, BAD_REPORT, text)
+                self.heard(session, said.credit, said.started, now)
+                return
+            job = self._machine.by_token.get(said.token)
+            if job is not None:
+                job.answer_headers = said.headers
+        plain = session.peer, session.path, said.token, said.n, said.credit, said.started, body
+        self.completed([plain], now)
 
     def failed(self, session: Session, said: Fail, now: int) -> None:
         """An attempt has failed, and its worker says so."""
@@ -454,7 +443,6 @@ class Reports:
     def _end(self, session: Session) -> None:
         self._machine.notice_lost(session)
         self._machine.roster.end(session)
-        session.handed_over.clear()  # a job is not seen by the collector, and would keep its queue with the session
 
     def expire(self, now: int) -> None:
         """Ends the sessions of which nothing was heard for too long."""

@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from relet.core.askers import UNRECEIVED_LOOK, Asker, Askers
 from relet.core.job import FINAL, Job, State, Terms
-from relet.core.kept import Kept
 from relet.core.lease import NEVER
+from relet.core.outcomes import Outcomes
 from relet.core.queue import Queue
 from relet.events import Event
 from relet.messages import (
-    DEFAULT_QUEUE,
     Admitted,
     Body,
     ClientHello,
@@ -35,6 +35,7 @@ from relet.messages import (
     Key,
     Path,
     Peer,
+    PlainSubmitted,
     Submit,
     Submitted,
     Welcome,
@@ -61,8 +62,6 @@ TRANSIT_NS: Final = 10_000_000_000
 cut and comes back delivers what was sent into it."""
 LOOK_NS_MIN: Final = 1_000_000
 """What cannot end yet is looked at again after this long at the earliest."""
-OUTCOME_BYTES: Final = 1_024
-"""What a kept outcome costs beyond its frames: the object, its tables, its ids."""
 TERMS_MAX: Final = 1_000
 """Different terms remembered, so that the jobs of one client share theirs."""
 FEATURES: Final = ("follows",)
@@ -86,11 +85,8 @@ class Requests:
         self._machine = machine
         self._limits = limits = machine.limits
         self.askers = Askers(paths_max=limits.paths_per_peer_max)
-        self.outcomes = Kept(
-            jobs_max=limits.outcomes_max,
-            bytes_max=limits.outcomes_bytes_max,
-            age_ns_max=limits.outcome_ns,
-            entry_bytes=OUTCOME_BYTES,
+        self.outcomes = Outcomes(
+            jobs_max=limits.outcomes_max, bytes_max=limits.outcomes_bytes_max, age_ns_max=limits.outcome_ns
         )
         """Final jobs whose outcomes may be asked for again."""
         self.open = 0
@@ -114,13 +110,17 @@ class Requests:
         """A heap (moment, number, job): open jobs that end then, if nobody waits for them."""
         self._drawn_ns = -1
         self._drawn_at = b""
-        """The moment, in milliseconds since 1970, with which ids of that turn begin."""
+        """What ids of that turn begin with: the moment, and bits that were drawn."""
+        self._drawn = 0
+        """How many there are."""
         self._accepted: list[Job] = []
         """Of the batch in hand."""
         self._accepted_bytes = 0
         self._counted = 0
         self._waiting: dict[Queue, int] = {}
         """Of each queue, how many of the first `_counted` of them."""
+        self._receipts: dict[Asker, None] = {}
+        """Who has said to have received more, in the batch in hand."""
 
     # --- The doors
 
@@ -165,55 +165,72 @@ class Requests:
             "session_grace_ms": limits.session_grace_ns // 1_000_000,
         }
 
-    def submit(self, batch: list[tuple[Asker, Submit, Body]], now: int) -> None:
-        """Clients want these jobs done."""
-        machine, limits = self._machine, self._limits
-        accepted: list[Job] = []
-        self._accepted, self._waiting = accepted, {}
-        self._accepted_bytes = self._counted = 0
-        known, default, terms = self._jobs, machine.queue, machine.terms
+    def submit(self, asker: Asker, said: Submit, body: Body, now: int) -> None:
+        """A client wants this job done, or these."""
+        self.received(asker, said.received)
+        if said.jobs:
+            admitted = self._admit_many(asker, said, body, now)
+        else:
+            admission = self._admit(asker, said, said.id, body, now)
+            admitted = [] if admission is None else [admission]
+        if said.ack or any(each.code for each in admitted):
+            self._machine.promised.append((asker, Submitted(jobs=tuple(admitted)), ()))
+        self._accept(now)
+
+    def submit_plain(self, batch: Iterable[PlainSubmitted], now: int) -> list[PlainSubmitted]:
+        """The same for what is nearly always submitted: one job on the terms of the broker, of whose acceptance nobody
+        wants to hear. Returns the messages of those who have said no hello.
+
+        Receipts are taken last: who asks again for what it has in the same breath joins the job once more.
+        """
+        machine, limits, receipts = self._machine, self._limits, self._receipts
+        known, accepted, queue, terms = self._jobs, self._accepted, machine.queue, machine.terms
         room = 0 if machine.draining else limits.jobs_max - machine.open
         room_bytes = limits.jobs_bytes_max - machine.open_bytes - limits.body_bytes_max
-        for asker, said, body in batch:
-            if said.received > asker.received:
-                self.received(asker, said.received)
-            name = said.id
-            if (  # nearly always: one new job on the terms of the broker, of whose acceptance nobody wants to hear
-                type(body) is bytes
-                and said.wait
-                and said.queue == DEFAULT_QUEUE
-                and said.headers is None
-                and said.run_ms is None
-                and not (said.ack or said.age_ms or said.jobs or said.keep_ms)
-                and said.silence_ms is None
-                and said.late == "any"
-                and said.gone == "finish"
-                and REQUEST_ID_BYTES_MIN <= len(name) <= REQUEST_ID_BYTES_MAX
-                and not asker.peer.principal
-                and name not in known
-                and len(accepted) < room
-                and self._accepted_bytes < room_bytes
-            ):
-                size = len(body)
-                follows = said.follow and asker.follows
-                job = Job(0, None, b"", body, now, default, terms, name, ((asker, name, follows),), size)
-                known[name] = job
-                accepted.append(job)
-                self._accepted_bytes += size
+        size = 0
+        strange: list[PlainSubmitted] = []
+        for message in batch:
+            peer, path, name, received, body = message
+            asker: Asker | None = self.askers.on(peer, path) if path else peer.direct
+            if asker is None:
+                strange.append(message)
                 continue
-            if said.jobs:
-                admitted = self._admit_many(asker, said, body, now)
-            else:
-                admission = self._admit(asker, said, name, body, now)
-                if admission is None:
-                    continue
-                admitted = [admission]
-            if said.ack or any(each.code for each in admitted):
-                machine.promised.append((asker, Submitted(jobs=tuple(admitted)), ()))
-        if self._accepted:
+            if received > asker.receipt:
+                asker.receipt = received
+                receipts[asker] = None
+            if (
+                type(body) is bytes
+                and name not in known
+                and REQUEST_ID_BYTES_MIN <= len(name) <= REQUEST_ID_BYTES_MAX
+                and len(accepted) < room
+                and size < room_bytes
+                and not peer.principal
+            ):
+                body_size = len(body)
+                size += body_size
+                known[name] = job = Job(0, None, b"", body, now, queue, terms, name, ((asker, name, False),), body_size)
+                accepted.append(job)
+                continue
+            self._accepted_bytes = size
+            admission = self._admit(asker, Submit(id=name), name, body, now)
+            if admission is not None:
+                machine.promised.append((asker, Submitted(jobs=(admission,)), ()))
+            size = self._accepted_bytes
+        self._accepted_bytes = size
+        self._accept(now)
+        for asker in receipts:
+            self.received(asker, asker.receipt)
+        receipts.clear()
+        return strange
+
+    def _accept(self, now: int) -> None:
+        """The jobs of a batch are the machine's."""
+        accepted = self._accepted
+        if accepted:
             self.open += len(accepted)
-            machine.accept(accepted, self._accepted_bytes, now)
-            self._accepted, self._waiting = [], {}  # else the last batch would live until the next
+            self._machine.accept(accepted, self._accepted_bytes, now)
+            self._accepted, self._accepted_bytes = [], 0
+        self._waiting, self._counted = {}, 0
 
     def _admit_many(self, asker: Asker, said: Submit, body: Body, now: int) -> list[Admitted]:
         """The jobs of one message: as a whole where a bound or the message itself is at stake, else each for itself."""
@@ -435,13 +452,18 @@ class Requests:
         return "expired" if accepted_ms <= max(forgotten_ms, machine.wall_ms(now) - kept_ms) else "unknown"
 
     def id_of(self, job: Job, now: int) -> bytes:
-        """The job's id, drawn when somebody first wants to know it: UUIDv7, RFC 9562 section 5.7."""
+        """The job's id, drawn when somebody first wants to know it: UUIDv7, RFC 9562 section 5.7.
+
+        Ids of one turn share 58 drawn bits and differ in a counter (section 6.2, method 1): an id is no secret.
+        """
         if not job.id:
-            drawn = next(self._machine.tokens)
-            if now != self._drawn_ns:  # the same twelve bits for all of a turn; sixty-two more are drawn for each
-                self._drawn_ns = now
-                self._drawn_at = self._machine.wall_ms(now).to_bytes(6, "big") + _VERSION[drawn[8]] + drawn[7:8]
-            job.id = self._drawn_at + _VARIANT[drawn[0]] + drawn[9:16]
+            if now != self._drawn_ns or self._drawn == len(_TWO_BYTES):
+                drawn = next(self._machine.tokens)
+                moment = self._machine.wall_ms(now).to_bytes(6, "big")
+                self._drawn_at = moment + _VERSION[drawn[0]] + drawn[1:2] + _VARIANT[drawn[2]] + drawn[3:8]
+                self._drawn_ns, self._drawn = now, 0
+            job.id = self._drawn_at + _TWO_BYTES[self._drawn]
+            self._drawn += 1
         return job.id
 
     # --- Outcomes
@@ -452,18 +474,18 @@ class Requests:
         told = self._machine.told
         for job in jobs:
             for asker, name, _ in job.askers:
-                if not asker.gone:
+                if asker.gone:
+                    job.orphans += 1
+                else:
                     told.append((asker, name, job))
                     job.unreceived += 1
-                else:
-                    job.orphans += 1
-                if job.terms.ends_alone:
+                if asker.watched:
                     asker.watched.discard(job)
             job.askers = ()
         self._keep(jobs)
 
     def _keep(self, jobs: list[Job]) -> None:
-        forgotten = self.outcomes.keep_all(jobs)
+        forgotten = self.outcomes.keep(jobs)
         if forgotten:
             self._machine.counters.outcomes_forgotten += len(forgotten)
             self._machine.notices.append((Event.OUTCOME_FORGOTTEN, {"count": len(forgotten)}))
@@ -527,35 +549,39 @@ class Requests:
         """A client says that it has all outcomes up to this number."""
         if number <= asker.received:
             return
-        asker.received = number
+        asker.received = asker.receipt = number
         unreceived, outcomes, machine = asker.unreceived, self.outcomes, self._machine
-        before, size = len(unreceived), 0
-        known, entries, plain = self._jobs, outcomes.entries, not (self._by_id or machine.keeps_records)
+        before = len(unreceived)
+        jobs: list[Job] = []
         while unreceived and unreceived[0][0] <= number:
             job = unreceived.popleft()[1]
-            left = job.unreceived - 1
-            job.unreceived = left
+            job.unreceived = left = job.unreceived - 1
             if left > 0 or job.orphans:
                 continue
-            keep_ns = job.terms.keep_ns
-            if keep_ns:
-                heapq.heappush(self._until, (job.ended_ns + keep_ns, job.number, job))
-                if len(self._until) > 2 * len(outcomes) + _STALE_WORTH_REBUILDING:  # of those that had to go before
-                    kept = {it[1]: it for it in self._until if it[2] in outcomes}
-                    self._until = sorted(kept.values())
-                continue
-            entry = entries.pop(job.number, None)
-            if entry is not None:
-                size += entry[1]
-                if plain and job.request is not None:
-                    del known[job.request]
-                else:
-                    self._forget(job)
-        outcomes.bytes -= size
+            if job.terms.keep_ns:
+                self._keep_on(job)
+            else:
+                jobs.append(job)
+        dropped = outcomes.drop(jobs)
+        if machine.keeps_records or self._by_id or len(dropped) < len(jobs):
+            for job in dropped:
+                self._forget(job)
+        else:
+            known = self._jobs
+            for job in dropped:
+                del known[job.request]  # type: ignore[arg-type]  # that is how it was told
+                job.answer = b""
         machine.counters.outcomes_received += before - len(unreceived)
 
+    def _keep_on(self, job: Job) -> None:
+        """It was received, and its client wants it kept for some time."""
+        heapq.heappush(self._until, (job.ended_ns + job.terms.keep_ns, job.number, job))
+        if len(self._until) > 2 * len(self.outcomes) + _STALE_WORTH_REBUILDING:  # of those that had to go before
+            kept = {it[1]: it for it in self._until if it[2] in self.outcomes}
+            self._until = sorted(kept.values())
+
     def _received(self, job: Job) -> None:
-        if self.outcomes.drop(job):
+        if self.outcomes.drop((job,)):
             self._forget(job)
 
     def _forget(self, job: Job) -> None:
@@ -617,4 +643,5 @@ class Requests:
 
 
 _VERSION: Final = tuple(bytes([0x70 | drawn & 0x0F]) for drawn in range(256))
+_TWO_BYTES: Final = tuple(count.to_bytes(2, "big") for count in range(1 << 16))
 _VARIANT: Final = tuple(bytes([0x80 | drawn & 0x3F]) for drawn in range(256))

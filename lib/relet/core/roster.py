@@ -10,7 +10,6 @@ A worker that is lost leaves its credit behind at once, and its place in the lin
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 from relet.core.job import HELD, Job
@@ -46,6 +45,14 @@ class Worker:
     def __repr__(self) -> str:
         return f"<Worker {self.name} credit={self.credit} jobs={len(self.jobs)}>"
 
+    def take(self, job: Job) -> None:
+        """It holds this job."""
+        self.jobs.add(job)
+
+    def drop(self, job: Job) -> None:
+        """It holds this job no more."""
+        self.jobs.remove(job)
+
     @property
     def name(self) -> str:
         """What logs call it: its descriptor and return path, never anything that opens a door."""
@@ -66,13 +73,14 @@ class Session(Worker):
         "gone_ns",
         "granted",
         "handed",
-        "handed_over",
         "heard_ns",
         "incarnation",
         "principal",
         "recalls",
         "reported",
         "safe",
+        "said_credit",
+        "said_started",
         "started",
     )
 
@@ -98,8 +106,10 @@ class Session(Worker):
         """Hand-overs made."""
         self.started = 0
         """Hand-overs up to this one were started, or given back."""
-        self.handed_over: deque[tuple[int, Job]] = deque()
-        """(number, job) of hand-overs above `started`; some of them have ended otherwise."""
+        self.said_credit = self.said_started = 0
+        """The largest such numbers of the answers in hand."""
+        self.jobs: dict[Job, None] = {}  # type: ignore[assignment]  # sessions ask for the order
+        """The jobs that it holds; those that it has not started in the order of their hand-overs."""
         self.reported = 0
         """The last report that was taken."""
         self.safe = 0
@@ -109,20 +119,19 @@ class Session(Worker):
 
     def never_got(self, job: Job) -> None:
         """A hand-over did not leave: if it was the last one, its number is the next one's."""
-        if job.seq == self.handed:
-            self.handed -= 1
-            if self.handed_over and self.handed_over[-1] == (job.seq, job):
-                self.handed_over.pop()
+        self.handed -= job.seq == self.handed
 
     def oldest_held(self) -> Job | None:
         """Of the jobs that it has and has not started, the one that it has for longest."""
-        handed_over = self.handed_over
-        while handed_over:
-            seq, job = handed_over[0]
-            if job.state == HELD and job.holder is self and job.seq == seq:
-                return job
-            handed_over.popleft()
-        return None
+        return next((job for job in self.jobs if job.state == HELD), None)
+
+    def take(self, job: Job) -> None:
+        """It holds this job."""
+        self.jobs[job] = None
+
+    def drop(self, job: Job) -> None:
+        """It holds this job no more."""
+        del self.jobs[job]
 
     @property
     def name(self) -> str:
@@ -256,7 +265,7 @@ class Roster:
         full = self.count >= self._workers_max or len(paths) >= self._paths_max
         if full and not (self._make_room(peer) and len(paths) < self._paths_max):
             return False
-        self.sessions_on.setdefault(peer, {})[session.path] = session
+        self._settle(session)
         self.sessions[session.principal, session.incarnation] = session
         self.count += 1
         return True
@@ -265,7 +274,14 @@ class Roster:
         """The session goes on on this connection."""
         self._depart(session)
         session.peer, session.path, session.away = peer, path, False
+        self._settle(session)
+
+    def _settle(self, session: Session) -> None:
+        """The session is on its connection."""
+        peer, path = session.peer, session.path
         self.sessions_on.setdefault(peer, {})[path] = session
+        if not path:
+            peer.direct = session
 
     def _depart(self, session: Session) -> None:
         """The session is not on its connection any more."""
@@ -274,6 +290,8 @@ class Roster:
             del paths[session.path]
             if not paths:
                 del self.sessions_on[session.peer]
+            if session.peer.direct is session:
+                session.peer.direct = None
 
     def end(self, session: Session) -> None:
         """The session is over."""
@@ -303,6 +321,7 @@ class Roster:
             self._leave(worker)
         self.count -= len(gone)
         away = list(self.sessions_on.pop(peer, {}).values())
+        peer.direct = None
         for session in away:
             session.away = True
             self.void(session)

@@ -9,11 +9,24 @@ in one call (0.1 us). Nothing here knows what a message means.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeGuard, cast
 
 import msgspec
 
-from relet.messages import VERSION, Error, FromClient, FromWorker, ToClient, ToWorker
+from relet.messages import (
+    VERSION,
+    Complete,
+    Error,
+    FromClient,
+    FromWorker,
+    Native,
+    NativeRun,
+    PlainCompleted,
+    PlainSubmitted,
+    Submit,
+    ToClient,
+    ToWorker,
+)
 
 HEADER_BYTES_MAX: Final = 64 * 1024
 """Bytes of one header of a peer: a thousand claims of a worker, or ids of a client, fit. What a broker lists may be
@@ -38,6 +51,11 @@ _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 no DecodeError."""
 encode: Final = msgspec.msgpack.Encoder().encode
 """`encode(message) -> bytes`: the header of a message."""
+
+
+_COMPLETED_FIELDS: Final = 7
+_SUBMITTED_FIELDS: Final = 5
+"""Of a message in a run."""
 
 
 class _Named(msgspec.Struct):
@@ -93,6 +111,29 @@ def to_client(version: int, header: bytes) -> ToClient:
     except _UNREADABLE as error:
         raise BadMessage(_why(version, header, error)) from None
     raise BadMessage(_why(version, header, None))
+
+
+def is_completed(run: NativeRun) -> TypeGuard[list[PlainCompleted]]:
+    """Whether this is a run of `Complete`."""
+    return type(run) is list and len(run[0]) == _COMPLETED_FIELDS
+
+
+def is_submitted(run: NativeRun) -> TypeGuard[list[PlainSubmitted]]:
+    """Whether this is a run of `Submit`."""
+    return type(run) is list and len(run[0]) == _SUBMITTED_FIELDS
+
+
+def messages_of(run: NativeRun) -> list[Native]:
+    """The messages of a run, as they were before the pump read their headers: it stands where nobody says such."""
+    if type(run) is tuple:
+        return [run]
+    if is_completed(run):
+        return [
+            (peer, path, VERSION, encode(Complete(token=token, n=number, credit=credit, started=started)), body)
+            for peer, path, token, number, credit, started, body in run
+        ]
+    submitted = cast("list[PlainSubmitted]", run)
+    return [(peer, path, VERSION, encode(Submit(id=name, received=n)), body) for peer, path, name, n, body in submitted]
 
 
 def _why(version: int, header: bytes, error: Exception | None) -> Error:

@@ -14,6 +14,7 @@ from relet.core.job import AVAILABLE, DELAYED, FINAL, HELD, RUNNING, Job
 from relet.core.kept import Kept, beyond_frames
 from relet.core.lease import NEVER, Deadlines, Lane, Timer
 from relet.core.machine import Machine, held
+from relet.core.outcomes import OUTCOME_BYTES, Outcomes
 from relet.core.roster import Session, Worker
 from relet.messages import body_frames, held_bytes
 
@@ -45,7 +46,7 @@ def check(machine: Machine, *, loaded: int = 0) -> None:
     _roster(machine)
     _lines(machine)
     limits = machine.limits
-    _kept(machine.kept, everywhere, limits.kept_jobs_max, limits.kept_bytes_max, 0)
+    _kept(machine.kept, everywhere, limits.kept_jobs_max, limits.kept_bytes_max)
     _requests(machine, everywhere)
 
 
@@ -222,7 +223,7 @@ def _roster(machine: Machine) -> None:
         if worker.peer.asks_one_at_a_time and not isinstance(worker, Session) and worker.credit > 1:
             raise InvariantBroken(f"{worker} is REQ and has asked more than once")
         if isinstance(worker, Session):
-            _session(machine, worker)
+            _session(worker)
     if roster.asks != asks:
         raise InvariantBroken(f"there are {asks} unspent asks, {roster.asks} are counted")
     if roster.count != count:
@@ -234,20 +235,16 @@ def _roster(machine: Machine) -> None:
         raise InvariantBroken("a session is on a connection and away, or neither")
 
 
-def _session(machine: Machine, session: Session) -> None:
-    limits = machine.limits
+def _session(session: Session) -> None:
     if session.credit != session.granted - session.handed:
         raise InvariantBroken(f"{session} was granted {session.granted}, got {session.handed}: its credit is wrong")
     if session.away and session.credit:
         raise InvariantBroken(f"{session} is away and asks")
     if not session.acked <= session.safe <= session.reported:
         raise InvariantBroken(f"{session} was acknowledged what it never reported")
-    above = {(seq, job.number) for seq, job in session.handed_over}
-    for job in session.jobs:
-        if job.state == HELD and (job.seq, job.number) not in above:
-            raise InvariantBroken(f"{session} holds job {job.number}, and no start would find it")
-    if len(session.handed_over) > 2 * (limits.asks_per_worker_max + len(session.jobs)) + limits.turn_messages_max:
-        raise InvariantBroken(f"{session} remembers {len(session.handed_over)} hand-overs")
+    held = [job.seq for job in session.jobs if job.state == HELD]
+    if held != sorted(held):
+        raise InvariantBroken(f"{session} holds {held}: a start would not find some of them")
 
 
 def _lines(machine: Machine) -> None:
@@ -270,23 +267,41 @@ def _lines(machine: Machine) -> None:
                 raise InvariantBroken(f"{worker} has asked and does not stand in the line of {place.queue.name}")
 
 
-def _kept(kept: Kept, open_jobs: dict[int, Job], jobs_max: int, bytes_max: int, entry_bytes: int) -> None:
+def _kept(kept: Kept, open_jobs: dict[int, Job], jobs_max: int, bytes_max: int) -> None:
     size = 0
     for job in kept:
         if job.state not in FINAL:
             raise InvariantBroken(f"job {job.number} is kept and not final")
         if job.number in open_jobs:
             raise InvariantBroken(f"job {job.number} is kept and open")
-        size += held_bytes(job.body, b"") + held_bytes(job.answer, b"") + entry_bytes + beyond_frames(job)
-    if not entry_bytes and kept.bytes != size:
+        size += held_bytes(job.body, b"") + held_bytes(job.answer, b"") + beyond_frames(job)
+    if kept.bytes != size:
         raise InvariantBroken(f"kept jobs have {size} bytes, {kept.bytes} are counted")
     if not (len(kept) <= jobs_max and kept.bytes <= bytes_max):
         raise InvariantBroken("more is kept than may be")
 
 
+def _outcomes(outcomes: Outcomes, open_jobs: dict[int, Job], jobs_max: int, bytes_max: int) -> None:
+    size = count = 0
+    for job in outcomes:
+        if job.state not in FINAL:
+            raise InvariantBroken(f"the outcome of job {job.number} is kept, and it is not final")
+        if job.number in open_jobs:
+            raise InvariantBroken(f"the outcome of job {job.number} is kept, and it is open")
+        held = held_bytes(job.answer, b"") + OUTCOME_BYTES + beyond_frames(job)
+        if job.kept_bytes != held:
+            raise InvariantBroken(f"the outcome of job {job.number} counts {job.kept_bytes} bytes, not {held}")
+        size += job.kept_bytes
+        count += 1
+    if (outcomes.bytes, len(outcomes)) != (size, count):
+        raise InvariantBroken(f"{count} outcomes have {size} bytes; {len(outcomes)}, {outcomes.bytes} are counted")
+    if not (count <= jobs_max and size <= bytes_max):
+        raise InvariantBroken("more outcomes are kept than may be")
+
+
 def _requests(machine: Machine, open_jobs: dict[int, Job]) -> None:
     requests, limits = machine.requests, machine.limits
-    _kept(requests.outcomes, open_jobs, limits.outcomes_max, limits.outcomes_bytes_max, 1)
+    _outcomes(requests.outcomes, open_jobs, limits.outcomes_max, limits.outcomes_bytes_max)
     native = [job for job in open_jobs.values() if job.request is not None]
     if requests.open != len(native):
         raise InvariantBroken(f"{len(native)} open jobs came natively, {requests.open} are counted")

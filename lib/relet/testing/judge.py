@@ -175,10 +175,11 @@ class Judge:
 
     def native(self, wire: Wire, message: Native) -> None:
         """A native message was read. It is heard in the order in which the loop lets the machine hear it."""
-        peer, path, version, header, _ = message
+        peer, path, version, header, body = message
+        assert type(header) is bytes  # noqa: S101 - for mypy: the simulated endpoints read no headers
         self.saw("native", wire.endpoint.role, wire.routing_id, path, version, header)
         if wire.endpoint.role == "workers":
-            self.sessions.read.append(Heard(*message, bool(peer.routing_id)))
+            self.sessions.read.append(Heard(peer, path, version, header, body, bool(peer.routing_id)))
         else:
             self.requests.read.append((wire, message))
 

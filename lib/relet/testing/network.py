@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from relet.messages import Body, Native, Path, Peer, Refused
+from relet.messages import Body, Native, NativeRun, Path, Peer, Refused
 from relet.testing.clock import MS, Clock
 
 ROLES: Final = ("clients", "workers", "answers")
@@ -269,7 +269,7 @@ class Router(Endpoint):
         super().__init__(network, role)
         self._witness = witness
         self._refused: list[Refused] = []
-        self._native: list[Native] = []
+        self._native: list[NativeRun] = []
 
     def receive(self, messages_max: int, bytes_max: int) -> list[tuple[Peer, Path, Body]]:
         """Up to so many messages of both dialects; stops after so many bytes of bodies.
@@ -323,7 +323,7 @@ class Router(Endpoint):
             self._witness.sent(self.role, wire, message, code)
         return failures
 
-    def take_native(self) -> list[Native]:
+    def take_native(self) -> list[NativeRun]:
         """The native messages that `receive` has read since the last call."""
         native, self._native = self._native, []
         return native

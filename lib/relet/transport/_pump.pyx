@@ -15,7 +15,9 @@ import errno as _errno
 
 import zmq
 
-from relet.messages import GONE_MAX, MAGIC, NO_DESCRIPTOR, TOO_LARGE, TOO_MANY_PEERS, UNDELIMITED, Peer, Refused
+from relet.messages import (
+    GONE_MAX, MAGIC, NO_DESCRIPTOR, TOO_LARGE, TOO_MANY_PEERS, UNDELIMITED, VERSION, Peer, Refused,
+)
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -24,7 +26,7 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport uintptr_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 cdef extern from "errno.h" nogil:
     int EAGAIN
@@ -240,6 +242,105 @@ cdef inline int version_of(zmq_msg_t *message, Py_ssize_t size) noexcept:
     return data[magic_size] if memcmp(data, magic, <size_t>magic_size) == 0 else -1
 
 
+cdef int current_version = VERSION
+
+cdef enum:
+    SMALL = 256          # Bytes of a header that may be a plain one.
+    COMPLETE = 1
+    SUBMIT = 2
+    HAS_TYPE = 1         # The fields of a plain header.
+    HAS_TOKEN = 2
+    HAS_N = 4
+    HAS_CREDIT = 8
+    HAS_STARTED = 16
+    HAS_ID = 32
+    HAS_RECEIVED = 64
+
+
+cdef tuple plain_of(object peer, bytes path, const unsigned char *data, Py_ssize_t size, object body):
+    """`PlainCompleted` or `PlainSubmitted`; None where the header says anything else, or not in the usual way.
+
+    MessagePack as nearly every peer writes these two: a fixmap of fixstr keys, each once, bin 8, and unsigned integers
+    (https://github.com/msgpack/msgpack/blob/master/spec.md). Whatever is None here goes to the decoder that knows all.
+    """
+    cdef Py_ssize_t at = 1, length, pair, wide
+    cdef const unsigned char *key
+    cdef int kind = 0, seen = 0, field
+    cdef object name = None
+    cdef unsigned long long value, n = 0, credit = 0, started = 0, received = 0
+    if size < 2 or data[0] & 0xF0 != 0x80:
+        return None
+    for pair in range(data[0] & 0x0F):
+        if at >= size or data[at] & 0xE0 != 0xA0:
+            return None
+        length = data[at] & 0x1F
+        key = data + at + 1
+        at += 1 + length
+        if at >= size:
+            return None
+        if length == 1 and key[0] == c"t":
+            field = HAS_TYPE
+            if data[at] == 0xA8 and size - at > 8 and memcmp(data + at + 1, b"complete", 8) == 0:
+                kind = COMPLETE
+                at += 9
+            elif data[at] == 0xA6 and size - at > 6 and memcmp(data + at + 1, b"submit", 6) == 0:
+                kind = SUBMIT
+                at += 7
+            else:
+                return None
+        elif (length == 5 and memcmp(key, b"token", 5) == 0) or (length == 2 and memcmp(key, b"id", 2) == 0):
+            field = HAS_TOKEN if length == 5 else HAS_ID
+            if data[at] != 0xC4 or size - at < 2 or size - at - 2 < data[at + 1]:
+                return None
+            name = PyBytes_FromStringAndSize(<const char *>data + at + 2, data[at + 1])
+            at += 2 + data[at + 1]
+        else:
+            if data[at] <= 0x7F:
+                value = data[at]
+                at += 1
+            elif 0xCC <= data[at] <= 0xCF:
+                wide = 1 << (data[at] - 0xCC)
+                if size - at - 1 < wide:
+                    return None
+                value = 0
+                at += 1
+                while wide > 0:
+                    value = value << 8 | data[at]
+                    at += 1
+                    wide -= 1
+                if value >> 63:
+                    return None
+            else:
+                return None
+            if length == 1 and key[0] == c"n":
+                field, n = HAS_N, value
+            elif length == 6 and memcmp(key, b"credit", 6) == 0:
+                field, credit = HAS_CREDIT, value
+            elif length == 7 and memcmp(key, b"started", 7) == 0:
+                field, started = HAS_STARTED, value
+            elif length == 8 and memcmp(key, b"received", 8) == 0:
+                field, received = HAS_RECEIVED, value
+            else:
+                return None
+        if seen & field:
+            return None
+        seen |= field
+    if at != size:
+        return None
+    if kind == COMPLETE and seen & (HAS_TOKEN | HAS_ID | HAS_RECEIVED) == HAS_TOKEN and n > 0:
+        return (peer, path, name, n, credit, started, body)
+    if kind == SUBMIT and seen | HAS_RECEIVED == HAS_TYPE | HAS_ID | HAS_RECEIVED:
+        return (peer, path, name, received, body)
+    return None
+
+
+cdef bytes header_of(bytes header, const unsigned char *small, Py_ssize_t size):
+    """The header, which is in `small` where it fits; b"" where there was none."""
+    if header is not None:
+        return header
+    return PyBytes_FromStringAndSize(<const char *>small, size) if size > 0 else b""
+
+
 cdef bytes pack_path(list hops):
     """The frames of a return path as one value: each frame behind its length, four bytes, big-endian."""
     if hops is None:
@@ -318,6 +419,7 @@ cdef class RouterPump(_Pump):
     """Messages of a ROUTER: `(peer, path, body)` in, `(peer, path, frame, ...)` out.
 
     Those of the native dialect gather in `native`, as `(peer, path, version, header, body)`, until somebody takes them.
+    The two headers that nearly all of them have, it reads itself: a run of such messages is one list (`plain_of`).
     """
 
     cdef readonly dict peers
@@ -435,6 +537,10 @@ cdef class RouterPump(_Pump):
         cdef object peer = self.peer_of(routing_id, message)
         cdef object body = None, frame
         cdef bytes path, header = None
+        cdef tuple plain = None
+        cdef object run
+        cdef unsigned char small[SMALL]
+        cdef Py_ssize_t header_size = -1
         cdef list frames = None, hops = None
         cdef Py_ssize_t size, taken = 0, count = 0
         cdef int code, version = -1
@@ -468,8 +574,12 @@ cdef class RouterPump(_Pump):
                     too_large = True
                 elif too_large:
                     pass  # nothing of the rest is kept
-                elif version >= 0 and header is None:
-                    header = PyBytes_FromStringAndSize(<char *>msg_data(message), size)
+                elif version >= 0 and header_size < 0:
+                    header_size = size
+                    if size <= SMALL:
+                        memcpy(small, msg_data(message), <size_t>size)
+                    else:
+                        header = PyBytes_FromStringAndSize(<char *>msg_data(message), size)
                 else:
                     frame = frame_of(message, self.frame_copy_bytes_max)
                     if body is None and not more:
@@ -485,9 +595,9 @@ cdef class RouterPump(_Pump):
                 path=pack_path(hops) if delimited else None,
                 reason=TOO_LARGE if too_large else UNDELIMITED if not delimited else TOO_MANY_PEERS,
                 version=max(version, 0),
-                header=b"" if header is None else header,
+                header=header_of(header, small, header_size),
             ))
-            return 0 if header is None else PyBytes_GET_SIZE(header)
+            return max(header_size, 0)
         if body is None:
             body = ()
         elif frames is not None:
@@ -496,7 +606,16 @@ cdef class RouterPump(_Pump):
         if version < 0:
             messages.append((peer, path, body))
         else:
-            self.native.append((peer, path, version, b"" if header is None else header, body))
+            if version == current_version and 0 < header_size <= SMALL:
+                plain = plain_of(peer, path, small, header_size, body)
+            if plain is None:
+                self.native.append((peer, path, version, header_of(header, small, header_size), body))
+                return taken
+            run = self.native[-1] if self.native else None
+            if type(run) is list and PyTuple_GET_SIZE(<tuple>PyList_GET_ITEM(run, 0)) == PyTuple_GET_SIZE(plain):
+                (<list>run).append(plain)
+            else:
+                self.native.append([plain])
         return taken
 
     def send(self, messages):

@@ -24,7 +24,7 @@ from typing import Any, Final
 import zmq
 
 from relet.core.limits import Limits
-from relet.messages import Native, Peer, Refused
+from relet.messages import NativeRun, Peer, Refused
 from relet.transport.endpoints import Endpoint, ipc_obstacle
 
 _serial = itertools.count()
@@ -261,9 +261,9 @@ class RouterPort(_Port):
         refused.clear()
         return taken
 
-    def take_native(self) -> list[Native]:
+    def take_native(self) -> list[NativeRun]:
         """The native messages that `receive` has read since the last call, in the order of their arrival."""
-        native: list[Native] = self._pump.native
+        native: list[NativeRun] = self._pump.native
         if not native:
             return []
         taken = native[:]
