@@ -36,6 +36,7 @@ from relet.transport import pump as pumps
 from relet.transport.endpoints import Endpoint, check_distinct, parse_bind
 from relet.transport.link import Alarm, default_logger
 from relet.transport.port import PullPort, RouterPort, tells_descriptors
+from relet.transport.threads import new_context
 
 STALL_NS: Final = 50_000_000
 """The poll may return this late, and a turn take this long, before the broker counts as deaf: ordinary scheduling."""
@@ -139,7 +140,7 @@ class Broker:
         """Whether the loss of a worker's connection is known; else only its timeout tells."""
         self._log = log or default_logger()
         self._publisher = Publisher(self._log, time.monotonic_ns)
-        self._context = context or zmq.Context()
+        self._context = context or new_context()
         self._closing = contextlib.ExitStack()
         if context is None:
             self._closing.callback(self._context.term)

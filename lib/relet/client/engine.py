@@ -32,6 +32,7 @@ from relet.transport.link import (
     look_after,
     was_terminated,
 )
+from relet.transport.threads import new_context
 
 TURN_MESSAGES_MAX: Final = 1_000
 """Messages received, and sent, in one turn, so that neither waits for the other."""
@@ -195,7 +196,7 @@ class Engine:
     # --- The thread.
 
     def _run(self) -> None:
-        context = self._context or Context()
+        context = self._context or new_context()
         why: BaseException | None = None
         try:
             link = Link(context, zmq.DEALER, self._endpoint, time.monotonic_ns())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from relet.core.job import Job
@@ -43,7 +44,9 @@ _ENTRY_BYTES = 256
 """What a waiting reply costs beyond its frames."""
 
 _RETRY_MAX = 1_000
-"""Replies tried in one turn, about 1 us each."""
+"""Replies tried in one turn, about 1 us each ..."""
+_RETRY_AT_ONCE = 100
+"""... and handed to the pump in one call."""
 
 
 class Outbox:
@@ -132,15 +135,16 @@ class Outbox:
         budget = _RETRY_MAX
         for peer, box in list(self._boxes.items()):
             while box.replies and budget > 0:
-                budget -= 1
-                failures = self._send([box.replies[0][0]])
-                if not failures:
+                batch = [message for message, _, _ in islice(box.replies, min(budget, _RETRY_AT_ONCE))]
+                budget -= len(batch)
+                failures = self._send(batch)  # one that cannot go holds up those behind it
+                for _ in range(len(batch) - len(failures)):
                     _, _, size = box.replies.popleft()
                     box.bytes -= size
                     self.bytes -= size
-                elif failures[0][1] == errno.EHOSTUNREACH:
+                if any(code == errno.EHOSTUNREACH for _, code in failures):
                     unroutable.extend(self.drop(peer))
-                else:
+                elif failures:
                     break
             if not box.replies:
                 self._boxes.pop(peer, None)

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 from relet.events import Event
 from relet.transport.link import Alarm, Context, Log, Sleeper, earliest, look_after, was_terminated
+from relet.transport.threads import new_context
 from relet.worker.job import Asides
 
 FLUSH_NS_MAX: Final = 1_000_000_000
@@ -153,7 +154,7 @@ class Engine:
     # --- The thread.
 
     def _run(self) -> None:
-        context, line = self._context or Context(), self.line
+        context, line = self._context or new_context(), self.line
         linger_ms = 0
         try:
             try:
