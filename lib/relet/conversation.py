@@ -362,7 +362,8 @@ class Conversation:
         """Sends jobs to their holders; returns those that could not be sent, and why (errno)."""
         messages: list[Message] = []
         machine, acks = self._machine, self._acks
-        id_of, encode, tries, default = machine.requests.id_of, native.encode, machine.tries, machine.terms
+        machine.requests.draw_ids(jobs, now)
+        encode, tries, default = native.encode, machine.tries, machine.terms
         terms, run_ms, silence_ms = default, _ms(default.run_ns), _ms(default.silence_ns)
         for job in jobs:
             session: Any = job.holder
@@ -376,7 +377,7 @@ class Conversation:
             said = Dispatch(
                 token=job.token,
                 seq=job.seq,
-                job=job.id or id_of(job, now),
+                job=job.id,
                 attempt=job.attempts + 1 if job.state == HELD else job.attempts,
                 ack=ack,
                 tries=tries,

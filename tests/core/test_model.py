@@ -266,7 +266,7 @@ class AgainstTheModel(RuleBasedStateMachine):
         self.machine = self.make(keeps=True)
         self.machine.load(self.store.load(), self.now)
         self.loaded = self.machine.open
-        self.youngest = self.machine._number  # what a store has forgotten it cannot count: such numbers come again
+        self.youngest = self.machine.number  # what a store has forgotten it cannot count: such numbers come again
         self.jobs = {number: job for number, job in self.jobs.items() if number <= self.youngest}
         self.peers.clear()
         self.credit.clear()

@@ -954,7 +954,7 @@ class AgainstTheModel(RuleBasedStateMachine):
         self.machine = self.make(keeps=True)
         self.machine.load(self.store.load(), self.now)
         self.loaded = self.machine.open
-        self.youngest = self.machine._number
+        self.youngest = self.machine.number
         self.jobs = {number: it for number, it in self.jobs.items() if number <= self.youngest}
         self.ends = [number for number in self.ends if number in self.jobs]
         self.ends.sort(key=lambda number: (self.jobs[number].ended // MS, number))

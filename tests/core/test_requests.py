@@ -7,11 +7,16 @@ Each test cites the sentence that it shows, or says what was found.
 from __future__ import annotations
 
 import gc
+import hashlib
+import itertools
+import uuid
 from typing import Any
 
 import pytest
 
+from relet.core.job import Job
 from relet.core.limits import Limits
+from relet.core.machine import Machine
 from relet.dialects import native
 from relet.messages import HEADER_BYTES, Cancel, Error, Evicted, Heartbeat, Item, JobState, Refused, Submit, Submitted
 from relet.store.memory import MemoryStore
@@ -1084,3 +1089,21 @@ def test_a_queue_does_not_outlive_its_lost_workers(talk: Any) -> None:
     del w
     gc.collect()
     assert len(it.machine.queues) == 1
+
+
+def test_the_ids_of_a_turn_differ_and_are_laid_out_as_uuids() -> None:
+    """More than a counter holds are drawn in one turn; the next turn begins anew."""
+    drawn = (hashlib.sha256(b"%d" % number).digest()[:16] for number in itertools.count())
+    machine = Machine(drawn)
+    machine.wall_ns = 1_700_000_000_000_000_000
+    jobs = [Job(n, None, b"", b"", 0, machine.queue, machine.terms) for n in range(70_000)]
+    machine.requests.draw_ids(jobs, 0)
+    late = Job(70_000, None, b"", b"", 0, machine.queue, machine.terms)
+    machine.requests.draw_ids([jobs[0], late], 5_000_000)
+    ids = [job.id for job in (*jobs, late)]
+    assert len(set(ids)) == len(ids)
+    found = [uuid.UUID(bytes=each) for each in (ids[0], ids[65_535], ids[65_536], ids[-1])]
+    assert {each.version for each in found} == {7}
+    assert {each.variant for each in found} == {uuid.RFC_4122}
+    assert [each.int >> 80 for each in found] == [1_700_000_000_000] * 3 + [1_700_000_000_005]
+    assert machine.requests.id_of(jobs[0], 9_000_000) == ids[0]

@@ -46,7 +46,7 @@ class ForgetsQuietly(Machine):
 
     def submit(self, batch: list[Request], now: int) -> None:
         if self.counters.jobs_accepted > 20 and len(batch) == 1:
-            self._number += 1
+            self.number += 1
             return
         super().submit(batch, now)
 

@@ -164,7 +164,8 @@ class Machine:
         """Jobs of the first of these whose leases are being ended, oldest last."""
         self.handovers_max = limits.handovers_of(tries)
         """Hand-overs of one job that may come to nothing."""
-        self._number = 0
+        self.number = 0
+        """Of the job that was accepted last."""
         self.keeps_records = keeps_records
         self._records: list[Record] = []
         self._number_safe = 0
@@ -182,7 +183,7 @@ class Machine:
 
     def submit(self, batch: list[Request], now: int) -> None:
         """Clients of 2010 want these jobs done. The shell asks `room` before it reads them."""
-        number, size = self._number, 0
+        number, size = self.number, 0
         queue, terms = self.queue, self.terms
         jobs = []
         for peer, path, body in batch:
@@ -190,7 +191,7 @@ class Machine:
             # One frame, nearly always: the call would cost more than the sum.
             size += len(body) + len(path) if type(body) is bytes else held_bytes(body, path)
             jobs.append(Job(number, peer, path, body, now, queue, terms))
-        self._number = number
+        self.number = number
         self.open += len(jobs)
         self.open_bytes += size
         self.counters.jobs_accepted += len(jobs)
@@ -206,12 +207,10 @@ class Machine:
                 self._notice_accepted(job)
 
     def accept(self, jobs: list[Job], size: int, now: int) -> None:
-        """Native clients want these jobs done; `requests` has made them, without numbers. `size`: what they hold."""
-        number = self._number
-        for job in jobs:
-            number += 1
-            job.number = number
-        self._number = number
+        """Native clients want these jobs done; `requests` has made them, with the next numbers. `size`: what they
+        hold.
+        """
+        self.number += len(jobs)
         self.open += len(jobs)
         self.open_bytes += size
         self.counters.jobs_accepted += len(jobs)
@@ -701,7 +700,7 @@ class Machine:
         for job in excess:
             self.forgotten(job)
         numbers = [job.number for job in jobs] + [job.number for job, _, _ in final]
-        self._number = self._number_safe = max(numbers, default=0)
+        self.number = self._number_safe = max(numbers, default=0)
 
     def _loaded(self, job: Job, now: int) -> None:
         self.open += 1

@@ -76,13 +76,17 @@ class Outcomes:
                 job.kept_bytes = 0
                 size += held
                 dropped.append(job)
+        self.left(len(dropped), size)
+        return dropped
+
+    def left(self, count: int, size: int) -> None:
+        """So many that counted so much are not kept any more, and say so themselves."""
         self.bytes -= size
-        self._count -= len(dropped)
+        self._count -= count
         if not self._count:
             self._line.clear()
         elif len(self._line) > 2 * self._count + _STALE_WORTH_REBUILDING:
             self._line = deque([job for job in self._line if job.kept_bytes])
-        return dropped
 
     def _oldest(self) -> Job:
         line = self._line

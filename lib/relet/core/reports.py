@@ -252,13 +252,12 @@ class Reports:
                 heard[session] = session.reported
                 continue
             session.reported = heard[session] = number
-            job = by_token.get(token)
+            job = by_token.pop(token, None)
             if job is None:
                 self.refuse(session, number, token, NOT_OPEN)
                 continue
             holder = job.holder
             if job.token == token and holder is not None:
-                del by_token[token]
                 if type(holder) is Session:
                     del holder.jobs[job]
                 else:
@@ -274,6 +273,7 @@ class Reports:
                 job.answer = body
                 (at_once if job.state == HELD else done).append(job)
                 continue
+            by_token[token] = job
             if not machine.takes_late(job, token):
                 job.answer_headers = None  # they came with what is refused here
                 self.refuse(session, number, token, SUPERSEDED)

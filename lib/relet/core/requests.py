@@ -187,7 +187,7 @@ class Requests:
         known, accepted, queue, terms = self._jobs, self._accepted, machine.queue, machine.terms
         room = 0 if machine.draining else limits.jobs_max - machine.open
         room_bytes = limits.jobs_bytes_max - machine.open_bytes - limits.body_bytes_max
-        size = 0
+        size, number = 0, machine.number
         strange: list[PlainSubmitted] = []
         for message in batch:
             peer, path, name, received, body = message
@@ -208,14 +208,17 @@ class Requests:
             ):
                 body_size = len(body)
                 size += body_size
-                known[name] = job = Job(0, None, b"", body, now, queue, terms, name, ((asker, name, False),), body_size)
+                number += 1
+                known[name] = job = Job(
+                    number, None, b"", body, now, queue, terms, name, ((asker, name, False),), body_size
+                )
                 accepted.append(job)
                 continue
             self._accepted_bytes = size
             admission = self._admit(asker, Submit(id=name), name, body, now)
             if admission is not None:
                 machine.promised.append((asker, Submitted(jobs=(admission,)), ()))
-            size = self._accepted_bytes
+            size, number = self._accepted_bytes, machine.number + len(accepted)
         self._accepted_bytes = size
         self._accept(now)
         for asker in receipts:
@@ -294,7 +297,8 @@ class Requests:
             code, text = refused or (BAD_REQUEST, "")
             retry_ms = {BUSY: BUSY_RETRY_MS, DRAINING: DRAINING_RETRY_MS}.get(code, 0)
             return Admitted(id=name[:REQUEST_ID_BYTES_MAX], code=code, text=text, retry_ms=retry_ms)
-        job = Job(0, None, b"", body, now, machine.queues.named(said.queue), terms, key, (), size, headers)
+        number = machine.number + len(self._accepted) + 1
+        job = Job(number, None, b"", body, now, machine.queues.named(said.queue), terms, key, (), size, headers)
         if said.age_ms:
             job.again = not machine.keeps_records and now - said.age_ms * 1_000_000 < machine.began_ns
         if said.wait:
@@ -452,19 +456,29 @@ class Requests:
         return "expired" if accepted_ms <= max(forgotten_ms, machine.wall_ms(now) - kept_ms) else "unknown"
 
     def id_of(self, job: Job, now: int) -> bytes:
-        """The job's id, drawn when somebody first wants to know it: UUIDv7, RFC 9562 section 5.7.
+        """The job's id, drawn when somebody first wants to know it."""
+        if not job.id:
+            self.draw_ids([job], now)
+        return job.id
+
+    def draw_ids(self, jobs: Iterable[Job], now: int) -> None:
+        """Gives an id to each of these jobs that has none: UUIDv7, RFC 9562 section 5.7.
 
         Ids of one turn share 58 drawn bits and differ in a counter (section 6.2, method 1): an id is no secret.
         """
-        if not job.id:
-            if now != self._drawn_ns or self._drawn == len(_TWO_BYTES):
-                drawn = next(self._machine.tokens)
-                moment = self._machine.wall_ms(now).to_bytes(6, "big")
-                self._drawn_at = moment + _VERSION[drawn[0]] + drawn[1:2] + _VARIANT[drawn[2]] + drawn[3:8]
-                self._drawn_ns, self._drawn = now, 0
-            job.id = self._drawn_at + _TWO_BYTES[self._drawn]
-            self._drawn += 1
-        return job.id
+        if now != self._drawn_ns:
+            self._drawn_ns, self._drawn = now, len(_TWO_BYTES)
+        drawn, begin = self._drawn, self._drawn_at
+        for job in jobs:
+            if not job.id:
+                if drawn == len(_TWO_BYTES):
+                    bits = next(self._machine.tokens)
+                    moment = self._machine.wall_ms(now).to_bytes(6, "big")
+                    begin = self._drawn_at = moment + _VERSION[bits[0]] + bits[1:2] + _VARIANT[bits[2]] + bits[3:8]
+                    drawn = 0
+                job.id = begin + _TWO_BYTES[drawn]
+                drawn += 1
+        self._drawn = drawn
 
     # --- Outcomes
 
@@ -551,26 +565,26 @@ class Requests:
             return
         asker.received = asker.receipt = number
         unreceived, outcomes, machine = asker.unreceived, self.outcomes, self._machine
-        before = len(unreceived)
-        jobs: list[Job] = []
+        known, by_request_only = self._jobs, not (machine.keeps_records or self._by_id)
+        before, count, size = len(unreceived), 0, 0
         while unreceived and unreceived[0][0] <= number:
             job = unreceived.popleft()[1]
             job.unreceived = left = job.unreceived - 1
             if left > 0 or job.orphans:
                 continue
+            held = job.kept_bytes
             if job.terms.keep_ns:
                 self._keep_on(job)
-            else:
-                jobs.append(job)
-        dropped = outcomes.drop(jobs)
-        if machine.keeps_records or self._by_id or len(dropped) < len(jobs):
-            for job in dropped:
-                self._forget(job)
-        else:
-            known = self._jobs
-            for job in dropped:
-                del known[job.request]  # type: ignore[arg-type]  # that is how it was told
+            elif held:
+                job.kept_bytes = 0
                 job.answer = b""
+                size += held
+                count += 1
+                if by_request_only:
+                    del known[job.request]  # type: ignore[arg-type]  # that is how it was told
+                else:
+                    self._forget(job)
+        outcomes.left(count, size)
         machine.counters.outcomes_received += before - len(unreceived)
 
     def _keep_on(self, job: Job) -> None:
