@@ -341,6 +341,8 @@ class Error(Said, frozen=True, kw_only=True, tag="error"):
     text: str = ""
     of: str = ""
     """What the message called itself, where it could be read."""
+    id: bytes = b""
+    """Of an `inquire`: the id of the request, or of the job, by which it asked."""
 
 
 ToWorker: TypeAlias = Welcome | Dispatch | Ack | ReportRefused | Recall | Cancel | Heartbeat | Error

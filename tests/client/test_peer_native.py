@@ -1056,6 +1056,38 @@ def test_what_is_not_there_cannot_be_waited_for(talk: Talk, state: str, error: t
     assert (request, type(outcome)) == (question, error)
 
 
+def test_a_question_that_is_refused_ends_with_its_code(talk: Talk) -> None:
+    """An `error` with an `id`: the question of that name ends; others wait on, and so does who asks for the state."""
+    question, by_job = Request(b"", None, RESULT, NAME), Request(b"", None, Asking(Kind.RESULT, by_job=True), b"j" * 16)
+    other, status = Request(b"", None, RESULT, b"another one's own id"), Request(b"", None, STATE, NAME)
+    talk.submit(question, by_job, other, status)
+    talk.send()
+    full = Error(code="too_many_askers", text="100 wait", of="inquire", id=NAME)
+    ((request, outcome),) = talk.hear(full)
+    assert request is question
+    assert isinstance(outcome, JobRefused)
+    assert (outcome.code, outcome.text) == ("too_many_askers", "100 wait")
+    ((request, outcome),) = talk.hear(Error(code="too_many_askers", of="inquire", id=b"j" * 16))
+    assert request is by_job
+    assert talk.hear(full) == []
+    assert talk.peer.counters.refused == 2
+    assert talk.outcome(other) == [(other, b"done")]
+    assert talk.hear(JobState(id=NAME, state="running")) == [(status, JobStatus("running"))]
+
+
+def test_a_question_that_is_refused_waits_with_the_job_that_is_asked_for_here(talk: Talk) -> None:
+    """Its outcome comes anyway; and what was not asked yet cannot have been refused."""
+    asked, question = Request(b"x", None, name=NAME), Request(b"", None, RESULT, NAME)
+    talk.submit(asked, question)
+    talk.send()
+    assert talk.hear(Error(code="too_many_askers", of="inquire", id=NAME)) == []
+    assert {request for request, _ in talk.outcome(asked)} == {asked, question}
+    talk.submit(unsent := Request(b"", None, RESULT, NAME))
+    assert talk.hear(Error(code="too_many_askers", of="inquire", id=NAME)) == []
+    talk.send()
+    assert talk.outcome(unsent) == [(unsent, b"done")]
+
+
 def test_the_state_of_a_job_is_told_as_it_is(talk: Talk) -> None:
     """Also of one that is unknown; one answer ends all questions about it, and no wait for the outcome."""
     talk.submit(*(questions := [Request(b"", None, STATE, NAME) for _ in range(2)]), Request(b"", None, RESULT, NAME))

@@ -340,7 +340,7 @@ def test_conflict_and_too_many_askers(site: Site) -> None:
     assert refused(other) == "too_many_askers"
     other.say(Inquire(id=request, wait=True))
     said = error(other)
-    assert (said.code, said.of) == ("too_many_askers", "inquire")
+    assert (said.code, said.of, said.id) == ("too_many_askers", "inquire", request)
 
 
 # --- `refused`, every code

@@ -430,7 +430,7 @@ def test_a_worker_that_takes_everything_and_starts_nothing_costs_no_time(site: S
 
 
 def test_questions_about_nothing_are_answered_each(site: Site) -> None:
-    """`inquire` with ids of every length, none, and both: `unknown` or `expired`, never silence."""
+    """`inquire` with ids of every length, none, and both: `unknown` or `expired`, an error for none, never silence."""
     site.open()
     with others_are_served(site):
         client = Client(site)
@@ -438,8 +438,9 @@ def test_questions_about_nothing_are_answered_each(site: Site) -> None:
             client.say(Inquire(id=b"x" * size))
             client.say(Inquire(job=b"\0" * size))
             client.say(Inquire(id=b"x" * size, job=b"\xff" * (size % 1_000), wait=True))
-        states = [client.take(site.hear(client.socket))[0].state for _ in range(24)]
-        assert set(states) <= {"unknown", "expired"}
+        heard = [client.take(site.hear(client.socket))[0] for _ in range(24)]
+        assert [it.code for it in heard if isinstance(it, Error)] == ["bad_request"] * 3
+        assert {it.state for it in heard if not isinstance(it, Error)} <= {"unknown", "expired"}
 
 
 def test_many_of_the_worst(site: Site) -> None:

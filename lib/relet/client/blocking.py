@@ -363,6 +363,7 @@ class Client:
             JobFailed: it has ended otherwise.
             JobUnknown: nobody has submitted it to this broker, or its outcome is not kept any more.
             JobExpired: there may have been such a job, and nothing of it is kept.
+            JobRefused: as many wait for it already as may (`too_many_askers`).
             TimeoutError, ClientClosed, UnexpectedAnswer, ValueError: as `call`.
         """
         answer: bytes = self._call(self._question(Call, Kind.RESULT, request_id, job_id, timeout))

@@ -696,7 +696,7 @@ class NativePeer(Peer[R]):
         elif isinstance(told, Heartbeat):
             self._so_many_were_told(told, now)
         elif isinstance(told, Error):
-            self._erred(told, now)
+            self._erred(told, ended, now)
 
     def _named(self, name: bytes) -> list[R]:
         """All open requests of a name."""
@@ -787,15 +787,29 @@ class NativePeer(Peer[R]):
             self._forget(request)
             ended.append((request, outcome))
 
+    def _is_not_answered(self, error: Error, ended: list[tuple[R, Outcome]]) -> None:
+        """A question was refused; what is asked for here as well will come all the same."""
+        requests = self._named(error.id)
+        if any(request.asking.submits for request in requests):
+            return
+        for request in requests:
+            if request.asking.kind is Kind.RESULT and request.key not in self._questions:
+                self.counters.refused += 1
+                self._forget(request)
+                ended.append((request, JobRefused(error.code, error.text)))
+
     def _follow(self, name: bytes, told: Partial | Progress) -> None:
         for request in self._named(name):
             if request.asking.submit.follow:
                 self.counters.followed += 1
                 self.followed.append((request, told))
 
-    def _erred(self, error: Error, now: int) -> None:
+    def _erred(self, error: Error, ended: list[tuple[R, Outcome]], now: int) -> None:
         if error.code == NO_SESSION:
             self._session_lost = self._phase is _Phase.READY  # else we are saying hello already
+            return
+        if error.id:
+            self._is_not_answered(error, ended)
             return
         self.counters.errors += 1
         if now >= self._error_told_at + ERRORS_TOLD_EVERY_NS:
