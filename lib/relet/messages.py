@@ -87,6 +87,9 @@ Native: TypeAlias = "tuple[Peer, Path, int, bytes, Body]"
 """(peer, path, version, header, body): a message of the native dialect, its header not yet decoded; b"" where there is
 none."""
 
+WRONG_ENDPOINT: Final = "wrong_endpoint"
+"""Code of the error that answers the hello of a client at the workers' endpoint, or of a worker at the clients'."""
+
 TOO_LARGE = "too_large"
 TOO_MANY_PEERS = "too_many_peers"
 UNDELIMITED = "undelimited"
@@ -160,8 +163,8 @@ class Said(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, gc=Fa
 class WorkerHello(Said, frozen=True, kw_only=True, tag="hello"):
     """A worker announces itself: on every new connection, before anything else."""
 
-    incarnation: bytes
-    """16 random bytes, drawn when the worker began."""
+    incarnation: bytes = b""
+    """16 random bytes, drawn when the worker began; b"": it is no worker."""
     queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     """What it serves, the most important first."""
     capacity: Count = 1
@@ -353,6 +356,8 @@ class ClientHello(Said, frozen=True, kw_only=True, tag="hello"):
 
     features: tuple[str, ...] = ()
     agent: str = ""
+    incarnation: bytes = b""
+    """A client has none: who has one is a worker at the wrong endpoint."""
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, kw_only=True):

@@ -17,6 +17,7 @@ from relet.client.peer import Request
 from relet.client.peer_native import (
     AGAIN_MAX,
     GREETING_NS,
+    MISPLACED_NS,
     RECEIPT_BYTES_MAX,
     RECEIPT_QUIET_NS,
     RECEIPTS_MAX,
@@ -42,6 +43,7 @@ from relet.messages import (
     TellProgress,
     Welcome,
 )
+from relet.transport.endpoints import EndpointError
 
 MS = 1_000_000
 HEARTBEAT_MS = 1_000
@@ -314,6 +316,36 @@ def test_other_errors_are_counted_and_logged_at_a_bounded_rate(talk: Talk) -> No
     assert len(talk.peer.notices) == 1
     assert len(talk.peer.notices[0].fields["text"]) == 500
     assert len(talk.peer) == 1
+
+
+def test_a_client_at_the_workers_endpoint_ends_what_is_open() -> None:
+    """Nobody would ever answer; what is submitted later tries anew, and the log says it once for a connection."""
+    talk = Talk(welcome=False)
+    talk.peer.became_connected(talk.now)
+    talk.submit(asked := job(), handed := Request(b"x", None, ENQUEUE, NAME), waits := Request(b"", None, RESULT, NAME))
+    assert talk.said() == [ClientHello(features=("follows",), agent="test")]
+    wrong = Error(code="wrong_endpoint", text="connect clients to CLIENTS", of="hello")
+    ended = talk.hear(wrong)
+    assert [request for request, _ in ended] == [asked, handed, waits]
+    assert {(type(outcome), str(outcome)) for _, outcome in ended} == {(EndpointError, "connect clients to CLIENTS")}
+    assert (len(talk.peer), talk.peer.unsent, talk.peer._guests) == (0, 0, {})
+    assert talk.events() == ["broker_unreachable"]
+    assert talk.peer.due is None
+    talk.submit(later := job())
+    assert talk.said() == []
+    assert talk.peer.due == talk.now + MISPLACED_NS
+    talk.advance(MISPLACED_NS)
+    assert [type(message) for message in talk.said()] == [ClientHello]
+    assert [request for request, _ in talk.hear(wrong)] == [later]
+    assert talk.events() == []
+
+
+def test_a_client_that_is_welcome_is_at_the_right_endpoint(talk: Talk) -> None:
+    """Whatever a broker says then."""
+    talk.submit(asked := job())
+    talk.send()
+    assert talk.hear(Error(code="wrong_endpoint")) == []
+    assert talk.outcome(asked) == [(asked, b"done")]
 
 
 # --- Silence.

@@ -152,6 +152,21 @@ def test_another_version_is_answered_in_ours(site: Site, role: str, version: int
     assert error(peer).code == "no_session"
 
 
+@pytest.mark.parametrize(("role", "advice"), [("clients", "WORKERS"), ("workers", "CLIENTS")])
+def test_who_comes_to_the_endpoint_of_the_others_is_told_where_to_go(site: Site, role: str, advice: str) -> None:
+    """`wrong_endpoint`: "is the hello of a client at WORKERS, or of a worker at CLIENTS"; there is no session then."""
+    site.open()
+    peer = Native(site, role)
+    peer.say(WorkerHello(incarnation=name()) if role == "clients" else ClientHello(features=("follows",)))
+    said = error(peer)
+    assert (said.code, said.of) == ("wrong_endpoint", "hello")
+    assert advice in said.text
+    peer.say({"t": "heartbeat"})
+    assert error(peer).code == "no_session"
+    peer.say(ClientHello() if role == "clients" else WorkerHello(incarnation=name()))
+    peer.hear(Welcome)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"incarnation": b"short"}, {"queues": []}, {"queues": [""]}, {"queues": ["q" * 201]}]
 )
@@ -196,11 +211,12 @@ def test_too_many_connections_and_paths_are_told(site: Site) -> None:
         first, _ = kind(site), kind(site)
         if isinstance(first, Client):
             first.submit(b"job")  # one that waits for nothing would make room
+        hello = WorkerHello(incarnation=name()) if role == "workers" else ClientHello()
         third = Native(site, role)
-        third.say({"t": "hello", "incarnation": name()})
+        third.say(hello)
         assert error(third).code == "too_many_peers"
         path = Native(site, role, first.socket, (b"other",))
-        path.say({"t": "hello", "incarnation": name()})
+        path.say(hello)
         assert error(path).code == "too_many_peers"
 
 

@@ -160,6 +160,7 @@ class Client:
             BrokerLost: the connection was lost, and `resend` is off.
             ClientClosed: the client was closed meanwhile.
             UnexpectedAnswer: the answer has not one frame.
+            EndpointError: the broker says that this is its endpoint for workers.
             ValueError: an argument that cannot be, or that the dialect cannot say.
             TypeError: an argument of a wrong type.
         """

@@ -42,6 +42,7 @@ from relet.events import Event
 from relet.messages import (
     SIGNATURE,
     VERSION,
+    WRONG_ENDPOINT,
     Admitted,
     ClientHello,
     Error,
@@ -56,11 +57,15 @@ from relet.messages import (
     Welcome,
 )
 from relet.messages import Outcome as Told
+from relet.transport.endpoints import EndpointError
 
 MILLISECOND: Final = 1_000_000
 """In nanoseconds."""
 GREETING_NS: Final = 3_000 * MILLISECOND
 """A hello that nobody has answered for so long is said again, and that is logged: a broker answers in its next turn."""
+MISPLACED_NS: Final = 100 * MILLISECOND
+"""Where the broker has said that this is not its endpoint for clients, it is asked anew after so long, for who comes
+later."""
 HEARTBEAT_NS_MIN: Final = 10 * MILLISECOND
 """No broker makes a client speak more often than this."""
 RECEIPTS_MAX: Final = 1_000
@@ -787,6 +792,16 @@ class NativePeer(Peer[R]):
             self._forget(request)
             ended.append((request, outcome))
 
+    def _misplaced(self, error: Error, ended: list[tuple[R, Outcome]], now: int) -> None:
+        """Nobody will be welcome at this endpoint: what is open ends; what is submitted later tries anew."""
+        if not self._greeting_told:
+            self._greeting_told = True
+            self._warn(Event.BROKER_UNREACHABLE, reason=error.code, text=error.text[:TEXT_MAX])
+        self._greeted_at = now - GREETING_NS + MISPLACED_NS
+        for request in list(self._open.values()):
+            self._forget(request)
+            ended.append((request, EndpointError(error.text or error.code)))
+
     def _is_not_answered(self, error: Error, ended: list[tuple[R, Outcome]]) -> None:
         """A question was refused; what is asked for here as well will come all the same."""
         requests = self._named(error.id)
@@ -807,6 +822,9 @@ class NativePeer(Peer[R]):
     def _erred(self, error: Error, ended: list[tuple[R, Outcome]], now: int) -> None:
         if error.code == NO_SESSION:
             self._session_lost = self._phase is _Phase.READY  # else we are saying hello already
+            return
+        if error.code == WRONG_ENDPOINT and self._phase is _Phase.GREETING:
+            self._misplaced(error, ended, now)
             return
         if error.id:
             self._is_not_answered(error, ended)

@@ -25,6 +25,7 @@ from relet.core.roster import Session, Worker
 from relet.events import Event
 from relet.messages import (
     TOO_LARGE,
+    WRONG_ENDPOINT,
     Body,
     Cancel,
     Complete,
@@ -66,6 +67,10 @@ SUPERSEDED: Final = "superseded"
 CEILING: Final = "ceiling"
 BAD_REPORT: Final = "bad_report"
 
+_FOR_WORKERS: Final = (
+    "this is the endpoint for workers, and a worker's hello has an incarnation: connect clients to the endpoint for"
+    " clients (CLIENTS, the first one of broker.py)"
+)
 _WHY: Final = {
     NOT_OPEN: "no open job has this token: it has ended, or the token was never given",
     SUPERSEDED: "this attempt is over: the job waits for another one, or is with another worker",
@@ -92,6 +97,8 @@ class Reports:
     def hello(self, peer: Peer, path: Path, said: WorkerHello, now: int) -> Welcome | Error:
         """A worker announces itself; what to answer."""
         machine, roster = self._machine, self._machine.roster
+        if not said.incarnation:
+            return Error(code=WRONG_ENDPOINT, text=_FOR_WORKERS, of="hello")
         wrong = self._wrong_with(said)
         if wrong:
             return Error(code="bad_header", text=wrong, of="hello")

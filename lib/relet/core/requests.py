@@ -26,6 +26,7 @@ from relet.core.queue import Queue
 from relet.events import Event
 from relet.messages import (
     DEFAULT_QUEUE,
+    WRONG_ENDPOINT,
     Admitted,
     Body,
     ClientHello,
@@ -78,6 +79,11 @@ CONFLICT: Final = "conflict"
 EXPIRED: Final = "expired"
 TOO_MANY_ASKERS: Final = "too_many_askers"
 
+_FOR_CLIENTS: Final = (
+    "this is the endpoint for clients, and a client's hello has no incarnation: connect workers to the endpoint for"
+    " workers (WORKERS, the second one of broker.py)"
+)
+
 
 class Requests:
     """The native clients of one machine, the requests that they can ask about, and the outcomes kept for them."""
@@ -126,6 +132,8 @@ class Requests:
 
     def hello(self, peer: Peer, path: Path, said: ClientHello, now: int) -> Welcome | Error:
         """A client announces itself; what to answer."""
+        if said.incarnation:
+            return Error(code=WRONG_ENDPOINT, text=_FOR_CLIENTS, of="hello")
         asker, before = self.askers.arrive(peer, path, follows="follows" in said.features)
         if before is not None:
             self._gone(before, now)
