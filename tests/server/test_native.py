@@ -381,9 +381,10 @@ def test_reports_that_have_no_effect_are_refused_and_acknowledged(site: Site) ->
     told(first, Extend(token=token, n=2, run_ms=0), "bad_report")
     told(first, Extend(token=token, n=3, run_ms=1_001), "ceiling")
     told(first, Complete(token=token, n=4, headers={"h": "x" * 9_000}), "bad_report")
-    first.say(Fail(token=token, n=5, kind="Broken", text="it broke"))
-    assert first.hear(Ack)[0].ack == 5
-    for n, kind in enumerate((Fail, HandBack, Partial, Progress), 6):  # the job waits ...
+    told(first, Progress(token=token, n=5, done=float("nan")), "bad_report")
+    first.say(Fail(token=token, n=6, kind="Broken", text="it broke"))
+    assert first.hear(Ack)[0].ack == 6
+    for n, kind in enumerate((Fail, HandBack, Partial, Progress), 7):  # the job waits ...
         told(first, kind(token=token, n=n), "superseded")
     second.say(WorkerAsk(credit=1))
     again, _ = second.job()
@@ -394,7 +395,7 @@ def test_reports_that_have_no_effect_are_refused_and_acknowledged(site: Site) ->
     assert client.outcome()[1] == [b"done"]
     for n, kind in enumerate((Complete, Fail, HandBack, Partial, Progress), 20):
         told(first, kind(token=token, n=n), "not_open")
-    assert site.broker.counters.reports_refused == 17
+    assert site.broker.counters.reports_refused == 18
 
 
 def test_a_refused_report_leaves_nothing_behind(site: Site) -> None:

@@ -59,6 +59,8 @@ AGENT: Final = f"relet/{__version__}"
 _STALE_WORTH_REBUILDING: Final = 64
 """Below this a rebuild costs more than the entries it frees."""
 
+_INFINITE: Final = float("inf")
+
 TOKEN_BYTES_MAX: Final = 64
 """So much of a token that was never given is repeated to who sent it."""
 
@@ -365,13 +367,19 @@ class Reports:
     def progress(self, session: Session, said: Progress, now: int) -> None:
         """How far an attempt is, for those who follow."""
         job = self._open_job(session, said.n, said.token, now)
-        if job is not None:
-            self._machine.heard_of(job, now)
-            note = said.note[: self._limits.error_text_max]
-            for asker, name, follows in job.askers:
-                if follows and not asker.gone:
-                    told = TellProgress(id=name, attempt=job.attempts, done=said.done, total=said.total, note=note)
-                    self._machine.said.append((asker, told, ()))
+        if job is None:
+            return
+        for field, number in (("done", said.done), ("total", said.total)):
+            if number is not None and not -_INFINITE < number < _INFINITE:
+                text = f"{field} is {number}: it must be a finite number"
+                self.refuse(session, said.n, said.token, BAD_REPORT, text)
+                return
+        self._machine.heard_of(job, now)
+        note = said.note[: self._limits.error_text_max]
+        for asker, name, follows in job.askers:
+            if follows and not asker.gone:
+                told = TellProgress(id=name, attempt=job.attempts, done=said.done, total=said.total, note=note)
+                self._machine.said.append((asker, told, ()))
 
     def extended(self, session: Session, said: Extend, now: int) -> None:
         """The attempt needs longer."""
