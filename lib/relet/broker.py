@@ -143,14 +143,6 @@ class Broker:
         self._closing = contextlib.ExitStack()
         if context is None:
             self._closing.callback(self._context.term)
-        self._bind(endpoints, implementation)
-        self.endpoints: Mapping[str, str] = MappingProxyType(
-            {
-                "clients": self._clients.endpoint,
-                "workers": self._workers.endpoint,
-                "answers": self._answers.endpoint,
-            }
-        )
         self._clock = LeaseClock()
         self._machine = Machine(
             _tokens(),
@@ -164,12 +156,20 @@ class Broker:
         )
         self._machine.wall_ns = time.time_ns() - self._clock.now()
         self._store = store
-        if store is not None:
+        if store is not None:  # before the sockets are bound: who could connect meanwhile would find a silent broker
             try:
                 self._machine.load(store.load(), self._clock.now())
             except BaseException:
                 self._closing.close()
                 raise
+        self._bind(endpoints, implementation)
+        self.endpoints: Mapping[str, str] = MappingProxyType(
+            {
+                "clients": self._clients.endpoint,
+                "workers": self._workers.endpoint,
+                "answers": self._answers.endpoint,
+            }
+        )
         self._server = Server(self._machine, self._clients, self._workers, self._answers, self._publisher, store)
         self._alarm = Alarm()
         self._monitors = {port.monitor.fileno(): port.monitor for port in (self._answers, self._workers, self._clients)}

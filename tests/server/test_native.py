@@ -33,9 +33,11 @@ from relet.messages import (
     Inquire,
     Item,
     JobState,
+    Outcome,
     Partial,
     Progress,
     ReportRefused,
+    Said,
     Submit,
     Submitted,
     TellPartial,
@@ -258,6 +260,68 @@ def test_what_is_too_large_is_refused_where_it_belongs(site: Site, frames: list[
     assert error(worker).code == "too_large"
     worker.say(Complete(token=job.token, n=3), b"fits")
     assert client.outcome()[1] == [b"fits"]
+
+
+# --- Silence
+
+
+def test_native_clients_hear_of_a_broker_that_does_not_read_them(site: Site) -> None:
+    """Liveness: a broker that clients of 2010 have filled up "says `heartbeat` by itself", and outcomes."""
+    site.open(limits=Limits(jobs_max=10, liveness_ns=400 * MS))
+    client = Client(site)
+    request = client.submit(b"native", queue="slow")
+    site.until(lambda: site.broker.jobs_open == 1)
+    flood = site.client(zmq.DEALER)
+    for _ in range(20):
+        flood.send_multipart([b"", b"old"])
+    site.until(lambda: site.lines.of(Event.INTAKE_PAUSED))
+    for _ in range(3):
+        assert client.hear(Heartbeat)[0].told == 0
+    worker = Worker(site, credit=1, queues=("slow",))
+    worker.say(Complete(token=worker.job()[0].token, n=1), b"done")
+    heard: list[Any] = []
+    while not heard or not isinstance(heard[-1], Heartbeat) or heard[-1].told == 0:
+        heard.append(client.hear(Said)[0])
+    assert [it.id for it in heard if isinstance(it, Outcome)] == [request]
+    assert isinstance(heard[-2], Outcome), "a heartbeat tells of outcomes that came before it"
+
+
+def test_a_draining_broker_hears_and_answers_everybody(site: Site) -> None:
+    """Liveness: "A broker that drains hears and answers everybody as before, but for new requests"."""
+    site.open()
+    client, worker = Client(site), Worker(site, credit=1)
+    client.submit(b"job")
+    job, _ = worker.job()
+    site.broker.stop()
+    site.broker.turn()
+    client.say(Heartbeat())
+    client.hear(Heartbeat)
+    worker.say(Heartbeat())
+    worker.hear(Heartbeat)
+    client.submit(b"late")
+    assert refused(client) == "draining"
+    Client(site)
+    Worker(site)
+    worker.say(Complete(token=job.token, n=1), b"done")
+    assert client.outcome()[1] == [b"done"]
+
+
+def test_who_does_not_read_gets_no_heartbeats_on_top(site: Site) -> None:
+    """What waits for a client that does not read needs no proof of life behind it; its outbox is for outcomes."""
+    site.open(limits=Limits(jobs_max=10, liveness_ns=8 * MS))
+    clients = [Client(site) for _ in range(3)]
+    flood = site.client(zmq.DEALER)
+    for _ in range(20):
+        flood.send_multipart([b"", b"old"])
+    site.until(lambda: site.lines.of(Event.INTAKE_PAUSED))
+    outbox = site.broker._server.outbox
+    deaf = next(iter(site.broker._machine.requests.askers))
+    assert outbox._wait((deaf.peer, deaf.path, b"an outcome"), None)
+    outbox.retry = list  # type: ignore[method-assign]  # it goes on not to read
+    for _ in range(3):
+        for client in clients[1:]:
+            client.hear(Heartbeat)
+    assert len(outbox) == 1
 
 
 # --- `submitted`, every code

@@ -366,8 +366,8 @@ class NativePeer(Peer[R]):
             self._greeting_told = True
             self._warn(
                 Event.BROKER_UNREACHABLE,
-                text="connected, but the broker does not answer in the native dialect; if it is older than that, or not"
-                ' relet, say dialect="2010"',
+                text="connected, but the broker does not answer in the native dialect: it has no room to read more; or,"
+                ' if it is older than that, or not relet, say dialect="2010"',
             )
         if self._open:
             self._hello_due = True
