@@ -971,7 +971,26 @@ def test_what_a_bound_made_us_forget_is_expired(talk: Any) -> None:
         jobs.append(c.asks(body).job)
         w.complete(body)
         it.wait(1 * S)
+        if body == b"a":
+            assert c.inquire(id=name(b"never")).state == "unknown"
     assert [c.inquire(job=job).state for job in jobs] == ["expired", "completed"]
+    assert [c.inquire(id=name(each)).state for each in (b"a", b"b", b"never")] == ["expired", "completed", "expired"]
+    c.receive()
+    assert c.inquire(job=jobs[1]).state == "unknown", "it is younger than what was forgotten"
+    assert c.inquire(id=name(b"b")).state == "expired", "that cannot be told of a request id"
+
+
+def test_what_was_received_is_unknown(talk: Any) -> None:
+    """`state`: "An outcome that was received is not forgotten in this sense"."""
+    it = talk(limits=Limits(outcome_ns=10 * S))
+    c, w = it.client(), it.worker(credit=1)
+    job = c.asks(b"a").job
+    w.complete(b"a")
+    c.receive()
+    assert c.inquire(id=name(b"a")).state == c.inquire(job=job).state == "unknown"
+    it.wait(10 * S)
+    assert c.inquire(id=name(b"a")).state == "unknown"
+    assert c.inquire(job=job).state == "expired"
 
 
 def test_who_inquires_may_wait(talk: Any) -> None:
