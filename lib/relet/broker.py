@@ -144,14 +144,6 @@ class Broker:
         self._closing = contextlib.ExitStack()
         if context is None:
             self._closing.callback(self._context.term)
-        self._bind(endpoints, implementation)
-        self.endpoints: Mapping[str, str] = MappingProxyType(
-            {
-                "clients": self._clients.endpoint,
-                "workers": self._workers.endpoint,
-                "answers": self._answers.endpoint,
-            }
-        )
         self._clock = LeaseClock()
         self._machine = Machine(
             _tokens(),
@@ -165,12 +157,20 @@ class Broker:
         )
         self._machine.wall_ns = time.time_ns() - self._clock.now()
         self._store = store
-        if store is not None:
+        if store is not None:  # before the sockets are bound: who could connect meanwhile would find a silent broker
             try:
                 self._machine.load(store.load(), self._clock.now())
             except BaseException:
                 self._closing.close()
                 raise
+        self._bind(endpoints, implementation)
+        self.endpoints: Mapping[str, str] = MappingProxyType(
+            {
+                "clients": self._clients.endpoint,
+                "workers": self._workers.endpoint,
+                "answers": self._answers.endpoint,
+            }
+        )
         self._server = Server(self._machine, self._clients, self._workers, self._answers, self._publisher, store)
         self._alarm = Alarm()
         self._monitors = {port.monitor.fileno(): port.monitor for port in (self._answers, self._workers, self._clients)}
@@ -228,19 +228,19 @@ class Broker:
 
     def run(self) -> int:
         """Serves until `stop`; returns how many jobs the stop ended whose clients were there to be told of failure."""
-        self._say(
-            Event.BROKER_READY,
-            **self.endpoints,
-            tries=self.tries,
-            timeout_s=self.timeout,
-            pump=self.pump,
-            open_to_others=self.open_to_others,
-        )
-        if not self.hears_deaths:
-            self._say(Event.BROKER_DEAF_TO_DEATHS)
-        signals = self._hear_signals()
+        signals = self._hear_signals()  # before anybody knows where to connect: it takes two descriptors
         self._running = True
         try:
+            self._say(
+                Event.BROKER_READY,
+                **self.endpoints,
+                tries=self.tries,
+                timeout_s=self.timeout,
+                pump=self.pump,
+                open_to_others=self.open_to_others,
+            )
+            if not self.hears_deaths:
+                self._say(Event.BROKER_DEAF_TO_DEATHS)
             while not self._stops:
                 self._turn(None)
             self._drain()

@@ -103,6 +103,8 @@ class Conversation:
         """Sessions to which a safe number is to be told."""
         self._ack_at = NEVER
         """When that must be, though no job carries it."""
+        self._unassured: list[Asker] = []
+        """Clients that are still to be told that the broker is there."""
 
     # --- In
 
@@ -345,6 +347,15 @@ class Conversation:
         if dropped:
             machine.counters.reply_dropped += dropped
             machine.notices.append((Event.REPLY_DROPPED, {"count": dropped, "jobs": []}))
+
+    def reassure(self, clients_max: int) -> bool:
+        """Says to clients, some at a time, that the broker is there though it does not read them; whether all were
+        told. Who does not read either is told nothing more.
+        """
+        left = self._unassured or list(self._machine.requests.askers)
+        some, self._unassured = left[:clients_max], left[clients_max:]
+        self.say([(asker, Heartbeat(told=asker.told), ()) for asker in some if asker.peer not in self._outbox])
+        return not self._unassured
 
     def due(self) -> int:
         """When `flush_acks` has something to do."""

@@ -98,6 +98,9 @@ PlainSubmitted: TypeAlias = "tuple[Peer, Path, bytes, int, Body]"
 NativeRun: TypeAlias = "Native | list[PlainCompleted] | list[PlainSubmitted]"
 """A message, or a run of messages of one of the two kinds that nearly all are of: the pump may read those itself."""
 
+WRONG_ENDPOINT: Final = "wrong_endpoint"
+"""Code of the error that answers the hello of a client at the workers' endpoint, or of a worker at the clients'."""
+
 TOO_LARGE = "too_large"
 TOO_MANY_PEERS = "too_many_peers"
 UNDELIMITED = "undelimited"
@@ -171,8 +174,8 @@ class Said(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, gc=Fa
 class WorkerHello(Said, frozen=True, kw_only=True, tag="hello"):
     """A worker announces itself: on every new connection, before anything else."""
 
-    incarnation: bytes
-    """16 random bytes, drawn when the worker began."""
+    incarnation: bytes = b""
+    """16 random bytes, drawn when the worker began; b"": it is no worker."""
     queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     """What it serves, the most important first."""
     capacity: Count = 1
@@ -352,6 +355,8 @@ class Error(Said, frozen=True, kw_only=True, tag="error"):
     text: str = ""
     of: str = ""
     """What the message called itself, where it could be read."""
+    id: bytes = b""
+    """Of an `inquire`: the id of the request, or of the job, by which it asked."""
 
 
 ToWorker: TypeAlias = Welcome | Dispatch | Ack | ReportRefused | Recall | Cancel | Heartbeat | Error
@@ -362,6 +367,8 @@ class ClientHello(Said, frozen=True, kw_only=True, tag="hello"):
 
     features: tuple[str, ...] = ()
     agent: str = ""
+    incarnation: bytes = b""
+    """A client has none: who has one is a worker at the wrong endpoint."""
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, kw_only=True):

@@ -20,6 +20,7 @@ from relet.core.effects import Notice, Saying, Told
 from relet.core.job import Job
 from relet.core.lease import NEVER
 from relet.core.machine import Machine
+from relet.core.reports import HEARTBEATS_PER_LIVENESS
 from relet.core.roster import Session
 from relet.dialects import d2010
 from relet.events import Event
@@ -92,6 +93,8 @@ class Server:
         self._answers_behind_since: int | None = None
         self._retry_at = 0
         self._retry_ns = OUTBOX_RETRY_NS_MIN
+        self._reassure_at = 0
+        """When native clients are told next that the broker is there, should it not read them then."""
 
     def turn(self, now: int, wall: int = 0) -> None:
         """One turn at `now`, nanoseconds of lease time, which is `wall` nanoseconds since 1970 (UTC)."""
@@ -129,6 +132,8 @@ class Server:
             self._say()
         if self.outbox and now >= self._retry_at:
             self._retry(now)
+        if self.paused and now >= self._reassure_at:
+            self._reassure(now)
         if self._store is not None and (machine.has_records or machine.notices):  # made after this turn's records left
             self.busy = True
         if self.paused and min(machine.room()) > 0:  # what ended in this turn made room: come back for the clients
@@ -144,6 +149,8 @@ class Server:
         due = self.machine.next_deadline()
         if self.outbox:
             due = self._retry_at if due is None else min(due, self._retry_at)
+        if self.paused and self.machine.requests.askers.count:
+            due = self._reassure_at if due is None else min(due, self._reassure_at)
         acks = self._conversation.due()
         if acks != NEVER:
             due = acks if due is None else min(due, acks)
@@ -340,6 +347,15 @@ class Server:
             for peer in (*gone, *workers.take_lost()):
                 machine.lost(peer, now)
             machine.match(now)
+
+    def _reassure(self, now: int) -> None:
+        """Heartbeats of clients lie unread: they are told so often as they would ask, lest they connect anew, and miss
+        the outcomes of their jobs until they are read again.
+        """
+        if self._conversation.reassure(self.limits.turn_steps_max):
+            self._reassure_at = now + self.limits.liveness_ns // HEARTBEATS_PER_LIVENESS
+        else:
+            self.busy = True
 
     def _retry(self, now: int) -> None:
         before = self.outbox.bytes

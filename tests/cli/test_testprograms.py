@@ -185,6 +185,22 @@ def test_a_broker_that_is_not_there_is_said(
     assert len([line for line in peer.err.text.splitlines() if "broker_unreachable" in line]) == 1
 
 
+@pytest.mark.parametrize(
+    ("program", "role", "advice"),
+    [("testclient.py", "workers", "connect clients to"), ("testworker.py", "clients", "connect workers to")],
+)
+def test_the_endpoint_of_the_others_is_a_usage_error(
+    start: Start, broker: Broker, program: str, role: str, advice: str
+) -> None:
+    """The broker says so, and the program ends with 2 and says what to change."""
+    more = (broker.endpoints["answers"], "0") if program == "testworker.py" else ()
+    peer = start(program, broker.endpoints[role], *more)
+    assert peer.end() == Exit.USAGE
+    assert peer.err.text.splitlines()[-1].startswith(f"{program}: {broker.endpoints[role]}: this is the endpoint for")
+    assert advice in peer.err.text
+    assert peer.out.text == ""
+
+
 def test_a_client_need_not_wait_for_ever(start: Start, tmp_path: Any) -> None:
     """With --wait it ends with 3 when no broker comes."""
     client = start("testclient.py", "--wait", "300ms", f"ipc://{tmp_path}/nowhere")

@@ -17,6 +17,7 @@ from relet.client.peer import Request
 from relet.client.peer_native import (
     AGAIN_MAX,
     GREETING_NS,
+    MISPLACED_NS,
     RECEIPT_BYTES_MAX,
     RECEIPT_QUIET_NS,
     RECEIPTS_MAX,
@@ -42,6 +43,7 @@ from relet.messages import (
     TellProgress,
     Welcome,
 )
+from relet.transport.endpoints import EndpointError
 
 MS = 1_000_000
 HEARTBEAT_MS = 1_000
@@ -314,6 +316,36 @@ def test_other_errors_are_counted_and_logged_at_a_bounded_rate(talk: Talk) -> No
     assert len(talk.peer.notices) == 1
     assert len(talk.peer.notices[0].fields["text"]) == 500
     assert len(talk.peer) == 1
+
+
+def test_a_client_at_the_workers_endpoint_ends_what_is_open() -> None:
+    """Nobody would ever answer; what is submitted later tries anew, and the log says it once for a connection."""
+    talk = Talk(welcome=False)
+    talk.peer.became_connected(talk.now)
+    talk.submit(asked := job(), handed := Request(b"x", None, ENQUEUE, NAME), waits := Request(b"", None, RESULT, NAME))
+    assert talk.said() == [ClientHello(features=("follows",), agent="test")]
+    wrong = Error(code="wrong_endpoint", text="connect clients to CLIENTS", of="hello")
+    ended = talk.hear(wrong)
+    assert [request for request, _ in ended] == [asked, handed, waits]
+    assert {(type(outcome), str(outcome)) for _, outcome in ended} == {(EndpointError, "connect clients to CLIENTS")}
+    assert (len(talk.peer), talk.peer.unsent, talk.peer._guests) == (0, 0, {})
+    assert talk.events() == ["broker_unreachable"]
+    assert talk.peer.due is None
+    talk.submit(later := job())
+    assert talk.said() == []
+    assert talk.peer.due == talk.now + MISPLACED_NS
+    talk.advance(MISPLACED_NS)
+    assert [type(message) for message in talk.said()] == [ClientHello]
+    assert [request for request, _ in talk.hear(wrong)] == [later]
+    assert talk.events() == []
+
+
+def test_a_client_that_is_welcome_is_at_the_right_endpoint(talk: Talk) -> None:
+    """Whatever a broker says then."""
+    talk.submit(asked := job())
+    talk.send()
+    assert talk.hear(Error(code="wrong_endpoint")) == []
+    assert talk.outcome(asked) == [(asked, b"done")]
 
 
 # --- Silence.
@@ -1054,6 +1086,38 @@ def test_what_is_not_there_cannot_be_waited_for(talk: Talk, state: str, error: t
     talk.send()
     ((request, outcome),) = talk.hear(JobState(id=NAME, state=state))
     assert (request, type(outcome)) == (question, error)
+
+
+def test_a_question_that_is_refused_ends_with_its_code(talk: Talk) -> None:
+    """An `error` with an `id`: the question of that name ends; others wait on, and so does who asks for the state."""
+    question, by_job = Request(b"", None, RESULT, NAME), Request(b"", None, Asking(Kind.RESULT, by_job=True), b"j" * 16)
+    other, status = Request(b"", None, RESULT, b"another one's own id"), Request(b"", None, STATE, NAME)
+    talk.submit(question, by_job, other, status)
+    talk.send()
+    full = Error(code="too_many_askers", text="100 wait", of="inquire", id=NAME)
+    ((request, outcome),) = talk.hear(full)
+    assert request is question
+    assert isinstance(outcome, JobRefused)
+    assert (outcome.code, outcome.text) == ("too_many_askers", "100 wait")
+    ((request, outcome),) = talk.hear(Error(code="too_many_askers", of="inquire", id=b"j" * 16))
+    assert request is by_job
+    assert talk.hear(full) == []
+    assert talk.peer.counters.refused == 2
+    assert talk.outcome(other) == [(other, b"done")]
+    assert talk.hear(JobState(id=NAME, state="running")) == [(status, JobStatus("running"))]
+
+
+def test_a_question_that_is_refused_waits_with_the_job_that_is_asked_for_here(talk: Talk) -> None:
+    """Its outcome comes anyway; and what was not asked yet cannot have been refused."""
+    asked, question = Request(b"x", None, name=NAME), Request(b"", None, RESULT, NAME)
+    talk.submit(asked, question)
+    talk.send()
+    assert talk.hear(Error(code="too_many_askers", of="inquire", id=NAME)) == []
+    assert {request for request, _ in talk.outcome(asked)} == {asked, question}
+    talk.submit(unsent := Request(b"", None, RESULT, NAME))
+    assert talk.hear(Error(code="too_many_askers", of="inquire", id=NAME)) == []
+    talk.send()
+    assert talk.outcome(unsent) == [(unsent, b"done")]
 
 
 def test_the_state_of_a_job_is_told_as_it_is(talk: Talk) -> None:

@@ -28,6 +28,7 @@ from relet.messages import (
     Progress,
     Recall,
     Refused,
+    ReportRefused,
     TellPartial,
     TellProgress,
     WorkerAsk,
@@ -416,6 +417,24 @@ def test_an_extension_by_nothing_cannot_be(talk: Any) -> None:
     c.submit(b"a")
     n = w.extend(b"a", 0)
     assert w.refused() == [(n, "bad_report")]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("field", ["done", "total"])
+def test_progress_is_told_in_finite_numbers(talk: Any, field: str, wrong: float) -> None:
+    """`bad_report`: "says something that cannot be"; nobody who follows hears of it, and no silence ends by it."""
+    it = talk()
+    c, w = it.client(), it.worker(credit=1)
+    c.submit(b"a", follow=True, silence_ms=1_000)
+    w.start(b"a")
+    it.wait(1 * S - 1)
+    n = w.progress(b"a", **{field: wrong})
+    (refused,) = w.take(ReportRefused)
+    assert (refused.n, refused.code) == (n, "bad_report")
+    assert refused.text.startswith(f"{field} is {wrong}")
+    assert c.take(TellProgress) == []
+    it.wait(1)
+    assert it.state(b"a") == "AVAILABLE"
 
 
 def test_an_extension_of_a_job_without_a_limit_changes_nothing(talk: Any) -> None:

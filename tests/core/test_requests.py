@@ -414,8 +414,13 @@ def test_askers_of_one_job_have_a_bound(talk: Any) -> None:
     one.submit(b"a")
     two.submit(b"a")
     assert three.asks(b"a").code == "too_many_askers"
+    job = two.asks(b"a").job
     assert three.inquire(id=name(b"a"), wait=True) is None
-    assert [error.code for error in three.take(Error)] == ["too_many_askers"]
+    assert three.inquire(job=job, wait=True) is None
+    assert [(error.code, error.id) for error in three.take(Error)] == [
+        ("too_many_askers", name(b"a")),
+        ("too_many_askers", job),
+    ]
     assert three.inquire(id=name(b"a")).state == "available"
     assert two.asks(b"a").joined, "who waits already takes no second place"
     one.lose()
@@ -945,9 +950,21 @@ def test_what_is_not_known_is_unknown_or_expired(talk: Any) -> None:
     it.wait(10 * S)
     assert c.inquire(job=job).state == "expired"
     assert c.inquire(id=name(b"a")).state == "expired"
-    for never in (b"", b"short", b"\xff" * 16):
+    for never in (b"short", b"\xff" * 16):
         assert c.inquire(job=never).state == "unknown"
-    assert c.inquire().state == "unknown"
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_who_asks_for_nothing_is_told_what_is_missing(talk: Any, wait: bool) -> None:
+    """`bad_request`: "is an `inquire` that names neither a request nor a job"."""
+    it = talk()
+    c = it.client()
+    c.asks(b"a")
+    assert c.inquire(wait=wait) is None
+    (error,) = c.take(Error)
+    assert (error.code, error.of, error.id) == ("bad_request", "inquire", b"")
+    assert "`id`" in error.text
+    assert "`job`" in error.text
 
 
 def test_what_a_bound_made_us_forget_is_expired(talk: Any) -> None:
@@ -959,7 +976,26 @@ def test_what_a_bound_made_us_forget_is_expired(talk: Any) -> None:
         jobs.append(c.asks(body).job)
         w.complete(body)
         it.wait(1 * S)
+        if body == b"a":
+            assert c.inquire(id=name(b"never")).state == "unknown"
     assert [c.inquire(job=job).state for job in jobs] == ["expired", "completed"]
+    assert [c.inquire(id=name(each)).state for each in (b"a", b"b", b"never")] == ["expired", "completed", "expired"]
+    c.receive()
+    assert c.inquire(job=jobs[1]).state == "unknown", "it is younger than what was forgotten"
+    assert c.inquire(id=name(b"b")).state == "expired", "that cannot be told of a request id"
+
+
+def test_what_was_received_is_unknown(talk: Any) -> None:
+    """`state`: "An outcome that was received is not forgotten in this sense"."""
+    it = talk(limits=Limits(outcome_ns=10 * S))
+    c, w = it.client(), it.worker(credit=1)
+    job = c.asks(b"a").job
+    w.complete(b"a")
+    c.receive()
+    assert c.inquire(id=name(b"a")).state == c.inquire(job=job).state == "unknown"
+    it.wait(10 * S)
+    assert c.inquire(id=name(b"a")).state == "unknown"
+    assert c.inquire(job=job).state == "expired"
 
 
 def test_who_inquires_may_wait(talk: Any) -> None:

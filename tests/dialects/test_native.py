@@ -21,6 +21,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from relet import messages
 from relet.core import reports, requests
 from relet.core.job import TABLE, Cause, Reason, State
 from relet.dialects import d2010, native
@@ -415,7 +416,7 @@ def codes_in_the_code() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
                 found.add(str(node.value.value))
-    for module in (native, requests, reports):
+    for module in (messages, native, requests, reports):
         for line in inspect.getsource(module).splitlines():
             constant = re.match(r'([A-Z_]+): Final = "([a-z_]+)"$', line)
             if constant and constant[1].lower() == constant[2]:

@@ -232,3 +232,46 @@ def test_a_job_that_kills_its_worker_spends_its_tries(place: Place, tries: int) 
             future.result(LIMIT_S)
     assert failed.value.reason == "tries_spent"
     assert failed.value.attempts == tries
+
+
+POISONED = """
+import os, sys
+import relet
+
+def handler(body):
+    if body == b"poison":
+        sys.stdin.readline()
+        os.kill(os.getpid(), 9)
+    return body
+
+workers, answers, dialect = sys.argv[1:]
+relet.Worker(workers, answers, handler, dialect=dialect, ahead=4).run()
+"""
+
+
+@pytest.mark.parametrize("dialect", ["native", "2010"])
+def test_a_poison_job_and_the_good_ones_behind_it(place: Place, dialect: str) -> None:
+    """docs/operations.md: what a native worker holds behind a job that kills it loses nothing; in the dialect of 2010
+    each of them has lost an attempt.
+    """
+    broker = place.broker("--log-level", "debug", "-t", "3")
+    client = plain_client(place, broker)
+    names = sent(client, broker, b"poison", b"good 1", b"good 2", b"good 3")
+    ends = broker.endpoints["workers"], broker.endpoints["answers"]
+    for attempt in (1, 2, 3):
+        victim = place.program("-c", POISONED, *ends, dialect, reads="stdout")
+        broker.event("job_dispatched", 4 * attempt)
+        if dialect == "native":
+            broker.event("job_started", attempt)
+        assert victim.process.stdin is not None
+        victim.process.stdin.write(b"die\n")
+        victim.process.stdin.flush()
+        assert victim.ended() == -signal.SIGKILL
+    place.program("-c", POISONED, *ends, dialect, reads="stdout")
+    answered(client, names)
+    told = [(said.get("state", "completed"), said.get("attempts", 1)) for said, _ in map(client.outcomes.get, names)]
+    spent = ("discarded", 3)
+    assert told == [spent, *([("completed", 1)] if dialect == "native" else [spent]) * 3]
+    counted = ended(broker, client)
+    assert counted["attempts_lost"] == (3 if dialect == "native" else 12)
+    assert counted.get("handovers_returned", 0) == (9 if dialect == "native" else 0)

@@ -7,11 +7,9 @@ machine room does to programs: a broker that is restarted, a worker that is kill
 from __future__ import annotations
 
 import ast
-import io
 import signal
 import sys
 import time
-import tokenize
 from pathlib import Path
 
 import pytest
@@ -22,20 +20,7 @@ from .plain_client import Client
 
 FOLDER = Path(__file__).parent
 PLAIN = (FOLDER / "plain_client.py", FOLDER / "plain_worker.py")
-LINES_MAX = 99
-
-
-def lines_of_code(text: str) -> int:
-    """Lines that are neither blank nor comment nor docstring."""
-    tree = ast.parse(text)
-    said: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            said.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
-    idle = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    lines = {line for token in tokens if token.type not in idle for line in range(token.start[0], token.end[0] + 1)}
-    return len(lines - said)
+LINES_OVER = 100
 
 
 def imported(text: str) -> set[str]:
@@ -51,16 +36,14 @@ def imported(text: str) -> set[str]:
 
 @pytest.mark.parametrize("path", PLAIN, ids=lambda path: path.stem)
 def test_plain_peers_are_short_and_know_only_zmq_and_msgpack(path: Path) -> None:
-    """docs/protocol.md is enough: under 100 lines, and nothing of ours is imported."""
+    """docs/protocol.md is enough: under 100 lines, words about them included, and nothing of ours is imported."""
     text = path.read_text()
-    assert lines_of_code(text) <= LINES_MAX
+    assert len(text.splitlines()) < LINES_OVER
     assert imported(text) - set(sys.stdlib_module_names) == {"zmq", "msgpack"}
 
 
-def test_the_count_and_the_list_can_be_wrong() -> None:
-    """Code is counted, words about it are not; a hidden import is found."""
-    text = '"""Theory.\n\nMore."""\n\nimport os  # why\n\n# A comment.\nx = [\n    1,\n]\n'
-    assert lines_of_code(text) == 4
+def test_a_hidden_import_is_found() -> None:
+    """Of a package, of ours, of a part of one: wherever in the file."""
     assert imported("def f():\n    from relet.dialects import native\n    import zmq.green") == {"relet", "zmq"}
 
 

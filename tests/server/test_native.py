@@ -33,9 +33,11 @@ from relet.messages import (
     Inquire,
     Item,
     JobState,
+    Outcome,
     Partial,
     Progress,
     ReportRefused,
+    Said,
     Submit,
     Submitted,
     TellPartial,
@@ -152,6 +154,21 @@ def test_another_version_is_answered_in_ours(site: Site, role: str, version: int
     assert error(peer).code == "no_session"
 
 
+@pytest.mark.parametrize(("role", "advice"), [("clients", "WORKERS"), ("workers", "CLIENTS")])
+def test_who_comes_to_the_endpoint_of_the_others_is_told_where_to_go(site: Site, role: str, advice: str) -> None:
+    """`wrong_endpoint`: "is the hello of a client at WORKERS, or of a worker at CLIENTS"; there is no session then."""
+    site.open()
+    peer = Native(site, role)
+    peer.say(WorkerHello(incarnation=name()) if role == "clients" else ClientHello(features=("follows",)))
+    said = error(peer)
+    assert (said.code, said.of) == ("wrong_endpoint", "hello")
+    assert advice in said.text
+    peer.say({"t": "heartbeat"})
+    assert error(peer).code == "no_session"
+    peer.say(ClientHello() if role == "clients" else WorkerHello(incarnation=name()))
+    peer.hear(Welcome)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"incarnation": b"short"}, {"queues": []}, {"queues": [""]}, {"queues": ["q" * 201]}]
 )
@@ -196,11 +213,12 @@ def test_too_many_connections_and_paths_are_told(site: Site) -> None:
         first, _ = kind(site), kind(site)
         if isinstance(first, Client):
             first.submit(b"job")  # one that waits for nothing would make room
+        hello = WorkerHello(incarnation=name()) if role == "workers" else ClientHello()
         third = Native(site, role)
-        third.say({"t": "hello", "incarnation": name()})
+        third.say(hello)
         assert error(third).code == "too_many_peers"
         path = Native(site, role, first.socket, (b"other",))
-        path.say({"t": "hello", "incarnation": name()})
+        path.say(hello)
         assert error(path).code == "too_many_peers"
 
 
@@ -242,6 +260,68 @@ def test_what_is_too_large_is_refused_where_it_belongs(site: Site, frames: list[
     assert error(worker).code == "too_large"
     worker.say(Complete(token=job.token, n=3), b"fits")
     assert client.outcome()[1] == [b"fits"]
+
+
+# --- Silence
+
+
+def test_native_clients_hear_of_a_broker_that_does_not_read_them(site: Site) -> None:
+    """Liveness: a broker that clients of 2010 have filled up "says `heartbeat` by itself", and outcomes."""
+    site.open(limits=Limits(jobs_max=10, liveness_ns=400 * MS))
+    client = Client(site)
+    request = client.submit(b"native", queue="slow")
+    site.until(lambda: site.broker.jobs_open == 1)
+    flood = site.client(zmq.DEALER)
+    for _ in range(20):
+        flood.send_multipart([b"", b"old"])
+    site.until(lambda: site.lines.of(Event.INTAKE_PAUSED))
+    for _ in range(3):
+        assert client.hear(Heartbeat)[0].told == 0
+    worker = Worker(site, credit=1, queues=("slow",))
+    worker.say(Complete(token=worker.job()[0].token, n=1), b"done")
+    heard: list[Any] = []
+    while not heard or not isinstance(heard[-1], Heartbeat) or heard[-1].told == 0:
+        heard.append(client.hear(Said)[0])
+    assert [it.id for it in heard if isinstance(it, Outcome)] == [request]
+    assert isinstance(heard[-2], Outcome), "a heartbeat tells of outcomes that came before it"
+
+
+def test_a_draining_broker_hears_and_answers_everybody(site: Site) -> None:
+    """Liveness: "A broker that drains hears and answers everybody as before, but for new requests"."""
+    site.open()
+    client, worker = Client(site), Worker(site, credit=1)
+    client.submit(b"job")
+    job, _ = worker.job()
+    site.broker.stop()
+    site.broker.turn()
+    client.say(Heartbeat())
+    client.hear(Heartbeat)
+    worker.say(Heartbeat())
+    worker.hear(Heartbeat)
+    client.submit(b"late")
+    assert refused(client) == "draining"
+    Client(site)
+    Worker(site)
+    worker.say(Complete(token=job.token, n=1), b"done")
+    assert client.outcome()[1] == [b"done"]
+
+
+def test_who_does_not_read_gets_no_heartbeats_on_top(site: Site) -> None:
+    """What waits for a client that does not read needs no proof of life behind it; its outbox is for outcomes."""
+    site.open(limits=Limits(jobs_max=10, liveness_ns=8 * MS))
+    clients = [Client(site) for _ in range(3)]
+    flood = site.client(zmq.DEALER)
+    for _ in range(20):
+        flood.send_multipart([b"", b"old"])
+    site.until(lambda: site.lines.of(Event.INTAKE_PAUSED))
+    outbox = site.broker._server.outbox
+    deaf = next(iter(site.broker._machine.requests.askers))
+    assert outbox._wait((deaf.peer, deaf.path, b"an outcome"), None)
+    outbox.retry = list  # type: ignore[method-assign]  # it goes on not to read
+    for _ in range(3):
+        for client in clients[1:]:
+            client.hear(Heartbeat)
+    assert len(outbox) == 1
 
 
 # --- `submitted`, every code
@@ -340,7 +420,7 @@ def test_conflict_and_too_many_askers(site: Site) -> None:
     assert refused(other) == "too_many_askers"
     other.say(Inquire(id=request, wait=True))
     said = error(other)
-    assert (said.code, said.of) == ("too_many_askers", "inquire")
+    assert (said.code, said.of, said.id) == ("too_many_askers", "inquire", request)
 
 
 # --- `refused`, every code
@@ -365,9 +445,10 @@ def test_reports_that_have_no_effect_are_refused_and_acknowledged(site: Site) ->
     told(first, Extend(token=token, n=2, run_ms=0), "bad_report")
     told(first, Extend(token=token, n=3, run_ms=1_001), "ceiling")
     told(first, Complete(token=token, n=4, headers={"h": "x" * 9_000}), "bad_report")
-    first.say(Fail(token=token, n=5, kind="Broken", text="it broke"))
-    assert first.hear(Ack)[0].ack == 5
-    for n, kind in enumerate((Fail, HandBack, Partial, Progress), 6):  # the job waits ...
+    told(first, Progress(token=token, n=5, done=float("nan")), "bad_report")
+    first.say(Fail(token=token, n=6, kind="Broken", text="it broke"))
+    assert first.hear(Ack)[0].ack == 6
+    for n, kind in enumerate((Fail, HandBack, Partial, Progress), 7):  # the job waits ...
         told(first, kind(token=token, n=n), "superseded")
     second.say(WorkerAsk(credit=1))
     again, _ = second.job()
@@ -378,7 +459,7 @@ def test_reports_that_have_no_effect_are_refused_and_acknowledged(site: Site) ->
     assert client.outcome()[1] == [b"done"]
     for n, kind in enumerate((Complete, Fail, HandBack, Partial, Progress), 20):
         told(first, kind(token=token, n=n), "not_open")
-    assert site.broker.counters.reports_refused == 17
+    assert site.broker.counters.reports_refused == 18
 
 
 def test_a_refused_report_leaves_nothing_behind(site: Site) -> None:

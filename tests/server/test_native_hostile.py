@@ -429,8 +429,25 @@ def test_a_worker_that_takes_everything_and_starts_nothing_costs_no_time(site: S
         site.until(lambda: site.broker.counters.jobs_completed == 5_000)
 
 
+def test_claims_are_bounded_by_the_header(site: Site) -> None:
+    """Worker hello: "The header's 64 KiB bound the claims": a hello full of them is answered; a larger one is none."""
+    site.open()
+    fit = 3_600
+    tokens = [name() for _ in range(fit)]
+    with others_are_served(site):
+        worker = Native(site, "workers")
+        hello = {"t": "hello", "incarnation": name(), "running": tokens[: fit // 2], "held": tokens[fit // 2 :]}
+        assert native.HEADER_BYTES_MAX - 2_000 < len(msgpack.packb(hello)) <= native.HEADER_BYTES_MAX
+        worker.say(hello)
+        assert worker.hear(Welcome)[0].lost == tuple(tokens)
+        worker.say({**hello, "held": tokens})
+        assert worker.hear(Error)[0].code == "bad_header"
+        worker.say({**hello, "running": [b""] * 30_000, "held": []})
+        assert worker.hear(Welcome)[0].lost == (b"",) * 30_000
+
+
 def test_questions_about_nothing_are_answered_each(site: Site) -> None:
-    """`inquire` with ids of every length, none, and both: `unknown` or `expired`, never silence."""
+    """`inquire` with ids of every length, none, and both: `unknown` or `expired`, an error for none, never silence."""
     site.open()
     with others_are_served(site):
         client = Client(site)
@@ -438,8 +455,9 @@ def test_questions_about_nothing_are_answered_each(site: Site) -> None:
             client.say(Inquire(id=b"x" * size))
             client.say(Inquire(job=b"\0" * size))
             client.say(Inquire(id=b"x" * size, job=b"\xff" * (size % 1_000), wait=True))
-        states = [client.take(site.hear(client.socket))[0].state for _ in range(24)]
-        assert set(states) <= {"unknown", "expired"}
+        heard = [client.take(site.hear(client.socket))[0] for _ in range(24)]
+        assert [it.code for it in heard if isinstance(it, Error)] == ["bad_request"] * 3
+        assert {it.state for it in heard if not isinstance(it, Error)} <= {"unknown", "expired"}
 
 
 def test_many_of_the_worst(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -218,3 +219,24 @@ def test_a_stop_that_rings_just_before_the_poll_is_heard(site: Site) -> None:
     broker.turn()
     broker.turn()
     assert broker._alarm.fileno() not in dict(broker._poller.poll(0))
+
+
+def test_a_broker_that_says_it_is_ready_hears_signals(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found under load: connections that came at once took the descriptors that it wanted for that, and it ended."""
+    heard: list[int] = []
+    broker = site.open()
+    log = site.lines.log
+
+    def said(level: int, event: str, /, **fields: object) -> None:
+        log(level, event, **fields)
+        if event == Event.BROKER_READY.value:
+            descriptor = signal.set_wakeup_fd(-1)
+            heard.append(descriptor)
+            signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+            broker.stop()
+
+    monkeypatch.setattr(site.lines, "log", said)
+    assert broker.run() == 0
+    assert len(heard) == 1
+    assert heard[0] >= 0
+    assert signal.set_wakeup_fd(-1) == -1

@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from relet.broker import Broker
 from relet.core.limits import Limits
 from relet.core.machine import Machine
 from relet.events import Event
-from relet.messages import TOO_LARGE, Native, Peer, Refused
+from relet.messages import TOO_LARGE, Native, Peer, Record, Refused
 from relet.server import Server
 from relet.store import StoreFailed
+from relet.store.memory import MemoryStore
 from relet.testing import LateStore, census
 
 MS = 1_000_000
+
+
+def test_nobody_can_connect_before_the_store_is_loaded(tmp_path: Path) -> None:
+    """Liveness: "One that loads its store listens when that is done": nobody finds a silent broker."""
+    sockets = [tmp_path / role for role in ("clients", "workers", "answers")]
+
+    class Slow(MemoryStore):
+        def load(self) -> Iterator[Record]:
+            bound.extend(it.exists() for it in sockets)
+            return super().load()
+
+    bound: list[bool] = []
+    broker = Broker(*(f"ipc://{it}" for it in sockets), store=Slow())
+    try:
+        assert bound == [False] * 3
+        assert all(it.exists() for it in sockets)
+    finally:
+        broker.close()
+
+
+def test_a_store_that_cannot_be_loaded_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The next broker can have the same endpoints."""
+    endpoints = [f"ipc://{tmp_path}/{role}" for role in "cwa"]
+
+    class Broken(MemoryStore):
+        def load(self) -> Iterator[Record]:
+            raise StoreFailed("unreadable")
+
+    with pytest.raises(StoreFailed, match="unreadable"):
+        Broker(*endpoints, store=Broken())
+    Broker(*endpoints).close()
 
 
 class Port:

@@ -1155,8 +1155,10 @@ def test_what_is_said_of_a_job_that_has_ended_goes_nowhere() -> None:
     [
         (lambda view: view.extend(-1), "an extension is a number of seconds"),
         (lambda view: view.extend(float("nan")), "an extension is a number of seconds"),
-        (lambda view: view.progress(float("inf")), "finite"),
-        (lambda view: view.progress(1, float("nan")), "finite"),
+        (lambda view: view.progress(float("nan")), "done is a finite number, not nan"),
+        (lambda view: view.progress(float("-inf"), 1), "done is a finite number, not -inf"),
+        (lambda view: view.progress(1, float("nan")), "total is a finite number, not nan"),
+        (lambda view: view.progress(1, 10**400), "total is a finite number, not inf"),
         (lambda view: view.partial("text"), "a frame is bytes"),
         (lambda view: view.partial(bytes(2_000)), "send several"),
         (lambda view: setattr(view, "answer_headers", {"a": 1}), "text to text"),

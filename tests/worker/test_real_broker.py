@@ -28,6 +28,19 @@ def worker_of(endpoints: dict[str, str], handler: Any, dialect: str = "native", 
     return relet.Worker(endpoints["workers"], endpoints["answers"], handler, dialect=dialect, **options)
 
 
+def test_who_is_connected_to_the_endpoint_of_the_others_hears_of_it_soon(endpoints: dict[str, str]) -> None:
+    """A client at the workers' endpoint: its calls raise. A worker at the clients': `run` does. Both say what to do."""
+    with relet.Client(endpoints["workers"]) as client:
+        for _ in range(2):
+            with pytest.raises(relet.EndpointError, match="connect clients to the endpoint for clients"):
+                client.call(b"x", timeout=WAIT_SECONDS)
+    running = Running(relet.Worker(endpoints["clients"], handler=bytes))
+    running.join()
+    assert isinstance(running.error, relet.EndpointError)
+    assert str(running.error).startswith(endpoints["clients"])
+    assert "connect workers to the endpoint for workers" in str(running.error)
+
+
 @pytest.mark.parametrize("dialect", ["native", "2010"])
 @pytest.mark.parametrize("asks_in", ["native", "2010"])
 def test_jobs_cross_between_dialects(endpoints: dict[str, str], dialect: str, asks_in: str) -> None:

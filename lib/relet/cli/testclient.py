@@ -96,6 +96,8 @@ def main(arguments: Sequence[str]) -> int:
     live = sys.stdout.isatty() and not values.json and has_rich()
     with run, live_line(run) if live else no_line() as show:
         reached = run.watch(show)
+    if run.misplaced:
+        fail(Exit.USAGE, f"{values.clients}: {run.misplaced}", program=PROGRAM)
     if not reached:
         fail(Exit.UNREACHABLE, f"no broker answered at {values.clients} within {values.wait:g} s", program=PROGRAM)
     tell_summary(run, table=live)
@@ -113,6 +115,7 @@ class Run:
         self.values = values
         self.jobs = values.threads * values.jobs
         self.interrupted = False
+        self.misplaced = ""
         self.tallies = [report.Tally() for _ in range(values.threads)]
         self._stopped = threading.Event()
         self._ended = threading.Event()
@@ -150,6 +153,12 @@ class Run:
     def interrupt(self, _number: int, _frame: FrameType | None) -> None:
         """What a signal does: the run ends, and the summary so far is told."""
         self.interrupted = True
+        self._stopped.set()
+        self._ended.set()
+
+    def _end_misplaced(self, why: str) -> None:
+        """The broker says that this is no endpoint for clients."""
+        self.misplaced = why
         self._stopped.set()
         self._ended.set()
 
@@ -212,7 +221,7 @@ class Run:
                 if self._stopped.is_set():
                     break
                 body = body_of(index, number, values.body_size)
-                settle = _settling(body, tally, window)
+                settle = _settling(body, tally, window, self._end_misplaced)
                 client.submit(body).add_done_callback(settle)
             else:
                 for _ in range(values.window):
@@ -227,8 +236,10 @@ class Run:
                     self._ended.set()
 
 
-def _settling(body: bytes, tally: report.Tally, window: SimpleQueue[None]) -> Callable[[Future[bytes]], None]:
-    from relet import ClientClosed, JobFailed
+def _settling(
+    body: bytes, tally: report.Tally, window: SimpleQueue[None], misplaced: Callable[[str], None]
+) -> Callable[[Future[bytes]], None]:
+    from relet import ClientClosed, EndpointError, JobFailed
 
     sent = time.monotonic()
 
@@ -247,6 +258,8 @@ def _settling(body: bytes, tally: report.Tally, window: SimpleQueue[None]) -> Ca
         elif isinstance(error, TimeoutError):
             tally.add(report.UNANSWERED, seconds)
             tally.name(label_of(body), "no answer")
+        elif isinstance(error, EndpointError):
+            misplaced(str(error))
         elif not isinstance(error, ClientClosed):  # closed: the run was ended, and the job counts as open
             tally.add(report.WRONG, seconds)
             tally.name(label_of(body), str(error))

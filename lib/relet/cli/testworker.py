@@ -26,6 +26,8 @@ from relet.cli.testjobs import answer_to, label_of
 if TYPE_CHECKING:
     from types import FrameType
 
+    from relet import Worker
+
 PROGRAM = "testworker.py"
 LATE_RATE = 0.1
 SEED_BYTES = 4
@@ -182,6 +184,7 @@ class Crew:
             for hand in self._hands
         ]
         self._began = time.monotonic()
+        self._misplaced = ""
 
     def work(self) -> int:
         """Run until a signal comes; the exit code."""
@@ -192,18 +195,32 @@ class Crew:
             f"{PROGRAM}: asking at {values.workers}, answering to {values.answers}; drops {values.drop_rate:.3g}, "
             f"seed {values.seed}; Ctrl-C ends it"
         )
-        threads = [threading.Thread(target=worker.run, daemon=True) for worker in self._workers]
+        threads = [threading.Thread(target=self._run, args=(worker,), daemon=True) for worker in self._workers]
         for thread in threads:
             thread.start()
         self._stopped.wait()
         for thread in threads:
             thread.join(LAST_ANSWERS_SECONDS_MAX)
+        if self._misplaced:
+            fail(Exit.USAGE, self._misplaced, program=PROGRAM)
         tell(self.summary())
         return Exit.OK
+
+    def _run(self, worker: Worker) -> None:
+        from relet import EndpointError
+
+        try:
+            worker.run()
+        except EndpointError as error:
+            self._misplaced = str(error)
+            self._stop()
 
     def _signalled(self, _number: int, _frame: FrameType | None) -> None:
         if self._stopped.is_set():
             os._exit(Exit.INTERRUPTED)
+        self._stop()
+
+    def _stop(self) -> None:
         for worker in self._workers:
             worker.stop()
         self._stopped.set()

@@ -160,6 +160,7 @@ class Client:
             BrokerLost: the connection was lost, and `resend` is off.
             ClientClosed: the client was closed meanwhile.
             UnexpectedAnswer: the answer has not one frame.
+            EndpointError: the broker says that this is its endpoint for workers.
             ValueError: an argument that cannot be, or that the dialect cannot say.
             TypeError: an argument of a wrong type.
         """
@@ -363,6 +364,7 @@ class Client:
             JobFailed: it has ended otherwise.
             JobUnknown: nobody has submitted it to this broker, or its outcome is not kept any more.
             JobExpired: there may have been such a job, and nothing of it is kept.
+            JobRefused: as many wait for it already as may (`too_many_askers`).
             TimeoutError, ClientClosed, UnexpectedAnswer, ValueError: as `call`.
         """
         answer: bytes = self._call(self._question(Call, Kind.RESULT, request_id, job_id, timeout))

@@ -61,10 +61,10 @@ def _line(state: str, reason: str, kind: str, text: str, attempts: int, ledger: 
 
 
 class JobRefused(ClientError):
-    """The broker did not take the job, and would not take it later either.
+    """The broker did not take the job, and would not take it later either; or it did not take who waits for its result.
 
-    `code` is a word for programs (`too_large`, `conflict`, `expired`, `bad_request` ...: docs/protocol.md, message
-    `submitted`), `text` a sentence for people.
+    `code` is a word for programs (`too_large`, `conflict`, `expired`, `bad_request` ...: docs/protocol.md, messages
+    `submitted` and `error`), `text` a sentence for people.
     """
 
     def __init__(self, code: str, text: str = "") -> None:

@@ -42,6 +42,7 @@ from relet.events import Event
 from relet.messages import (
     SIGNATURE,
     VERSION,
+    WRONG_ENDPOINT,
     Admitted,
     ClientHello,
     Error,
@@ -56,11 +57,15 @@ from relet.messages import (
     Welcome,
 )
 from relet.messages import Outcome as Told
+from relet.transport.endpoints import EndpointError
 
 MILLISECOND: Final = 1_000_000
 """In nanoseconds."""
 GREETING_NS: Final = 3_000 * MILLISECOND
 """A hello that nobody has answered for so long is said again, and that is logged: a broker answers in its next turn."""
+MISPLACED_NS: Final = 100 * MILLISECOND
+"""Where the broker has said that this is not its endpoint for clients, it is asked anew after so long, for who comes
+later."""
 HEARTBEAT_NS_MIN: Final = 10 * MILLISECOND
 """No broker makes a client speak more often than this."""
 RECEIPTS_MAX: Final = 1_000
@@ -361,8 +366,8 @@ class NativePeer(Peer[R]):
             self._greeting_told = True
             self._warn(
                 Event.BROKER_UNREACHABLE,
-                text="connected, but the broker does not answer in the native dialect; if it is older than that, or not"
-                ' relet, say dialect="2010"',
+                text="connected, but the broker does not answer in the native dialect: it has no room to read more; or,"
+                ' if it is older than that, or not relet, say dialect="2010"',
             )
         if self._open:
             self._hello_due = True
@@ -696,7 +701,7 @@ class NativePeer(Peer[R]):
         elif isinstance(told, Heartbeat):
             self._so_many_were_told(told, now)
         elif isinstance(told, Error):
-            self._erred(told, now)
+            self._erred(told, ended, now)
 
     def _named(self, name: bytes) -> list[R]:
         """All open requests of a name."""
@@ -787,15 +792,42 @@ class NativePeer(Peer[R]):
             self._forget(request)
             ended.append((request, outcome))
 
+    def _misplaced(self, error: Error, ended: list[tuple[R, Outcome]], now: int) -> None:
+        """Nobody will be welcome at this endpoint: what is open ends; what is submitted later tries anew."""
+        if not self._greeting_told:
+            self._greeting_told = True
+            self._warn(Event.BROKER_UNREACHABLE, reason=error.code, text=error.text[:TEXT_MAX])
+        self._greeted_at = now - GREETING_NS + MISPLACED_NS
+        for request in list(self._open.values()):
+            self._forget(request)
+            ended.append((request, EndpointError(error.text or error.code)))
+
+    def _is_not_answered(self, error: Error, ended: list[tuple[R, Outcome]]) -> None:
+        """A question was refused; what is asked for here as well will come all the same."""
+        requests = self._named(error.id)
+        if any(request.asking.submits for request in requests):
+            return
+        for request in requests:
+            if request.asking.kind is Kind.RESULT and request.key not in self._questions:
+                self.counters.refused += 1
+                self._forget(request)
+                ended.append((request, JobRefused(error.code, error.text)))
+
     def _follow(self, name: bytes, told: Partial | Progress) -> None:
         for request in self._named(name):
             if request.asking.submit.follow:
                 self.counters.followed += 1
                 self.followed.append((request, told))
 
-    def _erred(self, error: Error, now: int) -> None:
+    def _erred(self, error: Error, ended: list[tuple[R, Outcome]], now: int) -> None:
         if error.code == NO_SESSION:
             self._session_lost = self._phase is _Phase.READY  # else we are saying hello already
+            return
+        if error.code == WRONG_ENDPOINT and self._phase is _Phase.GREETING:
+            self._misplaced(error, ended, now)
+            return
+        if error.id:
+            self._is_not_answered(error, ended)
             return
         self.counters.errors += 1
         if now >= self._error_told_at + ERRORS_TOLD_EVERY_NS:

@@ -21,8 +21,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Open jobs. Above it lies a reserve of a tenth; when that is full too, clients are not read until there is
     room."""
     jobs_bytes_max: int = 4 * GIB
-    """Bytes of the bodies of all open jobs together, because bodies are kept in memory; the same reserve, the same
-    push-back."""
+    """Bytes of the bodies, return paths and headers of all open jobs together, because these are kept in memory; the
+    same reserve, the same push-back. Ledgers are not in it: `ledger_bytes_max` bounds each."""
     body_bytes_max: int = 64 * MIB
     """Bytes of one message, its return path included: a larger request can never be accepted and is answered at
     once."""
@@ -60,7 +60,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ledger_entries_max: int = 100
     """Failed attempts remembered of one job; the oldest go first."""
     ledger_bytes_max: int = 16 * KIB
-    """Bytes of what workers said of them, because every open job keeps its own."""
+    """Bytes of what workers said of them, because every open job keeps its own; `jobs_max` times that in all, which no
+    other limit counts."""
     worker_grace_ns: int = 20_000_000
     """How long the leases of a lost worker of 2010 outlive its connection: its last answer may be under way on the
     other one."""

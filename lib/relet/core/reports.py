@@ -24,6 +24,7 @@ from relet.core.roster import Session, Worker
 from relet.events import Event
 from relet.messages import (
     TOO_LARGE,
+    WRONG_ENDPOINT,
     Body,
     Cancel,
     Complete,
@@ -58,6 +59,8 @@ AGENT: Final = f"relet/{__version__}"
 _STALE_WORTH_REBUILDING: Final = 64
 """Below this a rebuild costs more than the entries it frees."""
 
+_INFINITE: Final = float("inf")
+
 TOKEN_BYTES_MAX: Final = 64
 """So much of a token that was never given is repeated to who sent it."""
 
@@ -66,6 +69,10 @@ SUPERSEDED: Final = "superseded"
 CEILING: Final = "ceiling"
 BAD_REPORT: Final = "bad_report"
 
+_FOR_WORKERS: Final = (
+    "this is the endpoint for workers, and a worker's hello has an incarnation: connect clients to the endpoint for"
+    " clients (CLIENTS, the first one of broker.py)"
+)
 _WHY: Final = {
     NOT_OPEN: "no open job has this token: it has ended, or the token was never given",
     SUPERSEDED: "this attempt is over: the job waits for another one, or is with another worker",
@@ -92,6 +99,8 @@ class Reports:
     def hello(self, peer: Peer, path: Path, said: WorkerHello, now: int) -> Welcome | Error:
         """A worker announces itself; what to answer."""
         machine, roster = self._machine, self._machine.roster
+        if not said.incarnation:
+            return Error(code=WRONG_ENDPOINT, text=_FOR_WORKERS, of="hello")
         wrong = self._wrong_with(said)
         if wrong:
             return Error(code="bad_header", text=wrong, of="hello")
@@ -347,13 +356,19 @@ class Reports:
     def progress(self, session: Session, said: Progress, now: int) -> None:
         """How far an attempt is, for those who follow."""
         job = self._open_job(session, said.n, said.token, now)
-        if job is not None:
-            self._machine.heard_of(job, now)
-            note = said.note[: self._limits.error_text_max]
-            for asker, name, follows in job.askers:
-                if follows and not asker.gone:
-                    told = TellProgress(id=name, attempt=job.attempts, done=said.done, total=said.total, note=note)
-                    self._machine.said.append((asker, told, ()))
+        if job is None:
+            return
+        for field, number in (("done", said.done), ("total", said.total)):
+            if number is not None and not -_INFINITE < number < _INFINITE:
+                text = f"{field} is {number}: it must be a finite number"
+                self.refuse(session, said.n, said.token, BAD_REPORT, text)
+                return
+        self._machine.heard_of(job, now)
+        note = said.note[: self._limits.error_text_max]
+        for asker, name, follows in job.askers:
+            if follows and not asker.gone:
+                told = TellProgress(id=name, attempt=job.attempts, done=said.done, total=said.total, note=note)
+                self._machine.said.append((asker, told, ()))
 
     def extended(self, session: Session, said: Extend, now: int) -> None:
         """The attempt needs longer."""

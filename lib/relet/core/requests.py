@@ -26,6 +26,7 @@ from relet.core.outcomes import Outcomes
 from relet.core.queue import Queue
 from relet.events import Event
 from relet.messages import (
+    WRONG_ENDPOINT,
     Admitted,
     Body,
     ClientHello,
@@ -77,6 +78,11 @@ CONFLICT: Final = "conflict"
 EXPIRED: Final = "expired"
 TOO_MANY_ASKERS: Final = "too_many_askers"
 
+_FOR_CLIENTS: Final = (
+    "this is the endpoint for clients, and a client's hello has no incarnation: connect workers to the endpoint for"
+    " workers (WORKERS, the second one of broker.py)"
+)
+
 
 class Requests:
     """The native clients of one machine, the requests that they can ask about, and the outcomes kept for them."""
@@ -126,6 +132,8 @@ class Requests:
 
     def hello(self, peer: Peer, path: Path, said: ClientHello, now: int) -> Welcome | Error:
         """A client announces itself; what to answer."""
+        if said.incarnation:
+            return Error(code=WRONG_ENDPOINT, text=_FOR_CLIENTS, of="hello")
         asker, before = self.askers.arrive(peer, path, follows="follows" in said.features)
         if before is not None:
             self._gone(before, now)
@@ -426,6 +434,10 @@ class Requests:
         machine = self._machine
         principal = asker.peer.principal
         name = said.id or said.job
+        if not name:
+            text = "an inquiry names a request in `id`, or a job in `job`"
+            machine.promised.append((asker, Error(code=BAD_REQUEST, text=text, of="inquire"), ()))
+            return
         job = self._jobs.get(self._key(asker, said.id)) if said.id else self._by_id.get(said.job)
         if job is not None and (job.request[0] if type(job.request) is tuple else "") != principal:
             job = None
@@ -437,7 +449,7 @@ class Requests:
         else:
             if said.wait and not self._attach(asker, job, name, follows=False):
                 text = f"{self._limits.askers_per_job_max} wait for this job already"
-                machine.promised.append((asker, Error(code=TOO_MANY_ASKERS, text=text, of="inquire"), ()))
+                machine.promised.append((asker, Error(code=TOO_MANY_ASKERS, text=text, of="inquire", id=name), ()))
                 return
             if said.wait and job.state in FINAL:
                 return

@@ -198,6 +198,9 @@ class Sessions:
     def _hello(self, heard: Heard, said: WorkerHello) -> None:
         judge, place = self._judge, (heard.peer, heard.path)
         names = len(said.queues)
+        if not said.incarnation:
+            self._errors[(*place, "wrong_endpoint")] += 1
+            return
         if (
             len(said.incarnation) != 16
             or not 1 <= names <= self._limits.queues_per_worker_max

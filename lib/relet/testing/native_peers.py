@@ -548,7 +548,7 @@ class NativeWorker(Actor):
             case 3:
                 wire.send((path, VERSION, native.encode({"t": "complete", "token": 7}), b""))
             case 4:
-                wire.send((path, VERSION, native.encode(WorkerHello(incarnation=b"short")), b""))
+                wire.send((path, VERSION, native.encode(WorkerHello(incarnation=rng.choice((b"short", b"")))), b""))
             case 5:
                 wire.send((b"\0\0\0\1x", VERSION, native.encode(WorkerAsk(credit=5)), b""))
             case 6:

@@ -71,6 +71,10 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._boxes)
 
+    def __contains__(self, peer: Peer) -> bool:
+        """Whether something waits for this client, which does not read."""
+        return peer in self._boxes
+
     def __len__(self) -> int:
         return sum(len(box.replies) for box in self._boxes.values())
 

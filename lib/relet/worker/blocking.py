@@ -157,6 +157,7 @@ class Worker:
 
         Raises:
             RuntimeError: it is running already.
+            EndpointError: the broker says that this is its endpoint for clients.
         """
         if self._running:
             raise RuntimeError("this worker is running already; make one for each thread")

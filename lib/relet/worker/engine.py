@@ -19,6 +19,7 @@ import time
 from typing import Any, Final, Protocol
 
 from relet.events import Event
+from relet.transport.endpoints import EndpointError
 from relet.transport.link import Alarm, Context, Log, Sleeper, earliest, look_after, was_terminated
 from relet.transport.threads import new_context
 from relet.worker.job import Asides
@@ -163,7 +164,10 @@ class Engine:
                 linger_ms = self._flush()
             finally:
                 line.close(linger_ms)
-        except Exception as error:  # noqa: BLE001 - told to who called `run`
+        except EndpointError as error:  # told to who called `run`
+            self.error = error
+            Log().say(logging.WARNING, Event.BROKER_UNREACHABLE, endpoint=line.url, text=str(error))
+        except Exception as error:  # noqa: BLE001 - likewise
             if not was_terminated(error, context):
                 self.error = error
                 Log().say(logging.ERROR, Event.LIBRARY_FAILED, exc_info=True, endpoint=line.url)

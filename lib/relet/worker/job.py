@@ -228,12 +228,10 @@ class CurrentJob:
         """Tell who follows the job how far it is. Of several that wait to be sent only the latest is.
 
         Raises:
-            ValueError: a number is not finite.
+            ValueError: `done` or `total` is not finite.
         """
         job, asides = self._said()
-        done, total = float(done), None if total is None else float(total)
-        if not math.isfinite(done) or not math.isfinite(total or 0.0):
-            raise ValueError(f"progress is told in finite numbers, not {done!r} of {total!r}")
+        done, total = _finite(done, "done"), None if total is None else _finite(total, "total")
         asides.put(job, Note(done, total, bounded(note, TEXT_CHARACTERS_MAX)))
 
     def partial(self, piece: bytes | Sequence[bytes]) -> None:
@@ -269,6 +267,16 @@ class CurrentJob:
             if asides.headers_bytes_max and size > asides.headers_bytes_max:
                 raise ValueError(f"the broker takes {asides.headers_bytes_max:,} bytes of headers, not {size:,}")
         job.answer_headers = headers
+
+
+def _finite(number: float, what: str) -> float:
+    try:
+        found = float(number)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise ValueError(f"{what} is a finite number, not {found}")
+    return found
 
 
 def as_bytes(frames: Sequence[Any]) -> tuple[bytes, ...]:

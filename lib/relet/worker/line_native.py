@@ -9,7 +9,8 @@ from typing import Any, Final
 import zmq
 
 from relet.events import Event
-from relet.transport.endpoints import Endpoint
+from relet.messages import WRONG_ENDPOINT
+from relet.transport.endpoints import Endpoint, EndpointError
 from relet.transport.link import Context, Link, Log, News, earliest
 from relet.worker.engine import LOG_EVERY_NS, NO_BOUND, TURN_MESSAGES_MAX, Held, Inbox, clock
 from relet.worker.job import Asides, Job
@@ -80,6 +81,9 @@ class NativeLine:
     def _heard(self, messages: list[tuple[bytes, ...]], now: int) -> list[Job]:
         peer = self.peer
         jobs = peer.heard(messages, now)
+        error = peer.last_error
+        if error is not None and error.code == WRONG_ENDPOINT and not peer.welcomed:  # nor will it ever be
+            raise EndpointError(f"{self.url}: {error.text or error.code}")
         if peer.welcomed:
             self._told_unwelcomed = False
             limits = peer.limits
