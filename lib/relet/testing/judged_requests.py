@@ -489,7 +489,7 @@ class Requests:
                 self._errors[peer, path, said.code] -= 1
                 self._judge.count(f"told_{said.code}")
             case Heartbeat():
-                pass
+                self._told_so_many(asker, said)
             case Welcome():
                 if not self._welcomes.get((peer, path)):
                     raise Violation(WRONG, f"a client at {peer} was welcomed that has not said hello")
@@ -502,6 +502,15 @@ class Requests:
                 self._told_state(asker, said)
             case TellPartial() | TellProgress():
                 self._told_more(asker, said)
+
+    def _told_so_many(self, asker: Told | None, said: Heartbeat) -> None:
+        """Heartbeats and outcomes come in order: what of these has not come was dropped."""
+        if asker is None:
+            raise Violation(WRONG, "somebody was told how many outcomes were told who has no session")
+        if said.told < asker.number:
+            raise Violation(WRONG, f"a client hears that {said.told} outcomes were told, after {asker.number}")
+        asker.gaps += said.told - asker.number
+        asker.number = said.told
 
     def _told_submitted(self, asker: Told | None, said: Submitted, too_large: bool) -> None:
         for each in said.jobs:
@@ -537,10 +546,9 @@ class Requests:
         asker.number = said.n
         pending = [it for it in asker.asked.get(said.id, []) if it.wait]
         ended = [it for it in pending if it.claim is not None and not it.claim.open]
-        # Where the request was a job twice, and what was said of the first was dropped, this is of the second.
-        asked = next(
-            (it for it in ended if it.claim is not None and it.claim.answer == body), ended[0] if ended else None
-        )
+        # Where the request was a job twice, and what was said of the first was dropped, this is of the second. And what
+        # is owed for certain comes before what may have been refused.
+        asked = min(ended, key=lambda it: (it.claim is None or it.claim.answer != body, it.maybe), default=None)
         if asked is None or asked.claim is None:
             kind = FALSE_FAILURE if pending and said.state != "completed" else WRONG
             open_ = "is open" if pending else "it was told before, or never asked"
@@ -622,9 +630,12 @@ class Requests:
                 continue
             for name, several in asker.asked.items():
                 for it in several:
-                    # One message says what became of all that were asked for in one.
-                    if it.owed and it.at < self._judge.stopped_at:
-                        untold.add((id(it.said), name if it.wait and not it.maybe else b""))
+                    if it.at >= self._judge.stopped_at:
+                        continue
+                    if it.wait and not it.maybe:  # one outcome for however often it was asked while the job was open
+                        untold.add((id(it.said if it.after_end else it.claim), name))
+                    if it.ack or (it.settled and it.code):  # one message for all that were asked for in one
+                        untold.add((id(it.said), b""))
                 if len(untold) > dropped:
                     raise Violation(LOST, f"an asker is there and was never answered about {name!r}: {several}")
         gaps = sum(asker.gaps for asker in self.askers.values())
@@ -646,6 +657,8 @@ def _fits(asker: Told | None, said: Any) -> bool:
             )
         case JobState():
             return asker is not None and bool(asker.states.get(said.id or said.job))
+        case Heartbeat():
+            return asker is not None and said.told >= asker.number
         case _:
             return True
 

@@ -1,0 +1,167 @@
+"""What the judge holds a broker to, word by word: here the broker's side is spoken by hand."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from relet.core.job import Job, Terms
+from relet.core.limits import Limits
+from relet.core.queue import Queue
+from relet.dialects import native
+from relet.messages import (
+    SIGNATURE,
+    VERSION,
+    ClientHello,
+    Error,
+    Heartbeat,
+    Inquire,
+    Outcome,
+    Said,
+    Submit,
+    Welcome,
+)
+from relet.testing import Clock, Violation
+from relet.testing.claims import ANSWERED
+from relet.testing.judge import Judge
+from relet.testing.network import Network, Router, Wire
+
+NAME = b"job".ljust(16, b".")
+JOB_ID = b"j" * 16
+
+
+class Hearing:
+    """One client of a broker that says what the test says."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.clock = Clock()
+        self.network = Network(self.clock, random.Random(1), delay_ns=1, spread_ns=0)
+        self.judge = Judge(tries=1, timeout_ns=None, limits=Limits(**limits), has_store=False)
+        self.router = Router(self.network, "clients", self.judge)
+        self.network.listen({"clients": self.router})
+        wire = self.network.connect("clients", _Deaf(), "DEALER")
+        assert wire is not None
+        self.wire = wire
+        self.says(ClientHello())
+        self.tells(Welcome(epoch=1, heartbeat_ms=1_000, liveness_ms=4_000, limits={}))
+
+    def says(self, said: Said, body: bytes = b"") -> None:
+        """The client says something, and the broker reads it in a turn of its own."""
+        self.judge.begin_turn(self.clock.now)
+        self.wire.send((b"", VERSION, native.encode(said), body))
+        while not self.router.ready:
+            self.clock.step()
+        self.router.receive(100, 1 << 30)
+        self.router.take_native()
+        self.judge.requests.hear()
+
+    def tells(self, said: Said, body: Any = ()) -> None:
+        """The broker says something to it."""
+        assert self.wire.peer is not None
+        self.router.send([(self.wire.peer, b"", SIGNATURE, native.encode(said), body)])
+
+    def accepts(self) -> None:
+        """The broker makes a job of the request that it has read."""
+        terms = Terms(run_ns=None, silence_ns=None, late_any=True, ends_alone=False, keep_ns=0)
+        job = Job(1, None, b"", b"job", self.clock.now, Queue("default"), terms, NAME, (), 3)
+        self.judge.accepted([job])
+        self.judge.requests.has_id(self.judge.by_key[b"job"], JOB_ID)
+
+    def ends(self) -> None:
+        """A worker has answered."""
+        claim = self.judge.by_key[b"job"]
+        claim.answer, claim.attempts = b"done", 1
+        self.judge.ends(claim, ANSWERED)
+
+    def verdict(self, *, dropped: int = 0) -> None:
+        """What the judge thinks of it in the end."""
+        self.judge.verdict(dropped=dropped, reads=lambda _: True)
+
+
+class _Deaf:
+    frozen = False
+
+    def heard(self, wire: Wire, frames: tuple[Any, ...]) -> None:
+        """What is told is the judge's affair."""
+
+    def on_closed(self, wire: Wire) -> None:
+        """It is not."""
+
+
+def _outcome(name: bytes, number: int) -> tuple[Outcome, bytes]:
+    return Outcome(id=name, n=number), b"done"
+
+
+def test_an_outcome_is_owed_once_however_often_it_was_asked_while_the_job_was_open() -> None:
+    """One outcome was dropped, and three askings stand: that is one outcome that the broker owes, not three."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts()
+    for _ in range(2):
+        hearing.says(Submit(id=NAME, age_ms=1), b"job")
+    hearing.ends()
+    with pytest.raises(Violation, match="never answered"):
+        hearing.verdict()
+    hearing.verdict(dropped=1)
+
+
+def test_each_asking_after_the_end_is_owed_an_outcome_of_its_own() -> None:
+    """Two askings after the end are two outcomes, beside the one that was told before."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts()
+    hearing.ends()
+    hearing.tells(*_outcome(NAME, 1))
+    for _ in range(2):
+        hearing.says(Submit(id=NAME, age_ms=1), b"job")
+    with pytest.raises(Violation, match="never answered"):
+        hearing.verdict(dropped=1)
+    hearing.tells(*_outcome(NAME, 2))
+    hearing.tells(*_outcome(NAME, 3))
+    hearing.verdict()
+
+
+def test_the_acknowledgement_of_a_submission_is_owed_beside_its_outcome() -> None:
+    """Where neither was told, two messages are missing."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME, ack=True), b"job")
+    hearing.accepts()
+    hearing.ends()
+    with pytest.raises(Violation, match="never answered"):
+        hearing.verdict(dropped=1)
+    hearing.verdict(dropped=2)
+
+
+def test_an_outcome_goes_to_who_asked_for_certain() -> None:
+    """An inquiry that was refused, because too many waited, does not take the outcome of one after the end."""
+    hearing = Hearing(askers_per_job_max=1)
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts()
+    hearing.says(Inquire(job=JOB_ID, wait=True))
+    hearing.tells(Error(code="too_many_askers", of="inquire"))
+    hearing.ends()
+    hearing.tells(*_outcome(NAME, 1))
+    hearing.says(Inquire(job=JOB_ID, wait=True))
+    with pytest.raises(Violation, match="never answered"):
+        hearing.verdict()
+    hearing.tells(*_outcome(JOB_ID, 2))
+    hearing.verdict()
+
+
+def test_a_heartbeat_names_the_last_outcome_that_was_told() -> None:
+    """One number less hides that an outcome was lost; one more says that one was, and nobody has dropped it."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts()
+    hearing.ends()
+    hearing.tells(*_outcome(NAME, 1))
+    hearing.tells(Heartbeat(told=1))
+    hearing.verdict()
+    hearing.tells(Heartbeat(told=2))
+    with pytest.raises(Violation, match="1 outcomes were numbered and not told"):
+        hearing.verdict()
+    hearing.verdict(dropped=1)
+    with pytest.raises(Violation, match="1 outcomes were told, after 2"):
+        hearing.tells(Heartbeat(told=1))
