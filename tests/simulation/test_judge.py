@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from relet.core.askers import Asker
 from relet.core.job import Job, Terms
 from relet.core.limits import Limits
 from relet.core.queue import Queue
@@ -14,13 +15,16 @@ from relet.dialects import native
 from relet.messages import (
     SIGNATURE,
     VERSION,
+    Admitted,
     ClientHello,
     Error,
     Heartbeat,
     Inquire,
     Outcome,
+    Peer,
     Said,
     Submit,
+    Submitted,
     Welcome,
 )
 from relet.testing import Clock, Violation
@@ -30,6 +34,7 @@ from relet.testing.network import Network, Router, Wire
 
 NAME = b"job".ljust(16, b".")
 JOB_ID = b"j" * 16
+WELCOME = Welcome(epoch=1, heartbeat_ms=1_000, liveness_ms=4_000, limits={})
 
 
 class Hearing:
@@ -45,33 +50,40 @@ class Hearing:
         assert wire is not None
         self.wire = wire
         self.says(ClientHello())
-        self.tells(Welcome(epoch=1, heartbeat_ms=1_000, liveness_ms=4_000, limits={}))
+        self.tells(WELCOME)
 
-    def says(self, said: Said, body: bytes = b"") -> None:
-        """The client says something, and the broker reads it in a turn of its own."""
-        self.judge.begin_turn(self.clock.now)
-        self.wire.send((b"", VERSION, native.encode(said), body))
+    def says(self, said: Said, body: bytes = b"", *, path: bytes = b"", now: bool = False) -> None:
+        """The client says something, and the broker reads it in a turn of its own, or `now`, in the last one."""
+        if not now:
+            self.judge.begin_turn(self.clock.now)
+        self.wire.send((path, VERSION, native.encode(said), body))
         while not self.router.ready:
             self.clock.step()
         self.router.receive(100, 1 << 30)
         self.router.take_native()
         self.judge.requests.hear()
 
-    def tells(self, said: Said, body: Any = ()) -> None:
+    def tells(self, said: Said, body: Any = (), *, path: bytes = b"") -> None:
         """The broker says something to it."""
-        assert self.wire.peer is not None
-        self.router.send([(self.wire.peer, b"", SIGNATURE, native.encode(said), body)])
+        self.router.send([(self._peer, path, SIGNATURE, native.encode(said), body)])
 
-    def accepts(self) -> None:
+    @property
+    def _peer(self) -> Peer:
+        assert self.wire.peer is not None
+        return self.wire.peer
+
+    def accepts(self, key: bytes = b"job", *, path: bytes = b"", job_id: bytes = JOB_ID) -> None:
         """The broker makes a job of the request that it has read."""
         terms = Terms(run_ns=None, silence_ns=None, late_any=True, ends_alone=False, keep_ns=0)
-        job = Job(1, None, b"", b"job", self.clock.now, Queue("default"), terms, NAME, (), 3)
+        name = key.ljust(16, b".")
+        askers = ((Asker(self._peer, path, follows=False), name, False),)
+        job = Job(1, None, b"", key, self.clock.now, Queue("default"), terms, name, askers, len(key))
         self.judge.accepted([job])
-        self.judge.requests.has_id(self.judge.by_key[b"job"], JOB_ID)
+        self.judge.requests.has_id(self.judge.by_key[key], job_id)
 
-    def ends(self) -> None:
+    def ends(self, key: bytes = b"job") -> None:
         """A worker has answered."""
-        claim = self.judge.by_key[b"job"]
+        claim = self.judge.by_key[key]
         claim.answer, claim.attempts = b"done", 1
         self.judge.ends(claim, ANSWERED)
 
@@ -165,3 +177,59 @@ def test_a_heartbeat_names_the_last_outcome_that_was_told() -> None:
     hearing.verdict(dropped=1)
     with pytest.raises(Violation, match="1 outcomes were told, after 2"):
         hearing.tells(Heartbeat(told=1))
+
+
+EXPIRED = Submitted(jobs=(Admitted(id=NAME, code="expired", text="asked too long ago"),))
+
+
+def test_the_one_of_two_askings_that_became_the_job_is_the_one_whose_asker_is_told() -> None:
+    """Of two that are read in one turn the first may be refused for its age, and the second be the job."""
+    hearing = Hearing(outcomes_max=1)
+    for number, key in enumerate((b"one", b"two"), 1):
+        name = key.ljust(16, b".")
+        hearing.says(Submit(id=name), key)
+        hearing.accepts(key, job_id=name)
+        hearing.ends(key)
+        hearing.tells(*_outcome(name, number))
+    hearing.says(ClientHello(), path=b"other")
+    hearing.tells(WELCOME, path=b"other")
+    hearing.says(Submit(id=NAME, age_ms=1), b"job")
+    hearing.says(Submit(id=NAME), b"job", path=b"other", now=True)
+    hearing.accepts(path=b"other")
+    hearing.tells(EXPIRED)
+    with pytest.raises(Violation, match="without a reason"):
+        hearing.tells(EXPIRED, path=b"other")
+    hearing.ends()
+    hearing.tells(*_outcome(NAME, 1), path=b"other")
+    hearing.verdict()
+
+
+def test_a_refusal_is_of_the_session_that_it_fits_where_a_welcome_was_dropped() -> None:
+    """The client has asked the same in two sessions, and was refused in the second, of whose welcome it never heard."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts()
+    hearing.says(ClientHello())
+    hearing.says(Submit(id=NAME, age_ms=1 << 40), b"more")
+    with pytest.raises(Violation, match="without a reason"):
+        hearing.tells(EXPIRED)
+    conflict = Submitted(jobs=(Admitted(id=NAME, code="conflict", text="another body"),))
+    hearing.tells(conflict)
+    hearing.ends()
+    hearing.verdict()
+
+
+def test_numbers_begin_again_where_a_welcome_was_dropped() -> None:
+    """An outcome with a number that is known is of the next session, if there is one."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts()
+    hearing.ends()
+    hearing.tells(*_outcome(NAME, 1))
+    hearing.says(Submit(id=NAME, age_ms=1), b"job")
+    with pytest.raises(Violation, match="outcome 1 was told after outcome 1"):
+        hearing.tells(*_outcome(NAME, 1))
+    hearing.says(ClientHello())
+    hearing.says(Submit(id=NAME, age_ms=1), b"job")
+    hearing.tells(*_outcome(NAME, 1))
+    hearing.verdict()

@@ -621,10 +621,9 @@ class Judge:
                     return claim
         return None
 
-    @property
-    def at_rest(self) -> bool:
-        """Nothing is open, and no native client is owed anything."""
-        return self.open == 0 and self.requests.at_rest
+    def at_rest(self, *, dropped: int) -> bool:
+        """Nothing is open, and no native client is owed anything but what was dropped."""
+        return self.open == 0 and self.requests.at_rest(dropped)
 
     def verdict(self, *, dropped: int, reads: Callable[[Wire], bool]) -> None:
         """The world is over. `dropped`: what the broker counted as `reply_dropped`. `reads`: does this client read?"""

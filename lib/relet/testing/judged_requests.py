@@ -122,11 +122,6 @@ class Asked:
     """Whether the outcome was still there is not certain."""
 
     @property
-    def owed(self) -> bool:
-        """Something must be said."""
-        return (self.wait and not self.maybe) or self.ack or (self.settled and self.code != "")
-
-    @property
     def pending(self) -> bool:
         """Something may be said."""
         return self.wait or self.ack or self.code != "" or self.may != ()
@@ -282,7 +277,7 @@ class Requests:
             raise Violation(WRONG, f"{key!r} was accepted with the id {name!r}")
         proposed = self._proposed.get(name, [])
         before = self.by_id.get(name)
-        while proposed and (proposed[0].key != key or proposed[0].code):
+        while proposed and (proposed[0].key != key or proposed[0].code or not _may_be_of(proposed[0], job)):
             self._is_refused(proposed.pop(0))
         if not proposed:
             what = "is open" if before is not None and before.open else "nobody has asked for it now"
@@ -617,10 +612,27 @@ class Requests:
 
     # --- The verdict
 
-    @property
-    def at_rest(self) -> bool:
-        """Nobody who is there is owed an outcome or an answer."""
-        return not any(it.owed for asker in self.askers.values() for several in asker.asked.values() for it in several)
+    def at_rest(self, dropped: int) -> bool:
+        """No more is owed to those who are there than was dropped."""
+        untold: set[tuple[int, bytes]] = set()
+        for asker in self.askers.values():
+            for name, several in asker.asked.items():
+                untold |= self._untold(name, several)
+                if len(untold) > dropped:
+                    return False
+        return True
+
+    def _untold(self, name: bytes, several: list[Asked]) -> set[tuple[int, bytes]]:
+        """The messages in which somebody should have been told about this."""
+        untold = set()
+        for it in several:
+            if it.at >= self._judge.stopped_at:
+                continue
+            if it.wait and not it.maybe:  # one outcome for however often it was asked while the job was open
+                untold.add((id(it.said if it.after_end else it.claim), name))
+            if it.ack or (it.settled and it.code):  # one message for all that were asked for in one
+                untold.add((id(it.said), b""))
+        return untold
 
     def verdict(self, *, dropped: int, reads: Callable[[Wire], bool]) -> None:
         """The world is over."""
@@ -629,13 +641,7 @@ class Requests:
             if not asker.wire.up or asker.wire.gone or not reads(asker.wire):
                 continue
             for name, several in asker.asked.items():
-                for it in several:
-                    if it.at >= self._judge.stopped_at:
-                        continue
-                    if it.wait and not it.maybe:  # one outcome for however often it was asked while the job was open
-                        untold.add((id(it.said if it.after_end else it.claim), name))
-                    if it.ack or (it.settled and it.code):  # one message for all that were asked for in one
-                        untold.add((id(it.said), b""))
+                untold |= self._untold(name, several)
                 if len(untold) > dropped:
                     raise Violation(LOST, f"an asker is there and was never answered about {name!r}: {several}")
         gaps = sum(asker.gaps for asker in self.askers.values())
@@ -643,17 +649,26 @@ class Requests:
             raise Violation(LOST, f"{gaps} outcomes were numbered and not told, {dropped} were dropped")
 
 
+def _may_be_of(asked: Asked, job: Job) -> bool:
+    """Whether the job may have been made of this: who asks and waits is among those who are told."""
+    asker = asked.asker
+    return not asked.wait or any(it.peer is asker.peer and it.path == asker.path for it, _, _ in job.askers)
+
+
 def _fits(asker: Told | None, said: Any) -> bool:
     """Whether something may be said to this asker, or it may be anybody."""
     match said:
         case Outcome():
-            return asker is not None and any(
-                it.wait and it.claim is not None and not it.claim.open for it in asker.asked.get(said.id, [])
+            return (
+                asker is not None
+                and said.n > asker.number
+                and any(it.wait and it.claim is not None and not it.claim.open for it in asker.asked.get(said.id, []))
             )
         case Submitted():
-            ours = [each.id for each in said.jobs if each.code != TOO_LARGE]
+            ours = [each for each in said.jobs if each.code != TOO_LARGE]
             return not ours or (
-                asker is not None and any(it.pending for name in ours for it in asker.asked.get(name, []))
+                asker is not None
+                and all(any(_is_due(it, each) for it in asker.asked.get(each.id, [])) for each in ours)
             )
         case JobState():
             return asker is not None and bool(asker.states.get(said.id or said.job))
