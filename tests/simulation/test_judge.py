@@ -79,7 +79,8 @@ class Hearing:
         askers = ((Asker(self._peer, path, follows=False), name, False),)
         job = Job(1, None, b"", key, self.clock.now, Queue("default"), terms, name, askers, len(key))
         self.judge.accepted([job])
-        self.judge.requests.has_id(self.judge.by_key[key], job_id)
+        if job_id:
+            self.judge.requests.has_id(self.judge.by_key[key], job_id)
 
     def ends(self, key: bytes = b"job") -> None:
         """A worker has answered."""
@@ -201,6 +202,23 @@ def test_the_one_of_two_askings_that_became_the_job_is_the_one_whose_asker_is_to
         hearing.tells(EXPIRED, path=b"other")
     hearing.ends()
     hearing.tells(*_outcome(NAME, 1), path=b"other")
+    hearing.verdict()
+
+
+def test_acknowledgements_come_in_the_order_of_what_was_asked() -> None:
+    """The first that names the job is of the first asking, and the refusal after it of the one after the end."""
+    hearing = Hearing(outcomes_max=1)
+    hearing.says(Submit(id=NAME, ack=True), b"job")
+    hearing.accepts(job_id=b"")
+    hearing.ends()
+    hearing.says(Submit(id=b"two".ljust(16, b".")), b"two")
+    hearing.accepts(b"two", job_id=b"t" * 16)
+    hearing.ends(b"two")
+    hearing.says(Submit(id=NAME, ack=True, age_ms=1), b"job")
+    hearing.tells(Submitted(jobs=(Admitted(id=NAME, job=JOB_ID),)))
+    hearing.tells(EXPIRED)
+    hearing.tells(*_outcome(NAME, 1))
+    hearing.tells(*_outcome(b"two".ljust(16, b"."), 2))
     hearing.verdict()
 
 

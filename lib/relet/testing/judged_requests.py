@@ -515,11 +515,13 @@ class Requests:
                 raise Violation(WRONG, f"somebody was told of {each.id!r} who has no session")
             pending = asker.asked.get(each.id, [])
             due = [it for it in pending if _is_due(it, each)]
-            # Where the request was a job twice, what was said of the first may have been dropped.
-            named = (it for it in due if it.claim is not None and it.claim.job_id == each.job)
-            asked = (None if each.code else next(named, None) or next(reversed(due), None)) or next(iter(due), None)
-            if asked is None:
+            if not due:
                 raise Violation(WRONG, f"a client was told of {each.id!r} ({each.code}), without a reason: {pending}")
+            asked = due[0]
+            if not each.code:  # where the request was a job twice, what was said of the first may have been dropped
+                claims = [it.claim for it in due]
+                named = next((it for it in claims if it is not None and it.job_id == each.job), claims[-1])
+                asked = due[claims.index(named)]
             asked.ack = False
             asked.may = ()
             if each.code:
