@@ -387,7 +387,7 @@ class World:
             ahead=config.native_ahead,
             features=features,
             paths=(b"", b"\0\0\0\1s")[: config.seats],
-            unread_max=max(config.worker_unread_max, 1_000),
+            unread_max=config.worker_unread_max,
         )
 
     # --- What peers see (`peers.Surroundings`)
