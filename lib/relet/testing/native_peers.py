@@ -198,7 +198,7 @@ class Seat:
             said.heartbeat_ms * MS,
         )
         self.welcomed = True
-        lost = set(said.lost)
+        lost = dict.fromkeys(said.lost)  # in their order: what becomes of each is drawn
         for token in lost:
             self.held.pop(token, None)
             if worker.world.rng.random() < 0.5:
