@@ -16,10 +16,12 @@ from relet.messages import (
     SIGNATURE,
     VERSION,
     Admitted,
+    Body,
     ClientHello,
     Error,
     Heartbeat,
     Inquire,
+    Item,
     Outcome,
     Peer,
     Said,
@@ -29,6 +31,7 @@ from relet.messages import (
 )
 from relet.testing import Clock, Violation
 from relet.testing.claims import ANSWERED
+from relet.testing.clock import S
 from relet.testing.judge import Judge
 from relet.testing.network import Network, Router, Wire
 
@@ -42,6 +45,8 @@ class Hearing:
 
     def __init__(self, **limits: Any) -> None:
         self.clock = Clock()
+        self.clock.at(S, int)
+        self.clock.step()  # what is asked a moment ago was not asked of another broker
         self.network = Network(self.clock, random.Random(1), delay_ns=1, spread_ns=0)
         self.judge = Judge(tries=1, timeout_ns=None, limits=Limits(**limits), has_store=False)
         self.router = Router(self.network, "clients", self.judge)
@@ -52,7 +57,7 @@ class Hearing:
         self.says(ClientHello())
         self.tells(WELCOME)
 
-    def says(self, said: Said, body: bytes = b"", *, path: bytes = b"", now: bool = False) -> None:
+    def says(self, said: Said, body: Body = b"", *, path: bytes = b"", now: bool = False) -> None:
         """The client says something, and the broker reads it in a turn of its own, or `now`, in the last one."""
         if not now:
             self.judge.begin_turn(self.clock.now)
@@ -202,6 +207,21 @@ def test_the_one_of_two_askings_that_became_the_job_is_the_one_whose_asker_is_to
         hearing.tells(EXPIRED, path=b"other")
     hearing.ends()
     hearing.tells(*_outcome(NAME, 1), path=b"other")
+    hearing.verdict()
+
+
+def test_many_are_accepted_or_refused_as_a_whole() -> None:
+    """There is no room for the two jobs of a message; one is asked for again in the same turn, and is accepted."""
+    hearing = Hearing(jobs_max=1)
+    hearing.says(Submit(jobs=(Item(id=NAME), Item(id=JOB_ID))), (b"job", b"other"))
+    hearing.says(Submit(id=NAME, age_ms=1, ack=True), b"job", now=True)
+    hearing.accepts()
+    hearing.tells(Submitted(jobs=(Admitted(id=NAME, job=JOB_ID),)))
+    hearing.tells(Submitted(jobs=tuple(Admitted(id=name, code="busy") for name in (NAME, JOB_ID))))
+    hearing.ends()
+    with pytest.raises(Violation, match="never answered"):
+        hearing.verdict()
+    hearing.tells(*_outcome(NAME, 1))
     hearing.verdict()
 
 

@@ -328,8 +328,9 @@ class Judge:
     def accepted(self, jobs: Sequence[Job]) -> None:
         """The machine has accepted these jobs of native clients."""
         self.requests.hear()
+        names = {job.request for job in jobs}
         for job in jobs:
-            claim = self.requests.accepted(job)
+            claim = self.requests.accepted(job, names)
             self.by_key[claim.key] = self._by_number[job.number] = claim
             self.open += 1
 

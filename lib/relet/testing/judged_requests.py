@@ -12,7 +12,7 @@ holds. Outcomes are numbered without a gap, but for those that the broker counts
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +29,7 @@ from relet.messages import (
     Heartbeat,
     Inquire,
     JobState,
+    Key,
     Native,
     Outcome,
     Path,
@@ -269,15 +270,20 @@ class Requests:
         over = len(self._ended) - self._limits.outcomes_max
         return over > 0 and self._ended[over - 1] + TRANSIT_NS >= asked.at - said.age_ms * 1_000_000
 
-    def accepted(self, job: Job) -> Claim:
-        """The machine has made a job of a request."""
+    def accepted(self, job: Job, names: Collection[Key | None]) -> Claim:
+        """The machine has made a job of a request; of all those in `names` at once."""
         judge, name = self._judge, job.request
         key = key_of(job.body)
         if not isinstance(name, bytes):
             raise Violation(WRONG, f"{key!r} was accepted with the id {name!r}")
         proposed = self._proposed.get(name, [])
         before = self.by_id.get(name)
-        while proposed and (proposed[0].key != key or proposed[0].code or not _may_be_of(proposed[0], job)):
+        while proposed and (
+            proposed[0].key != key
+            or proposed[0].code
+            or not _may_be_of(proposed[0], job)
+            or not self._whole(proposed[0].said, names)
+        ):
             self._is_refused(proposed.pop(0))
         if not proposed:
             what = "is open" if before is not None and before.open else "nobody has asked for it now"
@@ -301,6 +307,16 @@ class Requests:
             self._joins(other, claim)
         self._proposed.pop(name, None)
         return claim
+
+    def _whole(self, said: Submit | Inquire, names: Collection[Key | None]) -> bool:
+        """Whether all new jobs of a message were accepted: where there is no room for all, there is for none."""
+        if isinstance(said, Inquire):
+            return True
+        return all(
+            item.id in names
+            or not any(it.said is said and it.claim is None and not it.code for it in self._proposed.get(item.id, ()))
+            for item in said.jobs
+        )
 
     def _must_be_forgotten(self, claim: Claim, asked: Asked, said: Submit) -> None:
         """A request may be a job again only when its outcome is not kept any more."""
