@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
+from relet import Limits
 from relet.dialects import native
 from relet.messages import (
     VERSION,
     Body,
+    Cancel,
     ClientHello,
     Complete,
     Dispatch,
     Outcome,
+    Recall,
     Said,
     Submit,
     WorkerAsk,
@@ -62,6 +65,25 @@ def goes_on(world: World, duration_ns: int) -> None:
     world.clock.at(until, int)
     while world.clock.now < until:
         world.clock.step()
+
+
+def test_a_job_that_is_called_back_may_end_in_the_same_turn() -> None:
+    """Recalls: the worker is asked to hand back, and then told that nobody waits for the job any more."""
+    config = Config(req_clients=0, dealer_clients=0, req_workers=0, dealer_workers=0, delay_ns=1, spread_ns=1)
+    config.limits = Limits(recall_ns=100 * MS, asker_grace_ns=30 * MS)
+    world = World("turns", config)
+    client, busy, idle = Peer(world, "clients"), Peer(world, "workers"), Peer(world, "workers")
+    busy.says((WorkerHello(incarnation=b"b" * 16, features=("starts", "recalls")), b""), (WorkerAsk(credit=2), b""))
+    client.says((ClientHello(), b""), (Submit(id=b"1" * 16), b"job 1"))
+    client.says((Submit(id=b"2" * 16, gone="cancel"), b"job 2"))
+    busy.says((WorkerAsk(credit=2, started=1), b""))
+    idle.says((WorkerHello(incarnation=b"i" * 16, features=("starts",)), b""), (WorkerAsk(credit=1), b""))
+    client.wire.close(reset=False)
+    goes_on(world, 5 * MS)
+    world._busy_until = world.clock.now + 300 * MS
+    goes_on(world, 350 * MS)
+    assert [type(it) for it in busy.kept[-2:]] == [Recall, Cancel]
+    assert busy.kept[-1].reason == "asker_gone"
 
 
 @pytest.mark.xfail(

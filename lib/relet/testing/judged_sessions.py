@@ -501,6 +501,8 @@ class Sessions:
             return  # it was lost in the same turn
         if not seat.recalls:
             raise Violation(WRONG, f"{seat} was asked to hand back, and does not heed that")
+        if claim in seat.claims and claim.token == token and not claim.open and claim.ended_at == self._judge.now:
+            return  # it was called back, and then it ended, in the same turn
         if claim is None or claim.holder is not seat or claim.state != HELD or claim.token != token:
             raise Violation(WRONG, f"{seat} was asked to hand back {claim}, which it does not hold")
         claim.recalled = self._judge.now
