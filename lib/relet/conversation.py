@@ -26,6 +26,7 @@ from relet.messages import (
     SIGNATURE,
     TOO_LARGE,
     TOO_MANY_PEERS,
+    VERSION,
     Ack,
     Admitted,
     Body,
@@ -42,6 +43,7 @@ from relet.messages import (
     HandBack,
     Heartbeat,
     Inquire,
+    JobState,
     NativeRun,
     Outcome,
     Partial,
@@ -62,6 +64,8 @@ from relet.transport.outbox import Outbox
 NO_SESSION: Final = "no_session"
 ACK_NS_MAX: Final = 20_000_000
 """How long an acknowledgement waits for a job that carries it: each message of its own wakes a worker up."""
+_ANSWERS: Final = (Submitted, JobState, Error)
+"""What a client waits for, beside outcomes."""
 _SAY_HELLO: Final = "nobody has said hello on this connection, or was silent for too long since: say hello first"
 
 Message = tuple[Any, ...]
@@ -343,7 +347,9 @@ class Conversation:
         if to_workers:  # who cannot be reached is gone, and its connection will say so; who does not read hears no more
             dropped = sum(code == errno.EAGAIN for _, code in self._workers.send(to_workers))
         if to_clients:
-            dropped += self._outbox.refuse(to_clients)
+            lost = self._outbox.refuse(to_clients)
+            dropped += len(lost)
+            self._skip_numbers(lost)
         if dropped:
             machine.counters.reply_dropped += dropped
             machine.notices.append((Event.REPLY_DROPPED, {"count": dropped, "jobs": []}))
@@ -356,6 +362,16 @@ class Conversation:
         some, self._unassured = left[:clients_max], left[clients_max:]
         self.say([(asker, Heartbeat(told=asker.told), ()) for asker in some if asker.peer not in self._outbox])
         return not self._unassured
+
+    def _skip_numbers(self, lost: Sequence[Message]) -> None:
+        """These did not get to their clients. An answer among them becomes a number that no outcome has: who waits for
+        it learns that it will not come, and asks again.
+        """
+        routes = self._machine.requests.askers.routes
+        for peer, path, _, header, *_ in lost:
+            asker = routes.get(peer, {}).get(path)
+            if asker is not None and isinstance(native.to_client(VERSION, header), _ANSWERS):
+                asker.told += 1
 
     def due(self) -> int:
         """When `flush_acks` has something to do."""

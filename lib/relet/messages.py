@@ -272,7 +272,8 @@ class Heartbeat(Said, frozen=True, kw_only=True, tag="heartbeat"):
     started: Count = 0
     received: Count = 0
     told: Count = 0
-    """The broker's to a client: number of the last outcome of this session. What of them has not come was dropped."""
+    """The broker's to a client: number of the last outcome of this session, or of an answer that was dropped after it.
+    What of them has not come was dropped."""
 
 
 class Goodbye(Said, frozen=True, kw_only=True, tag="goodbye"):

@@ -193,7 +193,7 @@ class Server:
         self.paused = False
         requests = self._clients.receive(self.limits.turn_messages_max, self.limits.jobs_bytes_max)
         if requests:
-            self._reply_dropped(self.outbox.refuse(d2010.refusals((peer, path) for peer, path, _ in requests)))
+            self._reply_dropped(len(self.outbox.refuse(d2010.refusals((peer, path) for peer, path, _ in requests))))
             self._refused_requests(len(requests), "broker_draining")
         return len(requests)
 
@@ -220,7 +220,7 @@ class Server:
         refused = [it for it in refused if not it.version]
         if refused:
             answerable = [(it.peer, it.path) for it in refused if it.path is not None]
-            self._reply_dropped(self.outbox.refuse(d2010.refusals(answerable)))
+            self._reply_dropped(len(self.outbox.refuse(d2010.refusals(answerable))))
             for reason in dict.fromkeys(it.reason for it in refused):
                 self._refused_requests(sum(it.reason == reason for it in refused), reason)
         refused = self._workers.take_refused()

@@ -44,7 +44,7 @@ class Asker:
         self.gone_ns = 0
         """Since when."""
         self.told = 0
-        """Number of the last outcome that it was told."""
+        """Number of the last outcome that it was told, or of another answer that was dropped after it."""
         self.received = 0
         """Outcomes up to this number it has, as it says."""
         self.receipt = 0

@@ -287,6 +287,12 @@ class Reports:
                 job.answer_headers = None  # they came with what is refused here
                 self.refuse(session, number, token, SUPERSEDED)
                 continue
+            if job.state == HELD:  # what was said of starts before this answer was so: an attempt that began counts
+                machine.complete_all(done, now, at_once)
+                done, at_once = [], []
+                for holder in heard:
+                    if holder.said_started > holder.started:
+                        self._started(holder, holder.said_started, now)
             machine.answered_late(job, token, now)
             job.answer = body
             done.append(job)

@@ -329,8 +329,9 @@ class Judge:
     def accepted(self, jobs: Sequence[Job]) -> None:
         """The machine has accepted these jobs of native clients."""
         self.requests.hear()
+        names = {job.request for job in jobs}
         for job in jobs:
-            claim = self.requests.accepted(job)
+            claim = self.requests.accepted(job, names)
             self.by_key[claim.key] = self._by_number[job.number] = claim
             self.open += 1
 
@@ -622,10 +623,9 @@ class Judge:
                     return claim
         return None
 
-    @property
-    def at_rest(self) -> bool:
-        """Nothing is open, and no native client is owed anything."""
-        return self.open == 0 and self.requests.at_rest
+    def at_rest(self, *, dropped: int) -> bool:
+        """Nothing is open, and no native client is owed anything but what was dropped."""
+        return self.open == 0 and self.requests.at_rest(dropped)
 
     def verdict(self, *, dropped: int, reads: Callable[[Wire], bool]) -> None:
         """The world is over. `dropped`: what the broker counted as `reply_dropped`. `reads`: does this client read?"""

@@ -12,7 +12,7 @@ holds. Outcomes are numbered without a gap, but for those that the broker counts
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +29,7 @@ from relet.messages import (
     Heartbeat,
     Inquire,
     JobState,
+    Key,
     Native,
     Outcome,
     Path,
@@ -120,11 +121,6 @@ class Asked:
     """Whether it became a job, joined one, or must be refused."""
     maybe: bool = False
     """Whether the outcome was still there is not certain."""
-
-    @property
-    def owed(self) -> bool:
-        """Something must be said."""
-        return (self.wait and not self.maybe) or self.ack or (self.settled and self.code != "")
 
     @property
     def pending(self) -> bool:
@@ -274,15 +270,20 @@ class Requests:
         over = len(self._ended) - self._limits.outcomes_max
         return over > 0 and self._ended[over - 1] + TRANSIT_NS >= asked.at - said.age_ms * 1_000_000
 
-    def accepted(self, job: Job) -> Claim:
-        """The machine has made a job of a request."""
+    def accepted(self, job: Job, names: Collection[Key | None]) -> Claim:
+        """The machine has made a job of a request; of all those in `names` at once."""
         judge, name = self._judge, job.request
         key = key_of(job.body)
         if not isinstance(name, bytes):
             raise Violation(WRONG, f"{key!r} was accepted with the id {name!r}")
         proposed = self._proposed.get(name, [])
         before = self.by_id.get(name)
-        while proposed and (proposed[0].key != key or proposed[0].code):
+        while proposed and (
+            proposed[0].key != key
+            or proposed[0].code
+            or not _may_be_of(proposed[0], job)
+            or not self._whole(proposed[0].said, names)
+        ):
             self._is_refused(proposed.pop(0))
         if not proposed:
             what = "is open" if before is not None and before.open else "nobody has asked for it now"
@@ -306,6 +307,16 @@ class Requests:
             self._joins(other, claim)
         self._proposed.pop(name, None)
         return claim
+
+    def _whole(self, said: Submit | Inquire, names: Collection[Key | None]) -> bool:
+        """Whether all new jobs of a message were accepted: where there is no room for all, there is for none."""
+        if isinstance(said, Inquire):
+            return True
+        return all(
+            item.id in names
+            or not any(it.said is said and it.claim is None and not it.code for it in self._proposed.get(item.id, ()))
+            for item in said.jobs
+        )
 
     def _must_be_forgotten(self, claim: Claim, asked: Asked, said: Submit) -> None:
         """A request may be a job again only when its outcome is not kept any more."""
@@ -489,7 +500,7 @@ class Requests:
                 self._errors[peer, path, said.code] -= 1
                 self._judge.count(f"told_{said.code}")
             case Heartbeat():
-                pass
+                self._told_so_many(asker, said)
             case Welcome():
                 if not self._welcomes.get((peer, path)):
                     raise Violation(WRONG, f"a client at {peer} was welcomed that has not said hello")
@@ -503,6 +514,15 @@ class Requests:
             case TellPartial() | TellProgress():
                 self._told_more(asker, said)
 
+    def _told_so_many(self, asker: Told | None, said: Heartbeat) -> None:
+        """Heartbeats and outcomes come in order: what of these has not come was dropped."""
+        if asker is None:
+            raise Violation(WRONG, "somebody was told how many outcomes were told who has no session")
+        if said.told < asker.number:
+            raise Violation(WRONG, f"a client hears that {said.told} outcomes were told, after {asker.number}")
+        asker.gaps += said.told - asker.number
+        asker.number = said.told
+
     def _told_submitted(self, asker: Told | None, said: Submitted, too_large: bool) -> None:
         for each in said.jobs:
             if too_large and each.code == TOO_LARGE:
@@ -511,11 +531,13 @@ class Requests:
                 raise Violation(WRONG, f"somebody was told of {each.id!r} who has no session")
             pending = asker.asked.get(each.id, [])
             due = [it for it in pending if _is_due(it, each)]
-            # Where the request was a job twice, what was said of the first may have been dropped.
-            named = (it for it in due if it.claim is not None and it.claim.job_id == each.job)
-            asked = (None if each.code else next(named, None) or next(reversed(due), None)) or next(iter(due), None)
-            if asked is None:
+            if not due:
                 raise Violation(WRONG, f"a client was told of {each.id!r} ({each.code}), without a reason: {pending}")
+            asked = due[0]
+            if not each.code:  # where the request was a job twice, what was said of the first may have been dropped
+                claims = [it.claim for it in due]
+                named = next((it for it in claims if it is not None and it.job_id == each.job), claims[-1])
+                asked = due[claims.index(named)]
             asked.ack = False
             asked.may = ()
             if each.code:
@@ -537,10 +559,9 @@ class Requests:
         asker.number = said.n
         pending = [it for it in asker.asked.get(said.id, []) if it.wait]
         ended = [it for it in pending if it.claim is not None and not it.claim.open]
-        # Where the request was a job twice, and what was said of the first was dropped, this is of the second.
-        asked = next(
-            (it for it in ended if it.claim is not None and it.claim.answer == body), ended[0] if ended else None
-        )
+        # Where the request was a job twice, and what was said of the first was dropped, this is of the second. And what
+        # is owed for certain comes before what may have been refused.
+        asked = min(ended, key=lambda it: (it.claim is None or it.claim.answer != body, it.maybe), default=None)
         if asked is None or asked.claim is None:
             kind = FALSE_FAILURE if pending and said.state != "completed" else WRONG
             open_ = "is open" if pending else "it was told before, or never asked"
@@ -609,10 +630,27 @@ class Requests:
 
     # --- The verdict
 
-    @property
-    def at_rest(self) -> bool:
-        """Nobody who is there is owed an outcome or an answer."""
-        return not any(it.owed for asker in self.askers.values() for several in asker.asked.values() for it in several)
+    def at_rest(self, dropped: int) -> bool:
+        """No more is owed to those who are there than was dropped."""
+        untold: set[tuple[int, bytes]] = set()
+        for asker in self.askers.values():
+            for name, several in asker.asked.items():
+                untold |= self._untold(name, several)
+                if len(untold) > dropped:
+                    return False
+        return True
+
+    def _untold(self, name: bytes, several: list[Asked]) -> set[tuple[int, bytes]]:
+        """The messages in which somebody should have been told about this."""
+        untold = set()
+        for it in several:
+            if it.at >= self._judge.stopped_at:
+                continue
+            if it.wait and not it.maybe:  # one outcome for however often it was asked while the job was open
+                untold.add((id(it.said if it.after_end else it.claim), name))
+            if it.ack or (it.settled and it.code):  # one message for all that were asked for in one
+                untold.add((id(it.said), b""))
+        return untold
 
     def verdict(self, *, dropped: int, reads: Callable[[Wire], bool]) -> None:
         """The world is over."""
@@ -621,10 +659,7 @@ class Requests:
             if not asker.wire.up or asker.wire.gone or not reads(asker.wire):
                 continue
             for name, several in asker.asked.items():
-                for it in several:
-                    # One message says what became of all that were asked for in one.
-                    if it.owed and it.at < self._judge.stopped_at:
-                        untold.add((id(it.said), name if it.wait and not it.maybe else b""))
+                untold |= self._untold(name, several)
                 if len(untold) > dropped:
                     raise Violation(LOST, f"an asker is there and was never answered about {name!r}: {several}")
         gaps = sum(asker.gaps for asker in self.askers.values())
@@ -632,20 +667,31 @@ class Requests:
             raise Violation(LOST, f"{gaps} outcomes were numbered and not told, {dropped} were dropped")
 
 
+def _may_be_of(asked: Asked, job: Job) -> bool:
+    """Whether the job may have been made of this: who asks and waits is among those who are told."""
+    asker = asked.asker
+    return not asked.wait or any(it.peer is asker.peer and it.path == asker.path for it, _, _ in job.askers)
+
+
 def _fits(asker: Told | None, said: Any) -> bool:
     """Whether something may be said to this asker, or it may be anybody."""
     match said:
         case Outcome():
-            return asker is not None and any(
-                it.wait and it.claim is not None and not it.claim.open for it in asker.asked.get(said.id, [])
+            return (
+                asker is not None
+                and said.n > asker.number
+                and any(it.wait and it.claim is not None and not it.claim.open for it in asker.asked.get(said.id, []))
             )
         case Submitted():
-            ours = [each.id for each in said.jobs if each.code != TOO_LARGE]
+            ours = [each for each in said.jobs if each.code != TOO_LARGE]
             return not ours or (
-                asker is not None and any(it.pending for name in ours for it in asker.asked.get(name, []))
+                asker is not None
+                and all(any(_is_due(it, each) for it in asker.asked.get(each.id, [])) for each in ours)
             )
         case JobState():
             return asker is not None and bool(asker.states.get(said.id or said.job))
+        case Heartbeat():
+            return asker is not None and said.told >= asker.number
         case _:
             return True
 

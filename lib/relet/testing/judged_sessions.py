@@ -284,6 +284,8 @@ class Sessions:
         if isinstance(said, Complete | Fail | HandBack | Partial | Progress | Extend) and said.n > seat.reported:
             seat.reported = said.n
             judge.count("reports")
+            if isinstance(said, Complete):  # what it says of starts was so before its answer
+                self._numbers(seat, 0, said.started)
             self._reports(seat, said, body)
         if not isinstance(said, WorkerHello):
             self._numbers(seat, said.credit, said.started)
@@ -504,6 +506,8 @@ class Sessions:
             return  # it was lost in the same turn
         if not seat.recalls:
             raise Violation(WRONG, f"{seat} was asked to hand back, and does not heed that")
+        if claim in seat.claims and claim.token == token and not claim.open and claim.ended_at == self._judge.now:
+            return  # it was called back, and then it ended, in the same turn
         if claim is None or claim.holder is not seat or claim.state != HELD or claim.token != token:
             raise Violation(WRONG, f"{seat} was asked to hand back {claim}, which it does not hold")
         claim.recalled = self._judge.now

@@ -1,7 +1,9 @@
 """Simulated native peers: clients and workers with the habits, bad and good, that programs and libraries have.
 
 A worker has one connection and a seat or two on it, each with a session of its own on its own return path. A client has
-one connection and a window of requests; what it does not hear of, it asks for again, with its age, until it knows.
+one connection and a window of requests; what it does not hear of, it asks for again, with its age, until it knows. Some
+clients ask again because time has passed; others, as our library does, only where the numbers of outcomes show that one
+was lost, and in every new session.
 Their numbers - credit, starts, reports, receipts - are kept as the protocol says; bad habits lie in them now and then.
 """
 
@@ -45,6 +47,9 @@ from relet.testing.clock import MS, US
 from relet.testing.network import Wire
 from relet.testing.peers import Actor, Surroundings
 
+GREETING_NS: Final = 3_000 * MS
+"""A hello that nobody has answered for so long is said again."""
+NEVER: Final = 1 << 62
 RESENT: Final = ("complete", "fail", "hand_back")
 FATES: Final = (
     "drops",
@@ -193,7 +198,7 @@ class Seat:
             said.heartbeat_ms * MS,
         )
         self.welcomed = True
-        lost = set(said.lost)
+        lost = dict.fromkeys(said.lost)  # in their order: what becomes of each is drawn
         for token in lost:
             self.held.pop(token, None)
             if worker.world.rng.random() < 0.5:
@@ -572,7 +577,7 @@ class Wanted:
         self.sent = False
         """Whether it was asked before."""
         self.due = 0
-        """When to ask again."""
+        """When to ask again; NEVER where the numbers say when."""
 
 
 class NativeClient(Actor):
@@ -584,7 +589,7 @@ class NativeClient(Actor):
         *,
         window: int,
         think_ns: int,
-        patience_ns: int,
+        patience_ns: int | None,
         unread_max: int,
         queues: tuple[str, ...] = ("default",),
         receipts: str = "prompt",
@@ -592,8 +597,9 @@ class NativeClient(Actor):
         shares: float = 0.0,
         path: bytes = b"",
     ) -> None:
-        """`receipts`: "prompt", "lazy" or "never". `strange`: how often it asks for something unusual. `shares`: how
-        often another client asks for the same.
+        """`patience_ns`: how long it waits until it asks again. None: it trusts the numbers, and says nothing but hello
+        before it is welcome. `receipts`: "prompt", "lazy" or "never". `strange`: how often it asks for something
+        unusual. `shares`: how often another client asks for the same.
         """
         super().__init__(world)
         self.window = window
@@ -607,12 +613,23 @@ class NativeClient(Actor):
         """Requests that it did not wait for, and when it asked."""
         self.done = False
         self.received = 0
+        """All outcomes of this session up to this number have come."""
         self.given_up = 0
         self.wire: Wire | None = None
         self._think_ns = think_ns
         self._patience_ns = patience_ns
         self._unread_max = unread_max
         self._welcomed = False
+        self._highest = 0
+        """Number of the last outcome that came, or is known to be lost."""
+        self._session = 0
+        self._hello_at = 0
+        self._heartbeat_ns = 2_500 * MS
+        self._beat_at = 0
+        self._counted_at = 0
+        """When it heard last of an outcome, or how many there are."""
+        self._repaired_at = -NEVER
+        self._receipted = 0
         self._ids: dict[bytes, bytes] = {}
         self._connect()
         self._look(self._life)
@@ -627,24 +644,50 @@ class NativeClient(Actor):
             self.wire.send((self.path, VERSION, native.encode(said), body))
 
     def _connect(self) -> None:
-        self.received = 0
-        self._welcomed = False
+        self._begins_session()
         self.wire = self.world.network.connect("clients", self, "DEALER", self._unread_max)
         if self.wire is None:
             self._later(50 * MS, self._connect)
             return
         self._hello()
 
-    def _hello(self) -> None:
-        self.received = 0
+    def _begins_session(self) -> None:
+        """Whatever it knew of numbers was of the session before."""
+        self.received = self._receipted = self._highest = 0
         self._welcomed = False
+        self._session += 1
+
+    def _hello(self) -> None:
+        self._begins_session()
+        self._hello_at = self.world.clock.now
         self.says(ClientHello(features=("follows",), agent="simulated"))
-        for wanted in self.wanted.values():
+        if self._patience_ns is not None:
+            self._goes_on()
+
+    def _welcome(self, said: Welcome) -> None:
+        if self._welcomed:  # it had said hello twice, and what it has asked since is of this session
+            self._begins_session()
+        elif self._patience_ns is None:
+            self._welcomed = True
+            self._goes_on()
+        self._welcomed = True
+        self._heartbeat_ns = said.heartbeat_ms * MS
+        self._beat_at = self._counted_at = self.world.clock.now
+
+    def _goes_on(self) -> None:
+        """It asks for all that is open, and for more."""
+        for wanted in list(self.wanted.values()):
             self._asks(wanted)
         self._later(int(self.world.rng.random() * self._think_ns), self._fill)
 
+    @property
+    def _may_ask(self) -> bool:
+        return self._welcomed or self._patience_ns is not None
+
     def _fill(self) -> None:
         """It asks for more, one or many at a time."""
+        if not self._may_ask:
+            return
         world, rng = self.world, self.world.rng
         while len(self.wanted) < self.window and not self.done:
             many = rng.randrange(2, 6) if rng.random() < 0.1 else 1
@@ -708,7 +751,7 @@ class NativeClient(Actor):
         items: list[Item] = []
         for wanted in several:
             wanted.sent = True
-            wanted.due = self.world.clock.now + self._patience_ns
+            wanted.due = self._due
             if said.wait:
                 self.wanted[wanted.name] = wanted
             else:
@@ -724,23 +767,31 @@ class NativeClient(Actor):
             wanted = Wanted(other.name, other.body, msgspec.structs.replace(other.said, wait=True), other.asked_at)
             wanted.sent = True
             self.wanted[wanted.name] = wanted
-            self._asks(wanted)
+            if self._may_ask:
+                self._asks(wanted)
 
     def _asks(self, wanted: Wanted) -> None:
         """It asks, or asks again."""
         now = self.world.clock.now
         age_ms = max(1, -(-(now - wanted.asked_at) // MS)) if wanted.sent else 0
         wanted.sent = True
-        wanted.due = now + self._patience_ns
+        wanted.due = self._due
         said = msgspec.structs.replace(wanted.said, id=wanted.name, age_ms=age_ms, **self._receipt())
         self.says(said, wanted.body)
 
+    @property
+    def _due(self) -> int:
+        return NEVER if self._patience_ns is None else self.world.clock.now + self._patience_ns
+
     def _asks_twice(self, wanted: Wanted) -> None:
-        if wanted.name in self.wanted:
+        if wanted.name in self.wanted and self._may_ask:
             self._asks(wanted)
 
     def _receipt(self) -> dict[str, int]:
-        return {"received": self.received} if self.receipts == "prompt" else {}
+        if self.receipts != "prompt":
+            return {}
+        self._receipted = self.received
+        return {"received": self.received}
 
     def heard(self, wire: Wire, frames: tuple[Any, ...]) -> None:
         """The broker says something."""
@@ -750,8 +801,7 @@ class NativeClient(Actor):
         said = native.to_client(VERSION, header)
         match said:
             case Outcome():
-                if self._welcomed:  # else it is of the session before, whose numbers are not this one's
-                    self.received = max(self.received, said.n)
+                self._counts(said.n)
                 if self.wanted.pop(said.id, None) is not None:
                     self._later(int(self.world.rng.random() * self._think_ns), self._fill)
             case Submitted():
@@ -760,10 +810,39 @@ class NativeClient(Actor):
                         self._is_refused(each.id, each.code, each.retry_ms)
                     elif each.job:
                         self._ids[each.id] = each.job
+            case Heartbeat():
+                self._so_many_were_told(said.told)
             case Welcome():
-                self._welcomed = True
-            case Error() if said.code == "no_session":
+                self._welcome(said)
+            case Error() if said.code == "no_session" and self._welcomed:
                 self._hello()
+
+    def _counts(self, number: int) -> None:
+        """An outcome has come; of the session before, where it is not welcome yet."""
+        self._counted_at = self.world.clock.now
+        if self._welcomed and number == self.received + 1:
+            self.received = number
+        else:
+            self._misses(number)
+
+    def _so_many_were_told(self, number: int) -> None:
+        """Outcomes and heartbeats come in order."""
+        self._counted_at = self.world.clock.now
+        self._misses(number)
+
+    def _misses(self, number: int) -> None:
+        """So many were told; where not all of them have come, it begins a new session and asks again."""
+        if not self._welcomed or number <= max(self._highest, self.received):
+            return
+        self._highest = number
+        wait_ns = max(0, self._repaired_at + self._heartbeat_ns - self.world.clock.now)
+        self._later(wait_ns, self._repairs, self._session)
+
+    def _repairs(self, session: int) -> None:
+        if session == self._session:
+            self._repaired_at = self.world.clock.now
+            self.world.count("gaps_repaired")
+            self._hello()
 
     def _is_refused(self, name: bytes, code: str, retry_ms: int) -> None:
         wanted = self.wanted.get(name)
@@ -789,17 +868,31 @@ class NativeClient(Actor):
         clock.after(200 * MS, self._look, life)
         if self.frozen or self.wire is None or not self.wire.up:
             return
+        if not self._welcomed and self._hello_at + GREETING_NS <= clock.now:
+            self._hello()
+        if not self._may_ask:
+            return
         for wanted in list(self.wanted.values()):
             if wanted.due <= clock.now:
                 self.world.count("asked_again")
                 self._asks(wanted)
-        if self.receipts != "never" and self.received and rng.random() < (1.0 if self.receipts == "prompt" else 0.1):
-            self.says(Heartbeat(received=self.received))
+        self._beats()
         if self.laid and rng.random() < 0.3:
             name, _ = rng.choice(self.laid)
             job = self._ids.get(name, b"")
             wait = rng.random() < 0.5
             self.says(Inquire(job=job, wait=wait) if job and rng.random() < 0.5 else Inquire(id=name, wait=wait))
+
+    def _beats(self) -> None:
+        """It says what it has received, and asks how much was told while it waits."""
+        now, receipts = self.world.clock.now, self.receipts
+        silent = max(self._beat_at, self._counted_at) + self._heartbeat_ns <= now
+        due = self.received > self._receipted and (receipts == "prompt" or self.world.rng.random() < 0.1)
+        if (due and receipts != "never") or (self.wanted and silent):
+            self._beat_at = now
+            if receipts != "never":
+                self._receipted = self.received
+            self.says(Heartbeat(received=self._receipted))
 
     def stops_reading(self, duration_ns: int) -> None:
         """It leaves what comes in its socket for so long."""

@@ -71,6 +71,7 @@ NO_FAULTS: Final = (
     "failed",
     "asker_gone",
     "asked_again",
+    "gaps_repaired",
     "attempts",
     "told_answer",
     "told_failure",

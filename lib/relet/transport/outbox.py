@@ -107,18 +107,13 @@ class Outbox:
                 sent.dropped.append(subjects[index])
         return sent if sent.unroutable or sent.dropped else None
 
-    def refuse(self, messages: list[Message]) -> int:
-        """Sends what speaks of no job, or lets it wait; returns how many were dropped. Those whose peers are gone are
-        not.
-        """
-        dropped = 0
+    def refuse(self, messages: list[Message]) -> list[Message]:
+        """Sends what speaks of no job, or lets it wait; returns what was dropped, of those whose peers are there."""
         behind = [message for message in messages if message[0] in self._boxes]
         if behind:
             messages = [message for message in messages if message[0] not in self._boxes]
         behind += [messages[index] for index, code in self._send(messages) if code != errno.EHOSTUNREACH]
-        for message in behind:
-            dropped += not self._wait(message, None)
-        return dropped
+        return [message for message in behind if not self._wait(message, None)]
 
     def _wait(self, message: Message, subject: Any) -> bool:
         peer, path, *frames = message

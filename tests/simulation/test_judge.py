@@ -1,0 +1,273 @@
+"""What the judge holds a broker to, word by word: here the broker's side is spoken by hand."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from relet.core.askers import Asker
+from relet.core.job import Job, Terms
+from relet.core.limits import Limits
+from relet.core.queue import Queue
+from relet.dialects import native
+from relet.messages import (
+    SIGNATURE,
+    VERSION,
+    Admitted,
+    Body,
+    ClientHello,
+    Error,
+    Heartbeat,
+    Inquire,
+    Item,
+    Outcome,
+    Peer,
+    Said,
+    Submit,
+    Submitted,
+    Welcome,
+)
+from relet.testing import Clock, Violation
+from relet.testing.claims import ANSWERED
+from relet.testing.clock import S
+from relet.testing.judge import Judge
+from relet.testing.network import Network, Router, Wire
+
+NAME = b"job".ljust(16, b".")
+JOB_ID = b"j" * 16
+WELCOME = Welcome(epoch=1, heartbeat_ms=1_000, liveness_ms=4_000, limits={})
+
+
+class Hearing:
+    """One client of a broker that says what the test says."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.clock = Clock()
+        self.clock.at(S, int)
+        self.clock.step()  # what is asked a moment ago was not asked of another broker
+        self.network = Network(self.clock, random.Random(1), delay_ns=1, spread_ns=0)
+        self.judge = Judge(tries=1, timeout_ns=None, limits=Limits(**limits), has_store=False)
+        self.router = Router(self.network, "clients", self.judge)
+        self.network.listen({"clients": self.router})
+        wire = self.network.connect("clients", _Deaf(), "DEALER")
+        assert wire is not None
+        self.wire = wire
+        self.says(ClientHello())
+        self.tells(WELCOME)
+
+    def says(self, said: Said, body: Body = b"", *, path: bytes = b"", now: bool = False) -> None:
+        """The client says something, and the broker reads it in a turn of its own, or `now`, in the last one."""
+        if not now:
+            self.judge.begin_turn(self.clock.now)
+        self.wire.send((path, VERSION, native.encode(said), body))
+        while not self.router.ready:
+            self.clock.step()
+        self.router.receive(100, 1 << 30)
+        self.router.take_native()
+        self.judge.requests.hear()
+
+    def tells(self, said: Said, body: Any = (), *, path: bytes = b"") -> None:
+        """The broker says something to it."""
+        self.router.send([(self._peer, path, SIGNATURE, native.encode(said), body)])
+
+    @property
+    def _peer(self) -> Peer:
+        assert self.wire.peer is not None
+        return self.wire.peer
+
+    def accepts(self, key: bytes = b"job", *, path: bytes = b"", job_id: bytes = JOB_ID) -> None:
+        """The broker makes a job of the request that it has read."""
+        terms = Terms(run_ns=None, silence_ns=None, late_any=True, ends_alone=False, keep_ns=0)
+        name = key.ljust(16, b".")
+        askers = ((Asker(self._peer, path, follows=False), name, False),)
+        job = Job(1, None, b"", key, self.clock.now, Queue("default"), terms, name, askers, len(key))
+        self.judge.accepted([job])
+        if job_id:
+            self.judge.requests.has_id(self.judge.by_key[key], job_id)
+
+    def ends(self, key: bytes = b"job") -> None:
+        """A worker has answered."""
+        claim = self.judge.by_key[key]
+        claim.answer, claim.attempts = b"done", 1
+        self.judge.ends(claim, ANSWERED)
+
+    def verdict(self, *, dropped: int = 0) -> None:
+        """What the judge thinks of it in the end."""
+        self.judge.verdict(dropped=dropped, reads=lambda _: True)
+
+
+class _Deaf:
+    frozen = False
+
+    def heard(self, wire: Wire, frames: tuple[Any, ...]) -> None:
+        """What is told is the judge's affair."""
+
+    def on_closed(self, wire: Wire) -> None:
+        """It is not."""
+
+
+def _outcome(name: bytes, number: int) -> tuple[Outcome, bytes]:
+    return Outcome(id=name, n=number), b"done"
+
+
+def test_an_outcome_is_owed_once_however_often_it_was_asked_while_the_job_was_open() -> None:
+    """One outcome was dropped, and three askings stand: that is one outcome that the broker owes, not three."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts()
+    for _ in range(2):
+        hearing.says(Submit(id=NAME, age_ms=1), b"job")
+    hearing.ends()
+    with pytest.raises(Violation, match="never answered"):
+        hearing.verdict()
+    hearing.verdict(dropped=1)
+
+
+def test_each_asking_after_the_end_is_owed_an_outcome_of_its_own() -> None:
+    """Two askings after the end are two outcomes, beside the one that was told before."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts()
+    hearing.ends()
+    hearing.tells(*_outcome(NAME, 1))
+    for _ in range(2):
+        hearing.says(Submit(id=NAME, age_ms=1), b"job")
+    with pytest.raises(Violation, match="never answered"):
+        hearing.verdict(dropped=1)
+    hearing.tells(*_outcome(NAME, 2))
+    hearing.tells(*_outcome(NAME, 3))
+    hearing.verdict()
+
+
+def test_the_acknowledgement_of_a_submission_is_owed_beside_its_outcome() -> None:
+    """Where neither was told, two messages are missing."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME, ack=True), b"job")
+    hearing.accepts()
+    hearing.ends()
+    with pytest.raises(Violation, match="never answered"):
+        hearing.verdict(dropped=1)
+    hearing.verdict(dropped=2)
+
+
+def test_an_outcome_goes_to_who_asked_for_certain() -> None:
+    """An inquiry that was refused, because too many waited, does not take the outcome of one after the end."""
+    hearing = Hearing(askers_per_job_max=1)
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts()
+    hearing.says(Inquire(job=JOB_ID, wait=True))
+    hearing.tells(Error(code="too_many_askers", of="inquire"))
+    hearing.ends()
+    hearing.tells(*_outcome(NAME, 1))
+    hearing.says(Inquire(job=JOB_ID, wait=True))
+    with pytest.raises(Violation, match="never answered"):
+        hearing.verdict()
+    hearing.tells(*_outcome(JOB_ID, 2))
+    hearing.verdict()
+
+
+def test_a_heartbeat_names_the_last_outcome_that_was_told() -> None:
+    """One number less hides that an outcome was lost; one more says that one was, and nobody has dropped it."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts()
+    hearing.ends()
+    hearing.tells(*_outcome(NAME, 1))
+    hearing.tells(Heartbeat(told=1))
+    hearing.verdict()
+    hearing.tells(Heartbeat(told=2))
+    with pytest.raises(Violation, match="1 outcomes were numbered and not told"):
+        hearing.verdict()
+    hearing.verdict(dropped=1)
+    with pytest.raises(Violation, match="1 outcomes were told, after 2"):
+        hearing.tells(Heartbeat(told=1))
+
+
+EXPIRED = Submitted(jobs=(Admitted(id=NAME, code="expired", text="asked too long ago"),))
+
+
+def test_the_one_of_two_askings_that_became_the_job_is_the_one_whose_asker_is_told() -> None:
+    """Of two that are read in one turn the first may be refused for its age, and the second be the job."""
+    hearing = Hearing(outcomes_max=1)
+    for number, key in enumerate((b"one", b"two"), 1):
+        name = key.ljust(16, b".")
+        hearing.says(Submit(id=name), key)
+        hearing.accepts(key, job_id=name)
+        hearing.ends(key)
+        hearing.tells(*_outcome(name, number))
+    hearing.says(ClientHello(), path=b"other")
+    hearing.tells(WELCOME, path=b"other")
+    hearing.says(Submit(id=NAME, age_ms=1), b"job")
+    hearing.says(Submit(id=NAME), b"job", path=b"other", now=True)
+    hearing.accepts(path=b"other")
+    hearing.tells(EXPIRED)
+    with pytest.raises(Violation, match="without a reason"):
+        hearing.tells(EXPIRED, path=b"other")
+    hearing.ends()
+    hearing.tells(*_outcome(NAME, 1), path=b"other")
+    hearing.verdict()
+
+
+def test_many_are_accepted_or_refused_as_a_whole() -> None:
+    """There is no room for the two jobs of a message; one is asked for again in the same turn, and is accepted."""
+    hearing = Hearing(jobs_max=1)
+    hearing.says(Submit(jobs=(Item(id=NAME), Item(id=JOB_ID))), (b"job", b"other"))
+    hearing.says(Submit(id=NAME, age_ms=1, ack=True), b"job", now=True)
+    hearing.accepts()
+    hearing.tells(Submitted(jobs=(Admitted(id=NAME, job=JOB_ID),)))
+    hearing.tells(Submitted(jobs=tuple(Admitted(id=name, code="busy") for name in (NAME, JOB_ID))))
+    hearing.ends()
+    with pytest.raises(Violation, match="never answered"):
+        hearing.verdict()
+    hearing.tells(*_outcome(NAME, 1))
+    hearing.verdict()
+
+
+def test_acknowledgements_come_in_the_order_of_what_was_asked() -> None:
+    """The first that names the job is of the first asking, and the refusal after it of the one after the end."""
+    hearing = Hearing(outcomes_max=1)
+    hearing.says(Submit(id=NAME, ack=True), b"job")
+    hearing.accepts(job_id=b"")
+    hearing.ends()
+    hearing.says(Submit(id=b"two".ljust(16, b".")), b"two")
+    hearing.accepts(b"two", job_id=b"t" * 16)
+    hearing.ends(b"two")
+    hearing.says(Submit(id=NAME, ack=True, age_ms=1), b"job")
+    hearing.tells(Submitted(jobs=(Admitted(id=NAME, job=JOB_ID),)))
+    hearing.tells(EXPIRED)
+    hearing.tells(*_outcome(NAME, 1))
+    hearing.tells(*_outcome(b"two".ljust(16, b"."), 2))
+    hearing.verdict()
+
+
+def test_a_refusal_is_of_the_session_that_it_fits_where_a_welcome_was_dropped() -> None:
+    """The client has asked the same in two sessions, and was refused in the second, of whose welcome it never heard."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts()
+    hearing.says(ClientHello())
+    hearing.says(Submit(id=NAME, age_ms=1 << 40), b"more")
+    with pytest.raises(Violation, match="without a reason"):
+        hearing.tells(EXPIRED)
+    conflict = Submitted(jobs=(Admitted(id=NAME, code="conflict", text="another body"),))
+    hearing.tells(conflict)
+    hearing.ends()
+    hearing.verdict()
+
+
+def test_numbers_begin_again_where_a_welcome_was_dropped() -> None:
+    """An outcome with a number that is known is of the next session, if there is one."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts()
+    hearing.ends()
+    hearing.tells(*_outcome(NAME, 1))
+    hearing.says(Submit(id=NAME, age_ms=1), b"job")
+    with pytest.raises(Violation, match="outcome 1 was told after outcome 1"):
+        hearing.tells(*_outcome(NAME, 1))
+    hearing.says(ClientHello())
+    hearing.says(Submit(id=NAME, age_ms=1), b"job")
+    hearing.tells(*_outcome(NAME, 1))
+    hearing.verdict()
