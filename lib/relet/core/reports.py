@@ -255,8 +255,10 @@ class Reports:
             if session is None:
                 strange.append(message)
                 continue
-            session.said_credit = max(session.said_credit, credit)
-            session.said_started = max(session.said_started, started)
+            if credit > session.said_credit:  # noqa: PLR1730 - a call of `max` costs five times as much
+                session.said_credit = credit
+            if started > session.said_started:  # noqa: PLR1730 - likewise
+                session.said_started = started
             if number <= session.reported:
                 heard[session] = session.reported
                 continue
