@@ -207,15 +207,13 @@ class Conversation:
                 except native.BadMessage as bad:
                     self._refuse(Route(peer, path, worker=False), bad.error)
                     continue
-                if type(said) is Submit:
-                    jobs_left -= len(said.jobs)
-                    if said == Submit(id=said.id, received=said.received):
-                        plain.append((peer, path, said.id, said.received, body))
-                        continue
+                if type(said) is Submit and said == Submit(id=said.id, received=said.received):
+                    plain.append((peer, path, said.id, said.received, body))
+                    continue
                 if plain:
                     self._submitted(plain, now)
                     plain = []
-                self._hear_client(peer, path, said, body, now)
+                jobs_left -= self._hear_client(peer, path, said, body, now)
             if jobs_left <= 0:
                 break
         if plain:
@@ -227,14 +225,16 @@ class Conversation:
         for peer, path, name, received, body in self._machine.requests.submit_plain(batch, now):
             self._hear_client(peer, path, Submit(id=name, received=received), body, now)  # who has said no hello
 
-    def _hear_client(self, peer: Peer, path: Path, said: FromClient, body: Body, now: int) -> None:
+    def _hear_client(self, peer: Peer, path: Path, said: FromClient, body: Body, now: int) -> int:
+        """Returns how many jobs were in a message of many."""
         requests = self._machine.requests
         asker = requests.askers.on(peer, path)
         if isinstance(said, Submit) and asker is not None:
             requests.submit(asker, said, body, now)
-        elif not peer.routing_id:
-            return  # who is gone asks for nothing
-        elif isinstance(said, ClientHello):
+            return len(said.jobs)
+        if not peer.routing_id:
+            return 0  # who is gone asks for nothing
+        if isinstance(said, ClientHello):
             self._answer_hello(Route(peer, path, worker=False), requests.hello(peer, path, said, now))
         elif asker is None:
             self._refuse(Route(peer, path, worker=False), _no_session(said))
@@ -244,6 +244,7 @@ class Conversation:
             if said.received:
                 requests.received(asker, said.received)
             self._machine.said.append((asker, Heartbeat(told=asker.told), ()))
+        return 0
 
     def _answer_hello(self, route: Route, answer: Said) -> None:
         if isinstance(answer, Error):
