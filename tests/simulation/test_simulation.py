@@ -167,6 +167,14 @@ def test_refusals_that_were_dropped_are_asked_for_again(seed: str) -> None:
     assert outcome.counts["told_answer"] >= 300
 
 
+@pytest.mark.parametrize("seed", ["native-2/3713", "native-2/5009"])
+def test_worlds_that_were_judged_wrongly(seed: str) -> None:
+    """After a restart the age of an outcome is told by the wall clock, which had gone on while the broker was deaf; and
+    of outcomes that ended in one turn any may be the first to be forgotten.
+    """
+    World(seed).play()
+
+
 def test_the_clock_keeps_appointments_in_order() -> None:
     """Earlier before later, and those of one moment in the order in which they were made."""
     clock, kept = Clock(), []

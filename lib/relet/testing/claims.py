@@ -98,6 +98,8 @@ class Claim:
     text: str = ""
     told: bool = False
     ended_at: int = 0
+    ended_deaf_ns: int = 0
+    """How long the broker had been deaf then, in all."""
     ended_serial: int = 0
     receipted: bool = False
     """Some asker has said that it received the outcome."""

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from relet.core.job import DELAYED, DISCARDED, Cause, Job, Reason
 from relet.core.job import HELD as JOB_HELD
@@ -73,12 +73,17 @@ from relet.testing.network import Wire
 
 __all__ = ["FALSE_FAILURE", "LOST", "WRONG", "Judge", "Violation"]
 
+WALL_STEP_NS: Final = 1_000_000
+"""A store keeps moments in milliseconds."""
+
 
 class Judge:
     """Witness of one world (`network.Witness`); raises `Violation`. Times are lease time of the running turn."""
 
     def __init__(self, *, tries: int | None, timeout_ns: int | None, limits: Limits, has_store: bool) -> None:
         self.now = 0
+        self.deaf_ns = 0
+        """How long the broker could not hear, in all: by so much `now` is behind the wall clock."""
         self.draining = False
         self.stopped = False
         self.stopped_at = NEVER
@@ -273,7 +278,7 @@ class Judge:
     def ends(self, claim: Claim, state: int, reason: str = "") -> None:
         """The claim has its outcome."""
         claim.state, claim.holder, claim.reason = state, None, reason
-        claim.ended_at = self.now
+        claim.ended_at, claim.ended_deaf_ns = self.now, self.deaf_ns
         self.open -= 1
         if claim.request is not None:
             self.requests.ended(claim)
@@ -588,6 +593,9 @@ class Judge:
                 self.count("gone_with_the_broker")
             elif not claim.safe_end:
                 claim.state = GONE
+            else:  # how old the end is, a store tells by the wall clock, which does not stop while the broker is deaf
+                claim.ended_at -= self.deaf_ns - claim.ended_deaf_ns + WALL_STEP_NS
+                claim.ended_deaf_ns = self.deaf_ns
         self.open = len(jobs)
 
     def _goes_on(self, claim: Claim, job: Job) -> None:

@@ -146,6 +146,9 @@ class Requests:
         """Of messages of many jobs, how many may be heard in this turn."""
         self._errors: Counter[tuple[Peer, Path, str]] = Counter()
         self._proposed: dict[bytes, list[Asked]] = {}
+        self._ended_in = (-1, -1)
+        self._first_ended = 0
+        """The turn in which outcomes came last, and the first of them."""
         self._ended: list[int] = []
         """Of outcomes in the order of their ends, when the youngest of them and those before was accepted."""
         self._by_job_id: dict[bytes, Claim] = {}
@@ -422,7 +425,9 @@ class Requests:
     def ended(self, claim: Claim) -> None:
         """A native job has its outcome."""
         self._ended.append(max(claim.accepted_at, self._ended[-1] if self._ended else -1))
-        claim.ended_serial = len(self._ended) - 1
+        if self._ended_in != (self._judge.now, self._judge.began):
+            self._ended_in, self._first_ended = (self._judge.now, self._judge.began), len(self._ended) - 1
+        claim.ended_serial = self._first_ended  # which of one turn was the last the loop need not say
 
     def lost(self, peer: Peer) -> None:
         """A connection has gone."""

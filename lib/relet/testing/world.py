@@ -430,6 +430,7 @@ class World:
         if store is not None:
             self.machine.load(store.load(), self.lease_now)
             self.loaded = self.machine.open
+        judge.deaf_ns = self._deaf_ns
         judge.restarted(list(self.machine.jobs()), self.lease_now)
         self._clients = Router(self.network, "clients", judge)
         self._workers = Router(self.network, "workers", judge)
@@ -486,6 +487,7 @@ class World:
         self._stall_ns = 0
         judge, machine = self.judge, self.machine
         now = self.lease_now
+        judge.deaf_ns = self._deaf_ns
         judge.begin_turn(now)
         before = judge.seen
         self.server.turn(now, self._wall)
