@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 import structlog
 import zmq
@@ -138,6 +139,8 @@ class NativeBroker:
         self.seq = 0
         self.acks = True
         """Whether every report that is heard is acknowledged at once."""
+        self._welcome: Welcome | None = None
+        """What was said last to a hello."""
         self.open()
 
     def open(self) -> None:
@@ -155,7 +158,9 @@ class NativeBroker:
         self._socket.close()
 
     def hear(self, kind: type[M]) -> M:
-        """The next message, which must be of this kind; heartbeats and asks that tell of a start are skipped."""
+        """The next message, which must be of this kind; heartbeats and asks that tell of a start are skipped, and a
+        worker that retires is welcome again.
+        """
         while True:
             assert self._socket.poll(WAIT_MS_MAX), f"no {kind.__name__} came"
             self.peer, signature, header, *self.body = self._socket.recv_multipart()
@@ -165,11 +170,14 @@ class NativeBroker:
                 self.say(Ack(ack=said.n))
             if isinstance(said, kind):
                 return said
+            if self.acks and self._welcome is not None and isinstance(said, WorkerHello):
+                self.say(msgspec.structs.replace(self._welcome, handed=self.seq))
+                continue
             assert isinstance(said, Heartbeat) or self._tells(said), f"{said} came, not {kind.__name__}"
 
     def _tells(self, said: object) -> bool:
-        """Whether this ask is there because a job begins."""
-        return isinstance(said, WorkerAsk) and said.started > 0
+        """Whether this ask is there because a job begins, or asks for nothing."""
+        return isinstance(said, WorkerAsk) and (said.started > 0 or said.credit == self.seq)
 
     def hears_nothing(self, ms: int = 0) -> bool:
         """Whether nothing arrives within this time."""
@@ -188,7 +196,8 @@ class NativeBroker:
         hello = self.hear(WorkerHello)
         fields = {"epoch": 1, "heartbeat_ms": 60_000, "liveness_ms": 600_000, "limits": {}, **fields}
         self.seq = fields.get("handed", 0)
-        self.say(Welcome(**fields))
+        self._welcome = Welcome(**fields)
+        self.say(self._welcome)
         return hello
 
     def begin(self, **fields: Any) -> WorkerAsk:

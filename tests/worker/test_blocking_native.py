@@ -629,30 +629,32 @@ def test_a_broker_that_never_answers_is_told_within_a_second(native_broker: Nati
 # --- The end.
 
 
-def test_stop_hands_back_finishes_and_leaves_with_a_word(native_broker: NativeBroker) -> None:
-    """The job in hand is finished though the worker was told to stop; what waits goes back at once."""
+def test_stop_takes_back_what_was_asked_for_finishes_and_leaves_with_a_word(native_broker: NativeBroker) -> None:
+    """The job in hand is finished though the worker was told to stop; what waits goes back at once, and
+    nothing more is asked for.
+    """
     broker, gate = native_broker, Gate()
     broker.acks = False
-    running = Running(Worker(broker.workers, gate, ahead=3))
+    running = Running(Worker(broker.workers, gate, ahead=4))
     broker.begin()
     for token in (b"a", b"b", b"c"):
         broker.give(token, token)
     assert gate.has() == b"a"
     assert broker.hear(WorkerAsk).started == 1
     running.worker.stop()
-    assert [broker.hear(HandBack).token for _ in range(2)] == [b"b", b"c"]
     broker.give(b"d", b"d")  # was on its way
-    assert broker.hear(HandBack).token == b"d"
+    hello = broker.welcome(handed=4)
+    assert (hello.running, hello.held) == ((b"a",), ())
     gate.leave.put(b"last words")
     said = broker.hear(Complete)
-    assert (said.token, broker.body, said.credit) == (b"a", [b"last words"], 3)
+    assert (said.token, broker.body, said.credit) == (b"a", [b"last words"], 4)
     assert broker.hears_nothing()  # goodbye waits until the report is safe
     broker.say(Ack(ack=said.n))
     broker.hear(Goodbye)
     running.join()
     assert running.error is None
     assert gate.entered.empty()
-    assert running.worker.counters.handed_back == 3
+    assert (running.worker.counters.handed_back, running.worker.counters.dropped) == (0, 3)
 
 
 def test_stop_waits_for_an_acknowledgement_for_a_second_only(native_broker: NativeBroker) -> None:
@@ -664,6 +666,7 @@ def test_stop_waits_for_an_acknowledgement_for_a_second_only(native_broker: Nati
     broker.give(b"t", b"x")
     broker.hear(Complete)
     running.worker.stop()
+    broker.hear(WorkerHello)
     broker.hear(Goodbye)
     running.join()
 

@@ -448,8 +448,10 @@ def test_a_job_that_was_told_to_be_started_and_was_not_is_handed_back() -> None:
     """The broker believes that it runs: silence would cost an attempt."""
     talk = Talk().ready()
     talk.give(b"a")
-    talk.peer.retire()
-    assert talk.turn() == [HandBack(token=b"a", n=1, credit=1, started=1)]
+    talk.peer.retire(talk.now)
+    (hello,) = talk.turn()
+    assert (hello.running, hello.held) == ((b"a",), ())
+    assert talk.welcome(handed=1) == [HandBack(token=b"a", n=1, credit=1, started=1)]
     talk = Talk().ready()
     (job,) = talk.give(b"a")
     talk.wait(LIVENESS_MS + 1)
@@ -1195,27 +1197,80 @@ def test_a_handler_sees_its_job() -> None:
 # --- The end.
 
 
-def test_a_worker_that_retires_hands_back_finishes_and_says_goodbye() -> None:
-    """What arrives later goes back as well; goodbye comes when all is acknowledged."""
+def test_a_worker_that_retires_takes_back_its_credit_finishes_and_says_goodbye() -> None:
+    """Found by use: its credit stayed, so the broker went on to hand it what it handed back, until the hand-overs of
+    every waiting job were spent. Another hello leaves none, and claims only what runs.
+    """
     talk = Talk(3).ready()
     one, two = talk.give(b"a", b"b")
     assert talk.start(one)
-    talk.peer.retire()
-    assert talk.turn() == [HandBack(token=b"b", n=1, credit=3, started=1)]
+    talk.peer.retire(talk.now)
     assert not talk.start(two)
-    assert talk.turn(dispatch(b"c", 3)) == [HandBack(token=b"c", n=2, credit=3, started=1)]
+    (hello,) = talk.turn()
+    assert (type(hello), hello.running, hello.held) == (WorkerHello, (b"a",), ())
+    assert talk.turn(dispatch(b"c", 3)) == []
     assert talk.jobs == []
+    assert talk.welcome(handed=3) == [WorkerAsk(credit=3, started=1)]
     talk.end(one)
-    assert talk.turn() == [Complete(token=b"a", n=3, credit=3, started=1)]
+    assert talk.turn() == [Complete(token=b"a", n=1, credit=3, started=1)]
+    assert not talk.peer.finished
+    assert talk.turn(dispatch(b"d", 4)) == [HandBack(token=b"d", n=2, credit=3, started=1)]
+    talk.turn(Ack(ack=1))
     assert not talk.peer.finished
     talk.turn(Ack(ack=2))
-    assert not talk.peer.finished
-    talk.turn(Ack(ack=3))
     assert talk.peer.finished
     assert talk.turn(goodbye=True) == [Goodbye()]
     assert talk.peer.gone
     assert talk.turn(goodbye=True) == []
     assert talk.peer.farewell() == []
+
+
+def test_what_the_job_in_hand_says_while_its_worker_retires_is_told_after_the_welcome() -> None:
+    """Pieces of its result, progress and the result itself: none is lost with the hello."""
+    talk = Talk(3).ready()
+    (one,) = talk.give(b"a")
+    assert talk.start(one)
+    talk.end(one, Piece((b"first",), 5))
+    talk.peer.take(talk.inbox)
+    talk.peer.retire(talk.now)
+    (hello,) = talk.turn()
+    assert (type(hello), hello.running) == (WorkerHello, (b"a",))
+    talk.end(one, Piece((b"second",), 6))
+    talk.end(one, Note(1.0, 2.0, ""))
+    assert talk.turn() == []
+    said = talk.welcome(handed=1)
+    assert [type(it) for it in said] == [Partial, Partial, Progress]
+    assert talk.bodies[:2] == [(b"first",), (b"second",)]
+    assert talk.peer.counters.partials_dropped == 0
+    talk.end(one)
+    assert [type(it) for it in talk.turn()] == [Complete]
+
+
+def test_a_worker_that_retires_and_has_asked_for_nothing_more_says_nothing() -> None:
+    """What it granted is spent: there is nothing to take back."""
+    talk = Talk(1).ready()
+    (one,) = talk.give(b"a")
+    assert talk.start(one)
+    talk.turn()
+    talk.peer.retire(talk.now)
+    assert talk.turn() == []
+    talk.end(one)
+    assert talk.turn() == [Complete(token=b"a", n=1, credit=1, started=1)]
+
+
+def test_a_worker_that_retires_before_it_is_welcome_hands_back_what_it_has_claimed() -> None:
+    """The hello that is under way said that it holds it; and no credit follows."""
+    talk = Talk(2).ready()
+    one, two = talk.give(b"a", b"b")
+    assert talk.start(one)
+    talk.turn()
+    talk.peer.lost(talk.now)
+    hello = talk.connect()
+    assert (hello.running, hello.held) == ((b"a",), (b"b",))
+    talk.peer.retire(talk.now)
+    assert not talk.start(two)
+    assert talk.turn() == []
+    assert talk.welcome(handed=2) == [HandBack(token=b"b", n=1, credit=2, started=1)]
 
 
 def test_a_worker_that_cannot_wait_says_goodbye_all_the_same() -> None:

@@ -104,7 +104,7 @@ def test_a_stopped_worker_leaves_its_jobs_to_another(endpoints: dict[str, str]) 
             assert futures[0].result(WAIT_SECONDS) == b"last words"
         running.join()
     assert attempts == [1, 1]
-    assert running.worker.counters.handed_back == 2
+    assert running.worker.counters.dropped == 2
 
 
 def test_a_worker_goes_on_with_a_broker_that_was_started_anew() -> None:

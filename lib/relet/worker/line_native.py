@@ -138,9 +138,9 @@ class NativeLine:
         return self._link.watched(writable=self._stuck) if self._link is not None else []
 
     def retire(self) -> None:
-        """Hand back what was not started."""
+        """Take back what was asked for, and give up what was not started."""
         if not self.peer.retiring:
-            self.peer.retire()
+            self.peer.retire(clock())
 
     @property
     def flushed(self) -> bool:

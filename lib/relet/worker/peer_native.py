@@ -16,10 +16,11 @@ Nothing may be started once the broker may believe that this worker is gone. So 
 the broker keeps the session. The handler's thread checks that itself, with its own reading of the clock, because after
 a stop of the whole process it may be the first to go on.
 
-Credit is one growing number: hand-overs so far, as `welcome` says, plus places that are free. It is never taken back; a
-worker that wants less grants no more. Nor does a busy one for the places of jobs that were recalled from it, before it
-has done another: the same jobs would come back. Credit rides, like the number of what was started, on the last message
-of a batch, and goes alone only where there is no other.
+Credit is one growing number: hand-overs so far, as `welcome` says, plus places that are free. A worker that wants less
+grants no more. One that retires takes back what it has granted, by another hello, which leaves none: else the broker
+would go on to hand it what nobody else asks for. Nor does a busy one grant more for the places of jobs that were
+recalled from it, before it has done another: the same jobs would come back. Credit rides, like the number of what was
+started, on the last message of a batch, and goes alone only where there is no other.
 
 The broker counts an attempt when it is told of the start, and a handler may end the process with its first step, or
 keep the interpreter lock. So where the handler is idle, the job that it is about to begin is told to be started before
@@ -130,7 +131,8 @@ class NativePeer:
         self.pieces_freed = 0
         """Bytes of pieces of results that were sent or given up; the shell passes them on and sets it to 0."""
         self.retiring = False
-        """Whether no more jobs are asked for, and those that arrive are handed back."""
+        """Whether no more jobs are asked for, what was asked for is taken back, and those that arrive all the same are
+        handed back."""
         self.gone = False
         """Whether goodbye was said on this connection."""
         self._hello = WorkerHello(incarnation=incarnation, queues=queues, features=FEATURES, agent=agent)
@@ -559,7 +561,7 @@ class NativePeer:
         token = job.token
         if isinstance(aside, Extension):
             self._extend(token, aside)
-        elif not self.welcomed:  # who follows would get it late or never
+        elif not (self.welcomed or self.retiring):  # who follows would get it late or never
             if isinstance(aside, Piece):
                 self.counters.partials_dropped += 1
                 self.pieces_freed += aside.bytes
@@ -587,10 +589,20 @@ class NativePeer:
 
     # --- The end.
 
-    def retire(self) -> None:
-        """Ask for nothing any more, and hand back what was not started."""
+    def retire(self, now: int) -> None:
+        """Ask for nothing any more, take back what was asked for, and give up what was not started.
+
+        All of it by one hello on the same connection: it voids the credit, and what it does not claim goes back. Where
+        nothing is in hand, goodbye is about to do the same.
+        """
         self.retiring = True
-        self._end_held()
+        if not self.welcomed:  # no credit was said, and the hello that is under way may have claimed what is held
+            self._end_held()
+        elif not self.finished and (self._held or self._credit > self._seq):
+            self._drop_held()
+            self.welcomed = False
+            self._start_due = None
+            self._hello_due = now
 
     @property
     def finished(self) -> bool:
