@@ -232,8 +232,10 @@ class Conversation:
         if isinstance(said, Submit) and asker is not None:
             requests.submit(asker, said, body, now)
             return len(said.jobs)
-        if not peer.routing_id:
-            return 0  # who is gone asks for nothing
+        if not peer.routing_id:  # who is gone asks for nothing, and has received what it said
+            if not isinstance(said, ClientHello) and said.received:
+                requests.last_words(peer, path, said.received)
+            return 0
         if isinstance(said, ClientHello):
             self._answer_hello(Route(peer, path, worker=False), requests.hello(peer, path, said, now))
         elif asker is None:

@@ -20,8 +20,8 @@ NO_DESCRIPTOR = -1
 
 
 GONE_MAX = 10_000
-"""Routing ids of connections that have gone, remembered because their last messages may still lie unread. Those that
-libzmq draws do not come back."""
+"""Connections that have gone, remembered by routing id because their last messages may still lie unread: these are
+theirs, and are answered by nobody. The ids that libzmq draws do not come back."""
 
 
 class LargeFrame(Protocol):

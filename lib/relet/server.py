@@ -1,9 +1,9 @@
 """The loop: it turns the crank of the machine and carries out what it decides.
 
-One turn: drain the sockets, answers first; apply who has gone, before what was received; let the machine decide; give
-its records to the store; tell what belongs to turns that are safe; hand jobs to asks. Everything that could block or
-fail here is an input to the machine instead: a hand-over that cannot be sent gives its job back, an outcome that nobody
-can be told is kept.
+One turn: drain the sockets, answers first; apply who has gone, before what was received, of whose last words answers
+and receipts still count; let the machine decide; give its records to the store; tell what belongs to turns that are
+safe; hand jobs to asks. Everything that could block or fail here is an input to the machine instead: a hand-over that
+cannot be sent gives its job back, an outcome that nobody can be told is kept.
 
 `Server` knows no clock and no poll: `Broker` gives it the time, and so does the simulation, with other ports.
 """
@@ -91,6 +91,8 @@ class Server:
         self._unsettled: deque[Promises] = deque()
         """What speaks of turns that are not safe yet."""
         self._answers_behind_since: int | None = None
+        self._requests_read_max = 0
+        """How many messages of clients this turn would have read, had there been so many; 0: it read none."""
         self._retry_at = 0
         self._retry_ns = OUTBOX_RETRY_NS_MIN
         self._reassure_at = 0
@@ -105,6 +107,7 @@ class Server:
         machine.draining = self.draining
         messages = self._answers.receive(limits.turn_messages_max)
         asks = self._workers.receive(limits.turn_messages_max, limits.jobs_bytes_max)
+        parting = list(machine.requests.askers.parting)
         requests = self._receive_requests()
         heard = conversation.hear_workers(now)  # the last words of those who are gone are good; their asks end below
         self._apply_losses(now)
@@ -115,9 +118,11 @@ class Server:
                 machine.answers_refused(refused)
         if requests:
             machine.submit(requests, now)
-        conversation.hear_clients(now)
+        heard_clients = len(requests) + conversation.hear_clients(now)
         if conversation.behind:
             self.busy = True
+        elif parting and heard_clients < self._requests_read_max:  # whose connections went before all this was read
+            machine.requests.last_words_heard(parting)
         if asks:
             machine.ask(asks, now)
         self._refuse()
@@ -172,6 +177,7 @@ class Server:
 
     def _receive_requests(self) -> list[Request]:
         machine, limits = self.machine, self.limits
+        self._requests_read_max = 0
         if self.draining:
             self._refuse_new()
             return []
@@ -186,12 +192,14 @@ class Server:
         if self.paused:
             self.paused = False
             self._notice_intake(Event.INTAKE_RESUMED)
-        return self._clients.receive(min(jobs, limits.turn_messages_max), size)
+        self._requests_read_max = min(jobs, limits.turn_messages_max)
+        return self._clients.receive(self._requests_read_max, size)
 
     def _refuse_new(self) -> int:
         """While the broker drains, requests are answered with failure at once. Returns how many there were."""
         self.paused = False
-        requests = self._clients.receive(self.limits.turn_messages_max, self.limits.jobs_bytes_max)
+        self._requests_read_max = self.limits.turn_messages_max
+        requests = self._clients.receive(self._requests_read_max, self.limits.jobs_bytes_max)
         if requests:
             self._reply_dropped(len(self.outbox.refuse(d2010.refusals((peer, path) for peer, path, _ in requests))))
             self._refused_requests(len(requests), "broker_draining")

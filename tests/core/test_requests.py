@@ -18,7 +18,19 @@ from relet.core.job import Job
 from relet.core.limits import Limits
 from relet.core.machine import Machine
 from relet.dialects import native
-from relet.messages import HEADER_BYTES, Cancel, Error, Evicted, Heartbeat, Item, JobState, Refused, Submit, Submitted
+from relet.messages import (
+    HEADER_BYTES,
+    Cancel,
+    ClientHello,
+    Error,
+    Evicted,
+    Heartbeat,
+    Item,
+    JobState,
+    Refused,
+    Submit,
+    Submitted,
+)
 from relet.store.memory import MemoryStore
 from relet.testing import LateStore
 
@@ -697,6 +709,22 @@ def test_an_outcome_that_could_not_be_sent_may_be_asked_for_again(talk: Any) -> 
     assert it.counters.replies_unroutable == 1
     c.connect()
     c.hello()
+    c.submit(b"a", age_ms=1)
+    assert c.told() == [(b"a", "completed", b"done")]
+    c.receive(1)
+    assert len(it.machine.requests.outcomes) == 0
+
+
+def test_who_comes_back_at_once_and_receives_leaves_nothing_behind(talk: Any) -> None:
+    """Its first connection went in the same turn, and what that had not receipted is receipted on the second."""
+    it = talk()
+    c, w = it.client(), it.worker(credit=1)
+    c.submit(b"a")
+    w.complete(b"a")
+    assert c.told() == [(b"a", "completed", b"done")]
+    c.lose(turn=False)
+    c.connect()
+    c.says(ClientHello(), turn=False)
     c.submit(b"a", age_ms=1)
     assert c.told() == [(b"a", "completed", b"done")]
     c.receive(1)

@@ -770,6 +770,23 @@ def test_a_client_needs_to_say_nothing(site: Site) -> None:
     assert client.outcome()[1] == [b"done"]
 
 
+def test_clients_of_one_job_leave_no_outcome_behind(any_site: Site) -> None:
+    """A client, in order: "At the end: a last `heartbeat` with `received`, and close": what was received is dropped,
+    though the broker hears of both at once.
+    """
+    site, clients = any_site, 20
+    site.open()
+    worker = Worker(site, credit=clients)
+    for number in range(1, clients + 1):
+        client = Client(site)
+        client.submit(b"job")
+        worker.say(Complete(token=worker.job()[0].token, n=number), b"done")
+        client.say(Heartbeat(received=client.outcome()[0].n))
+        client.socket.close(linger=1_000)
+    site.until(lambda: site.broker.counters.outcomes_received == clients)
+    assert not site.broker._machine.requests.outcomes
+
+
 def test_a_worker_takes_its_session_to_another_connection(site: Site) -> None:
     """Sessions: the same incarnation on another connection goes on: its job and its numbers."""
     site.open()

@@ -13,6 +13,7 @@ from relet.messages import (
     ClientHello,
     Complete,
     Dispatch,
+    Heartbeat,
     Outcome,
     Recall,
     Said,
@@ -41,6 +42,12 @@ class Peer:
         """The broker says something."""
         assert wire is self.wire
         self.kept.append(self.decode(VERSION, frames[2]))
+
+    def ends(self, *messages: Said) -> None:
+        """All of them at once, and it closes its connection."""
+        for said in messages:
+            self.wire.send((b"", VERSION, native.encode(said), ()))
+        self.wire.close(reset=False)
 
     def on_closed(self, wire: Any) -> None:
         """It does not go."""
@@ -102,3 +109,51 @@ def test_a_start_that_was_said_before_a_late_answer_counts_though_both_are_read_
     )
     assert client.last(Outcome).state == "completed"
     assert client.last(Outcome).attempts == 2
+
+
+def short_client(limits: Limits) -> tuple[World, Peer]:
+    """A world in which a client has been told the outcome of its one job, and the broker is busy for a while."""
+    config = Config(req_clients=0, dealer_clients=0, req_workers=0, dealer_workers=0, delay_ns=1, spread_ns=1)
+    config.limits = limits
+    world = World("turns", config)
+    client, worker = Peer(world, "clients"), Peer(world, "workers")
+    client.says((ClientHello(), b""), (Submit(id=b"i" * 16), b"job"))
+    worker.says((WorkerHello(incarnation=b"w" * 16, features=("starts",)), b""), (WorkerAsk(credit=1), b""))
+    worker.says((Complete(token=worker.last(Dispatch).token, n=1), b"done"))
+    assert client.last(Outcome).n == 1
+    world._busy_until = world.clock.now + 5 * MS
+    return world, client
+
+
+def test_a_receipt_counts_though_the_end_of_its_connection_is_read_with_it() -> None:
+    """A client, in order: "At the end: a last `heartbeat` with `received`, and close", and the broker knows of both."""
+    world, client = short_client(Limits())
+    client.ends(Heartbeat(received=1))
+    goes_on(world, 10 * MS)
+    assert world.machine.counters.outcomes_received == 1
+    assert not world.machine.requests.outcomes
+
+
+def test_a_receipt_counts_though_the_end_of_its_connection_is_read_before_it() -> None:
+    """A turn reads so many messages and no more: what a connection has brought may lie there when it is known to be
+    gone.
+    """
+    world, client = short_client(Limits(turn_messages_max=2))
+    client.ends(*[Heartbeat()] * 4, Heartbeat(received=1))
+    goes_on(world, 10 * MS)
+    assert world.machine.counters.outcomes_received == 1
+    assert not world.machine.requests.outcomes
+
+
+def test_what_is_not_receipted_at_the_end_stays_kept() -> None:
+    """The client was told, and died, for all that anybody knows, before it read it: it may ask again."""
+    world, client = short_client(Limits(turn_messages_max=2))
+    client.ends(*[Heartbeat()] * 5)
+    goes_on(world, 10 * MS)
+    assert len(world.machine.requests.outcomes) == 1
+    back = Peer(world, "clients")
+    back.says((ClientHello(), b""), (Submit(id=b"i" * 16, age_ms=1), b"job"))
+    assert back.last(Outcome).n == 1
+    back.says((Heartbeat(received=1), b""))
+    assert not world.machine.requests.outcomes
+    assert not world.machine.requests.askers.parting

@@ -609,6 +609,20 @@ def test_a_gone_peer_is_unreachable_and_nobody_else(net: Net, pumps: Any) -> Non
     assert not gone.poll(0)
 
 
+def test_the_last_words_of_a_peer_that_is_known_to_have_gone_are_still_its_own(net: Net, pumps: Any) -> None:
+    """They come with the peer that was forgotten, so that what it proves by them can be found; nobody answers it."""
+    router, endpoint = net.bound(zmq.ROUTER, router_mandatory=True)
+    pump = router_pump(pumps, router)
+    gone = net.connected(zmq.DEALER, endpoint)
+    gone.send_multipart([b"", b"first"])
+    ((peer, _, _),) = gather(pump, router, 1)
+    pump.forget(peer)
+    gone.send_multipart([b"", b"last"])
+    assert gather(pump, router, 1) == [(peer, b"", b"last")]
+    assert peer.routing_id == b""
+    assert not pump.peers
+
+
 def test_a_peer_that_does_not_read_is_told_by_eagain(net: Net, pumps: Any) -> None:
     """EAGAIN names each message to a full peer, nothing blocks, and whoever reads gets everything."""
     router, endpoint = net.bound(zmq.ROUTER, router_mandatory=True, sndhwm=100)

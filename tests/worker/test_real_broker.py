@@ -55,6 +55,15 @@ def test_jobs_cross_between_dialects(endpoints: dict[str, str], dialect: str, as
     assert (worker.counters.reports_refused, worker.counters.errors) == (0, 0)
 
 
+def test_clients_of_one_job_leave_no_outcome_behind() -> None:
+    """Each says at its end what it has received, and the broker hears it, though the client has gone by then."""
+    with relet.Broker(LOOPBACK, LOOPBACK, LOOPBACK) as broker, Running(worker_of(dict(broker.endpoints), bytes)):
+        for number in range(50):
+            with relet.Client(broker.endpoints["clients"], timeout=WAIT_SECONDS) as client:
+                client.call(b"%d" % number)
+        until(lambda: broker.counters.outcomes_received == 50)
+
+
 def test_a_failure_that_is_final_reaches_the_client_with_its_words(endpoints: dict[str, str]) -> None:
     """At once, whatever the tries."""
 

@@ -38,6 +38,9 @@ TURN_MESSAGES_MAX: Final = 1_000
 """Messages received, and sent, in one turn, so that neither waits for the other."""
 CLOSE_SECONDS_MAX: Final = 2.0
 """How long `stop` waits for the thread: only a callback of the user's that does not return can take so long."""
+FAREWELL_MS_MAX: Final = 200
+"""How long the last words may take to leave the process: they are one short message, which waits only where the network
+or the broker is stuck. Then the broker keeps what was received for as long as its bounds let it, and nobody waits."""
 REFUSALS_LOGGED_EVERY_NS: Final = 1_000_000_000
 """Bad frames and unknown answers are logged at most this often, with their count."""
 
@@ -202,6 +205,9 @@ class Engine:
             link = Link(context, zmq.DEALER, self._endpoint, time.monotonic_ns())
             try:
                 self._turns(link)
+                if farewell := self.peer.farewell():
+                    link.send(farewell)
+                    link.close(FAREWELL_MS_MAX)
             finally:
                 link.close()
         except BaseException as error:  # noqa: BLE001 - also what a callback raised, after its batch: nobody must wait

@@ -233,6 +233,10 @@ class Peer(ABC, Generic[R]):
     def received(self, messages: Iterable[tuple[bytes, ...]], now: int) -> list[tuple[R, Outcome]]:
         """The requests that end by these messages. Nothing that a broker says raises an error."""
 
+    def farewell(self) -> list[Message]:
+        """What to say at the very end, where it can be said: nothing more will be heard."""
+        return []
+
     def abandon(self, requests: Iterable[R]) -> list[R]:
         """Nobody wants these any more. Returns those that were open; their answers will be late."""
         ended = [request for request in requests if self._open.get(request.key) is request]

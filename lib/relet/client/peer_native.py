@@ -14,11 +14,11 @@ a question, a second request under an id that is open already - is a *guest* of 
 an index from the name leads to it. What the broker says of a name concerns its job and all its guests.
 
 **Receipts.** Outcomes are numbered; what was received is said with the first job of each batch, and by itself when much
-has gathered, or when nothing has come for a while, so that the broker need not hold it. A number that is missing means
-that an outcome was lost on its way: a new session tells it again. Where the last ones were lost, no later number shows
-it, but the broker's answer to a heartbeat does: so heartbeats are said while neither is heard. They were lost because
-there were too many of them, so what is open is asked for again in parts, and a heartbeat behind each: its answer comes
-behind the outcomes of the part that were there, and then the next part goes.
+has gathered, when nothing has come for a while, and at the end, so that the broker need not hold it. A number that is
+missing means that an outcome was lost on its way: a new session tells it again. Where the last ones were lost, no later
+number shows it, but the broker's answer to a heartbeat does: so heartbeats are said while neither is heard. They were
+lost because there were too many of them, so what is open is asked for again in parts, and a heartbeat behind each: its
+answer comes behind the outcomes of the part that were there, and then the next part goes.
 
 **Refusals** that will pass (`busy`, `draining`) hold back all jobs for as long as the broker says: to send others in
 the meantime would only have them refused as well.
@@ -254,6 +254,12 @@ class NativePeer(Peer[R]):
     def unsent(self) -> int:
         """As in the base class."""
         return len(self._unsent) + len(self._questions) + len(self._refused)
+
+    def farewell(self) -> list[Message]:
+        """As in the base class: the last receipt, for the broker keeps outcomes that nobody has receipted."""
+        if self._phase is not _Phase.READY or self._received == self._receipted:
+            return []
+        return [(SIGNATURE, dialect.encode(Heartbeat(received=self._received)))]
 
     def close(self) -> list[R]:
         """As in the base class."""

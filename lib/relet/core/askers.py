@@ -63,12 +63,14 @@ class Asker:
 class Askers:
     """All native clients, by connection and return path."""
 
-    __slots__ = ("_paths_max", "count", "routes")
+    __slots__ = ("_paths_max", "count", "parting", "routes")
 
     def __init__(self, *, paths_max: int) -> None:
         self._paths_max = paths_max
         self.routes: dict[Peer, dict[Path, Asker]] = {}
         """By connection and return path."""
+        self.parting: dict[Peer, dict[Path, Asker]] = {}
+        """Likewise those whose connection has gone, while what they said before may lie unread, a receipt among it."""
         self.count = 0
 
     def __iter__(self) -> Iterator[Asker]:
@@ -111,8 +113,15 @@ class Askers:
                 asker.peer.direct = None
 
     def lost(self, peer: Peer) -> list[Asker]:
-        """The connection has gone, and every client on it."""
-        gone = list(self.routes.pop(peer, {}).values())
+        """The connection has gone, and every client on it. Those with something to receipt are parting."""
+        gone = self.routes.pop(peer, {})
         peer.direct = None
         self.count -= len(gone)
-        return gone
+        owing = {path: asker for path, asker in gone.items() if asker.unreceived}
+        if owing:
+            self.parting[peer] = owing
+        return list(gone.values())
+
+    def parted(self, peer: Peer) -> list[Asker]:
+        """All that was said on this connection has been heard."""
+        return list(self.parting.pop(peer, {}).values())

@@ -411,6 +411,8 @@ class Requests:
     def _attach(self, asker: Asker, job: Job, name: bytes, *, follows: bool) -> bool:
         """Who asks is owed the outcome: now where there is one. False: too many are owed it already."""
         if job.state in FINAL:
+            if self.askers.parting:  # one of them may be who comes back here: what it was told it has not received
+                self.last_words_heard(list(self.askers.parting))
             self._machine.told.append((asker, name, job))
             job.unreceived += 1
             job.orphans -= job.orphans > 0  # most likely the one who had gone
@@ -622,15 +624,38 @@ class Requests:
     # --- Those who go
 
     def lost(self, peer: Peer, now: int) -> None:
-        """A connection of clients has gone."""
+        """A connection of clients has gone. What they said before it went may still lie unread: they ask for nothing
+        by it any more, but a receipt in it counts, until it is known that all has been heard.
+        """
         for asker in self.askers.lost(peer):
-            self._gone(asker, now)
+            self._leaves(asker, now)
+
+    def last_words(self, peer: Peer, path: Path, number: int) -> None:
+        """Somebody said this, and then the connection went."""
+        asker = self.askers.parting.get(peer, {}).get(path)
+        if asker is not None:
+            self.received(asker, number)
+
+    def last_words_heard(self, peers: Iterable[Peer]) -> None:
+        """All that these connections have brought has been heard: what they have not receipted they have not received,
+        as far as anybody will ever know.
+        """
+        for peer in peers:
+            for asker in self.askers.parted(peer):
+                self._went_without_all(asker)
 
     def _gone(self, asker: Asker, now: int) -> None:
-        asker.gone, asker.gone_ns = True, now
+        """Nobody will speak there any more, and all that was said has been heard."""
+        self._leaves(asker, now)
+        self._went_without_all(asker)
+
+    def _went_without_all(self, asker: Asker) -> None:
         for _, job in asker.unreceived:
             self.went_without(job)
         asker.unreceived.clear()
+
+    def _leaves(self, asker: Asker, now: int) -> None:
+        asker.gone, asker.gone_ns = True, now
         for job in asker.watched:
             heapq.heappush(self._deserted, (now + self._limits.asker_grace_ns, job.number, job))
         asker.watched.clear()

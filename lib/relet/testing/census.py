@@ -315,7 +315,8 @@ def _requests(machine: Machine, open_jobs: dict[int, Job]) -> None:
         if job.id != job_id or job.request is None or requests._jobs.get(job.request) is not job:
             raise InvariantBroken(f"job {job.number} is known by an id that is not its own")
     owed: dict[int, int] = {}
-    for asker in requests.askers:
+    parting = [asker for paths in requests.askers.parting.values() for asker in paths.values()]
+    for asker in (*requests.askers, *parting):
         last = 0
         for number, job in asker.unreceived:
             if not last < number <= asker.told:

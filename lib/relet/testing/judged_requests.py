@@ -136,6 +136,8 @@ class Requests:
         """Messages that were read and not heard yet."""
         self.by_id: dict[bytes, Claim] = {}
         self.askers: dict[tuple[Peer, Path], Told] = {}
+        self._parted: dict[tuple[Peer, Path], Told] = {}
+        """Whose connections have gone: what they said before may be heard yet."""
         self._welcomes: dict[tuple[Peer, Path], list[Told]] = {}
         """Who has said hello there and was not welcomed."""
         self._listening: dict[tuple[Peer, Path], Told] = {}
@@ -177,6 +179,7 @@ class Requests:
             asker = self.askers.get((peer, path))
             if asker is None or isinstance(said, ClientHello):
                 if not peer.routing_id:
+                    self._last_words(peer, path, said)
                     continue
                 if isinstance(said, ClientHello):
                     if asker is not None:
@@ -194,6 +197,12 @@ class Requests:
                 self._submits(asker, said, body)
             elif isinstance(said, Inquire):
                 self._inquires(asker, said)
+
+    def _last_words(self, peer: Peer, path: Path, said: Any) -> None:
+        """The connection has gone: what was received before counts, and nothing else."""
+        asker = self._parted.get((peer, path))
+        if asker is not None and isinstance(said, Submit | Inquire | Heartbeat):
+            self._received(asker, said.received)
 
     def _received(self, asker: Told, number: int) -> None:
         unreceived = asker.unreceived
@@ -432,7 +441,8 @@ class Requests:
     def lost(self, peer: Peer) -> None:
         """A connection has gone."""
         for key in [key for key in self.askers if key[0] is peer]:
-            self.askers.pop(key).gone = self._judge.now
+            self._parted[key] = asker = self.askers.pop(key)
+            asker.gone = self._judge.now
 
     def crashed(self) -> None:
         """The broker is gone."""
@@ -442,6 +452,7 @@ class Requests:
         for asker in self.askers.values():
             asker.gone = self._judge.now
         self.askers.clear()
+        self._parted.clear()
         self._welcomes.clear()
         self._listening.clear()
         if not self._judge.has_store:

@@ -74,6 +74,7 @@ class Wire:
         "endpoint",
         "gone",
         "inbox",
+        "lost",
         "network",
         "owner",
         "peer",
@@ -98,6 +99,8 @@ class Wire:
         """The peer's end is open, as far as the peer knows."""
         self.gone = False
         """The broker's end is closed."""
+        self.lost = False
+        """The broker knows that."""
         self.inbox: deque[tuple[Any, ...]] = deque()
         """At the broker, unread."""
         self.backlog: deque[tuple[Any, ...]] = deque()
@@ -337,10 +340,10 @@ class Router(Endpoint):
         """The peers that have gone since the last call. A connection that never spoke has no peer."""
         lost: list[Peer] = []
         for wire in self._gone:
-            if wire.peer is not None:
+            if wire.peer is not None and not wire.lost:
+                wire.lost = True
                 wire.peer.routing_id = b""
                 lost.append(wire.peer)
-                wire.peer = None
         self._gone.clear()
         self._witness.lost(self.role, lost)
         return lost
@@ -349,7 +352,7 @@ class Router(Endpoint):
         """A send said that `peer` is gone."""
         wire = self.wires.get(peer.routing_id)
         if wire is not None and wire.peer is peer:
-            wire.peer = None
+            wire.lost = True
         peer.routing_id = b""
         self._witness.lost(self.role, (peer,))
 

@@ -461,7 +461,7 @@ cdef class RouterPump(_Pump):
         if found != NULL and PyBytes_GET_SIZE(routing_id) > 0 and PyBytes_AS_STRING(routing_id)[0] == 0:
             return <object>found
         if routing_id in self.gone:
-            return Peer(b"")  # the last words of a connection that is known to have gone
+            return self.gone[routing_id]  # the last words of a connection that is known to have gone
         descriptor = msg_get(message, ZMQ_SRCFD)
         if found != NULL:
             if (<object>found).descriptor == descriptor:
@@ -500,7 +500,7 @@ cdef class RouterPump(_Pump):
         if self.descriptors.get(peer.descriptor) is peer:
             del self.descriptors[peer.descriptor]
         if peer.routing_id[:1] == b"\0":
-            self.gone[peer.routing_id] = None
+            self.gone[peer.routing_id] = peer
             if len(self.gone) > GONE_MAX:
                 del self.gone[next(iter(self.gone))]
         peer.routing_id = b""

@@ -120,7 +120,7 @@ class RouterPump:
         self.path_bytes_max = path_bytes_max
         self.peers: dict[bytes, Peer] = {}
         self.descriptors: dict[int, Peer] = {}
-        self.gone: dict[bytes, None] = {}
+        self.gone: dict[bytes, Peer] = {}
         self.arrived: list[Peer] = []
         self.replaced: list[Peer] = []
         self.refused: list[Refused] = []
@@ -129,8 +129,9 @@ class RouterPump:
 
     def _peer_of(self, routing_id: bytes, frame: zmq.Frame) -> Peer | None:
         """The peer behind a routing id; a new one where the connection is new. None when there are too many."""
-        if routing_id in self.gone:
-            return Peer(b"")  # the last words of a connection that is known to have gone
+        gone = self.gone.get(routing_id)
+        if gone is not None:
+            return gone  # the last words of a connection that is known to have gone
         descriptor = _descriptor_of(frame)
         found = self.peers.get(routing_id)
         if found is not None:
@@ -172,7 +173,7 @@ class RouterPump:
         if self.descriptors.get(peer.descriptor) is peer:
             del self.descriptors[peer.descriptor]
         if peer.routing_id[:1] == b"\0":
-            self.gone[peer.routing_id] = None
+            self.gone[peer.routing_id] = peer
             if len(self.gone) > GONE_MAX:
                 del self.gone[next(iter(self.gone))]
         peer.routing_id = b""
