@@ -166,7 +166,7 @@ class AgainstTheModel(RuleBasedStateMachine):
             assert got[name] >= max(got.values(), default=0) - 1 or not self.credit[name], f"{name} was passed over"
         failed = [job for job in jobs if data.draw(st.integers(0, 5)) == 0]
         self.machine.undelivered(failed, self.now)
-        for job in failed:
+        for job in reversed(failed):  # as the machine does: the oldest comes back to the front last
             self.given_back(self.jobs[job.number])
 
     def check_dispatch(self, real: Any) -> str:

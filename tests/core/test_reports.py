@@ -542,15 +542,21 @@ def test_a_failed_attempt_may_ask_for_a_delay(talk: Any) -> None:
     assert [reason for _, reason, _ in c.told()] == ["tries_spent"], "no delay before the end"
 
 
-def test_a_delay_has_a_bound(talk: Any) -> None:
-    """`retry_ns_max`: a worker cannot put a job off for ever."""
-    it = talk(limits=Limits(retry_ns_max=2 * S))
+@pytest.mark.parametrize("retry_ms", [2_000, 2_001, 30 * 86_400_000, 2**63 - 1])
+def test_a_delay_has_a_bound(talk: Any, retry_ms: int) -> None:
+    """`retry_ms`: "more than `limits.retry_ms` is cut to that". A worker cannot put a job off for ever; one that wants
+    to has failed all the same, with all that it said of it.
+    """
+    it = talk(tries=2, limits=Limits(retry_ns_max=2 * S))
     c, w = it.client(), it.worker(credit=2)
     c.submit(b"a")
-    n = w.fail(b"a", retry_ms=2_001)
-    assert (w.refused(), it.state(b"a")) == ([(n, "bad_report")], "RUNNING")
-    w.fail(b"a", retry_ms=2_000)
-    it.wait(2 * S)
+    n = w.fail(b"a", kind="Later", text="next month", retry_ms=retry_ms)
+    assert (w.refused(), it.state(b"a"), w.acked()) == ([], "DELAYED", n)
+    (failed,) = it.job(b"a").ledger
+    assert (failed.cause, failed.kind, failed.text) == ("failed", "Later", "next month")
+    it.wait(2 * S - ACK_NS_MAX - 1)
+    assert w.got == [b"a"]
+    it.wait(1)
     assert w.got == [b"a", b"a"]
 
 

@@ -40,10 +40,12 @@ def test_welcome_says_the_bounds_and_where_the_session_stands(talk: Any) -> None
         "session_grace_ms": 300,
         "credit": 7,
         "run_ms": 60_000,
+        "retry_ms": limits.retry_ns_max // MS,
     }
     said = it.client(hello=False).hello()
     assert "credit" not in said.limits
     assert "run_ms" not in said.limits
+    assert "retry_ms" not in said.limits
     assert said.features == ("follows",)
 
 

@@ -86,7 +86,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     run_ns_max: int = 7 * DAY_NS
     """The longest run limit, and the ceiling of its extensions: a week. A job that may run for longer has none."""
     retry_ns_max: int = 7 * DAY_NS
-    """The longest time that a worker may ask for before the next attempt."""
+    """The longest pause before the next attempt, whatever its worker asks for: a job must not be put off for ever."""
     headers_bytes_max: int = 8 * KIB
     """Bytes of the headers of one job or answer, names and values, because every open job keeps its own."""
     ids_per_message_max: int = 1_000

@@ -128,6 +128,7 @@ class Reports:
             **self._machine.requests.limits(),
             "credit": self._limits.asks_per_worker_max,
             "run_ms": self._limits.run_ns_max // 1_000_000,
+            "retry_ms": self._limits.retry_ns_max // 1_000_000,
         }
         return self.welcome(limits, FEATURES, handed=session.handed, received=session.safe, lost=lost)
 
@@ -324,15 +325,13 @@ class Reports:
         self.completed([plain], now)
 
     def failed(self, session: Session, said: Fail, now: int) -> None:
-        """An attempt has failed, and its worker says so."""
+        """An attempt has failed, and its worker says so. However long it wants the job to wait, that it has failed is
+        so: a refusal would leave the attempt to a worker that has nothing more to say of it.
+        """
         job = self._open_job(session, said.n, said.token, now)
         if job is not None:
-            text_max = self._limits.error_text_max
-            retry_ns = None if said.retry_ms is None else said.retry_ms * 1_000_000
-            if retry_ns is not None and retry_ns > self._limits.retry_ns_max:
-                text = f"retry_ms is {said.retry_ms}: at most {self._limits.retry_ns_max // 1_000_000} (retry_ns_max)"
-                self.refuse(session, said.n, said.token, BAD_REPORT, text)
-                return
+            text_max, retry_ns_max = self._limits.error_text_max, self._limits.retry_ns_max
+            retry_ns = None if said.retry_ms is None else min(said.retry_ms * 1_000_000, retry_ns_max)
             self._machine.attempt_failed(
                 job,
                 Cause.FAILED,
