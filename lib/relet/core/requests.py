@@ -438,7 +438,7 @@ class Requests:
         name = said.id or said.job
         if not name:
             text = "an inquiry names a request in `id`, or a job in `job`"
-            machine.promised.append((asker, Error(code=BAD_REQUEST, text=text, of="inquire"), ()))
+            machine.said.append((asker, Error(code=BAD_REQUEST, text=text, of="inquire"), ()))
             return
         job = self._jobs.get(self._key(asker, said.id)) if said.id else self._by_id.get(said.job)
         if job is not None and (job.request[0] if type(job.request) is tuple else "") != principal:
@@ -451,7 +451,7 @@ class Requests:
         else:
             if said.wait and not self._attach(asker, job, name, follows=False):
                 text = f"{self._limits.askers_per_job_max} wait for this job already"
-                machine.promised.append((asker, Error(code=TOO_MANY_ASKERS, text=text, of="inquire", id=name), ()))
+                machine.said.append((asker, Error(code=TOO_MANY_ASKERS, text=text, of="inquire", id=name), ()))
                 return
             if said.wait and job.state in FINAL:
                 return
