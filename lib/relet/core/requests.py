@@ -451,7 +451,7 @@ class Requests:
         else:
             if said.wait and not self._attach(asker, job, name, follows=False):
                 text = f"{self._limits.askers_per_job_max} wait for this job already"
-                machine.said.append((asker, Error(code=TOO_MANY_ASKERS, text=text, of="inquire", id=name), ()))
+                machine.promised.append((asker, Error(code=TOO_MANY_ASKERS, text=text, of="inquire", id=name), ()))
                 return
             if said.wait and job.state in FINAL:
                 return
