@@ -744,14 +744,15 @@ def test_a_refused_report_says_that_the_job_is_lost() -> None:
     assert talk.peer.last_refusal is not None
 
 
-def test_an_answer_that_is_too_large_for_the_broker_fails_the_attempt() -> None:
-    """Else it would wait for its time to be up; a failure that is refused in turn is not answered."""
+def test_an_answer_that_the_broker_cannot_take_needs_no_other_word() -> None:
+    """`refused`: "nothing is to be said": the broker has ended the attempt; what refuses it is kept for the log."""
     talk = Talk().ready()
     (job,) = talk.give(b"a")
     talk.do(job)
-    (said,) = talk.turn(ReportRefused(n=1, token=b"a", code="too_large", text="64 MiB"))
-    assert (type(said), said.n, said.kind, said.text) == (Fail, 2, "answer_too_large", "64 MiB")
-    assert talk.turn(ReportRefused(n=2, token=b"a", code="bad_report"), Ack(ack=2)) == []
+    assert talk.turn(ReportRefused(n=1, token=b"a", code="too_large", text="64 MiB"), Ack(ack=1)) == []
+    assert talk.peer.last_refusal is not None
+    assert talk.peer.last_refusal.text == "64 MiB"
+    assert talk.peer.counters.reports_refused == 1
 
 
 # --- Sleep.
