@@ -14,6 +14,7 @@ import pytest
 import zmq
 
 from relet import Limits
+from relet.core.limits import BODY_BYTES_LEAST, FRAMES_LEAST
 from relet.dialects import native
 from relet.dialects.native import HEADER_BYTES_MAX
 from relet.events import Event
@@ -263,6 +264,19 @@ def test_what_is_too_large_is_refused_where_it_belongs(site: Site, frames: list[
     assert (again.job, again.attempt) == (job.job, 2)  # who cannot send its answer has failed
     worker.say(Complete(token=again.token, n=3), b"fits")
     assert client.outcome()[1] == [b"fits"]
+
+
+def test_native_peers_can_speak_at_the_lowest_limits(site: Site) -> None:
+    """`FRAMES_LEAST`, `BODY_BYTES_LEAST`: below them every hello would be too large."""
+    site.open(limits=Limits(frames_max=FRAMES_LEAST, body_bytes_max=BODY_BYTES_LEAST))
+    client, worker = Client(site), Worker(site, credit=1, queues=("a queue", "another"), agent="somebody/1.2.3")
+    client.submit(b"job", queue="another", run_ms=60_000, keep_ms=60_000, late="current", gone="cancel")
+    job, body = worker.job()
+    assert body == [b"job"]
+    worker.say(Fail(token=job.token, n=1, kind="ValueError", text="a sentence for people", retry_ms=0, credit=2))
+    job, _ = worker.job()
+    worker.say(Complete(token=job.token, n=2, started=2), b"done")
+    assert client.outcome()[1] == [b"done"]
 
 
 # --- Silence
