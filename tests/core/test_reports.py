@@ -14,6 +14,7 @@ from relet.conversation import ACK_NS_MAX
 from relet.core.limits import Limits
 from relet.core.machine import HAND_BACK_NS, HAND_BACK_NS_MAX, TOKENS_MAX
 from relet.dialects import native
+from relet.events import Event
 from relet.messages import (
     HEADER_BYTES,
     Ack,
@@ -1070,6 +1071,23 @@ def test_jobs_cross_from_native_clients_to_2010(talk: Any) -> None:
     old.answer(b"b", (b"x", b""))
     it.wait(1 * S)
     assert c.told() == [(b"a", "completed", b""), (b"b", "completed", (b"x", b"")), (b"c", "tries_spent", ())]
+
+
+# --- What is logged
+
+
+def test_lines_of_a_native_job_name_its_request(talk: Any) -> None:
+    """`request`, in hexadecimal: by the number alone nobody finds the job of a client that complains."""
+    it = talk(tries=1, trace=True)
+    c, w, old = it.client(), it.worker(), it.client_2010()
+    c.submit(b"a", b"\x00\xff" * 8)
+    old.submit(b"b")
+    w.ask(2)
+    w.fail(b"a")
+    w.fail(b"b")
+    lines = [(event, fields.get("request")) for event, fields in it.notices]
+    for event in (Event.JOB_ACCEPTED, Event.JOB_DISCARDED, Event.JOB_FINISHED):
+        assert sorted((it for it in lines if it[0] == event), key=str) == [(event, "00ff" * 8), (event, None)]
 
 
 # --- Headers and sizes
