@@ -19,6 +19,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
@@ -68,6 +69,26 @@ def _tokens() -> Iterator[bytes]:
         yield from _TOKEN.unpack(os.urandom(_TOKEN.size))
 
 
+def _check_kinds(
+    endpoints: Mapping[str, object], tries: object, timeout: object, *, drain: object, limits: object
+) -> None:
+    """Raises TypeError where an argument is no number, endpoint or `Limits` at all; a bool is no number here."""
+    expected: list[tuple[str, object, type, str]] = []
+    for role, text in endpoints.items():
+        example = f"tcp://127.0.0.1:{text if type(text) is int else 4161}"
+        expected.append((role, text, str, f"an endpoint as text, such as {example!r}"))
+    expected.append(("drain", drain, Real, "a number of seconds"))
+    if tries is not None:
+        expected.append(("tries", tries, int, "a whole number of attempts, or None for no limit"))
+    if timeout is not None:
+        expected.append(("timeout", timeout, Real, "a number of seconds, or None for no timeout"))
+    if limits is not None:
+        expected.append(("limits", limits, Limits, "a relet.Limits, or None for the defaults"))
+    for name, value, kind, what in expected:
+        if not isinstance(value, kind) or type(value) is bool:
+            raise TypeError(f"{name} is {what}, not {value!r:.100} ({type(value).__name__})")
+
+
 class LeaseClock:
     """Lease time, nanoseconds."""
 
@@ -98,7 +119,8 @@ class Broker:
     warnings on stderr. With `trace`, each step of a job is logged at debug.
 
     Raises `EndpointError` for an endpoint that cannot be, `BindError` for one that cannot be had, `ValueError` for a
-    number that makes no sense, `PumpUnavailable` where "cython" was asked for and does not run.
+    number that makes no sense, `TypeError` for what is none, `PumpUnavailable` where "cython" was asked for and does
+    not run.
     """
 
     def __init__(
@@ -117,6 +139,9 @@ class Broker:
         store: Store | None = None,
         trace: bool = False,
     ) -> None:
+        _check_kinds(
+            {"clients": clients, "workers": workers, "answers": answers}, tries, timeout, drain=drain, limits=limits
+        )
         if tries is not None and tries < 1:
             raise ValueError(f"tries is {tries}: it must be at least 1, or None for no limit")
         if timeout is not None and not 0.001 <= timeout <= 10**9:

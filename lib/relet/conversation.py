@@ -262,7 +262,7 @@ class Conversation:
         if route.peer.routing_id:
             machine.said.append((route, error, ()))
 
-    def refuse(self, refused: Refused, *, worker: bool) -> None:
+    def refuse(self, refused: Refused, now: int, *, worker: bool) -> None:
         """What the pump has read and could not take, in this dialect."""
         machine = self._machine
         route = Route(refused.peer, refused.path or b"", worker=worker)
@@ -283,7 +283,7 @@ class Conversation:
             return
         session = machine.reports.session_on(refused.peer, refused.path or b"")
         if session is not None and isinstance(said, Complete | Partial):
-            machine.reports.too_large(session, said, text)
+            machine.reports.too_large(session, said, text, now)
         else:
             self._refuse(route, Error(code=TOO_LARGE, text=text, of=_word(said)))
 

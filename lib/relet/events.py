@@ -64,11 +64,12 @@ class Event(StrEnum):
 
     # Jobs that end badly (warning, bounded rate).
     JOB_DISCARDED = "job_discarded"
-    """Its budget is spent; the client was told. job, reason, attempts, causes"""
+    """Its budget is spent, or it failed for good; the client was told. job, request (native jobs: the request id,
+    hexadecimal), reason, attempts, causes"""
 
     # Each step of a job (debug).
     JOB_ACCEPTED = "job_accepted"
-    """job, queue, bytes"""
+    """job, request (native jobs), queue, bytes"""
     JOB_DISPATCHED = "job_dispatched"
     """job, attempt, worker"""
     JOB_STARTED = "job_started"
@@ -78,7 +79,7 @@ class Event(StrEnum):
     ATTEMPT_ENDED = "attempt_ended"
     """Without an answer. job, attempt, cause, error"""
     JOB_FINISHED = "job_finished"
-    """The one canonical line of a job. job, outcome, reason, attempts, wait_s, run_s, bytes"""
+    """The one canonical line of a job. job, request (native jobs), outcome, reason, attempts, wait_s, run_s, bytes"""
 
     # The libraries. They say `answer_refused` and `request_refused` with a count, too, of what a broker sent and they
     # could not take.

@@ -125,7 +125,7 @@ class Server:
             machine.requests.last_words_heard(parting)
         if asks:
             machine.ask(asks, now)
-        self._refuse()
+        self._refuse(now)
         if self._heard_all_answers(max(len(messages), len(asks) + heard), now):
             machine.expire(now)
         self._keep_and_tell(now)
@@ -166,7 +166,7 @@ class Server:
         self.machine.draining = True
         left = self.machine.stop(now, self.limits.turn_steps_max) + self._refuse_new()
         left += self._conversation.hear_clients(now)
-        self._refuse()
+        self._refuse(now)
         self._turn += 1
         self._keep_and_tell(now)
         self._conversation.flush_acks(NEVER)
@@ -219,12 +219,12 @@ class Server:
                 self._untold(subjects)
             self.machine.requests.lost(peer, now)
 
-    def _refuse(self) -> None:
+    def _refuse(self, now: int) -> None:
         """What was read and could not be taken: answered where that can be, counted, told."""
         refused = self._clients.take_refused()
         for it in refused:
             if it.version:
-                self._conversation.refuse(it, worker=False)
+                self._conversation.refuse(it, now, worker=False)
         refused = [it for it in refused if not it.version]
         if refused:
             answerable = [(it.peer, it.path) for it in refused if it.path is not None]
@@ -234,7 +234,7 @@ class Server:
         refused = self._workers.take_refused()
         for it in refused:
             if it.version:
-                self._conversation.refuse(it, worker=True)
+                self._conversation.refuse(it, now, worker=True)
         refused = [it for it in refused if not it.version]
         if refused:
             for reason in dict.fromkeys(it.reason for it in refused):

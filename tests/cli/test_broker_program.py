@@ -44,6 +44,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("--timeout", "-1", "1", "2", "3"), "does not run backwards"),
         (("--body-bytes-max", "64M", "1", "2", "3"), "did you mean 64MiB?"),
         (("--jobs-max", "0", "1", "2", "3"), "write 1 or more"),
+        (("--frames-max", "2", "1", "2", "3"), "at least 3: native messages need as many; set 3 or more"),
+        (("--body-bytes-max", "100", "1", "2", "3"), "at least 256"),
         (("--pump", "rust", "1", "2", "3"), "invalid choice: 'rust'"),
         (("70000", "2", "3"), "CLIENTS: '70000': there is no port 70000"),
         (("1", "4161x", "3"), "WORKERS: '4161x' is no endpoint"),

@@ -17,7 +17,7 @@ from relet.core.askers import Askers
 from relet.core.job import AVAILABLE, COMPLETED, DISCARDED, HELD, RUNNING, Job, Terms
 from relet.core.kept import Kept
 from relet.core.lease import NEVER, Deadlines, Lane
-from relet.core.limits import LimitError, Limits
+from relet.core.limits import BODY_BYTES_LEAST, FRAMES_LEAST, LimitError, Limits
 from relet.core.outcomes import OUTCOME_BYTES, Outcomes
 from relet.core.queue import Queue, Queues
 from relet.core.roster import Roster, Session
@@ -391,7 +391,11 @@ def test_a_limit_that_cannot_be_is_refused_by_name(field: str) -> None:
     for value in (-1, 1.5, "many", True, None if field != "handovers_max" else -2):
         with pytest.raises(LimitError, match=f"{field} is .*must be a whole number, at least"):
             Limits(**{field: value})
-    Limits(**{field: 1})
+    least = {"frames_max": FRAMES_LEAST, "body_bytes_max": BODY_BYTES_LEAST}.get(field, 1)
+    Limits(**{field: least})
+    if least > 1:  # a broker that no native peer could speak to, and would not know why
+        with pytest.raises(LimitError, match=f"{field} is {least - 1}: .*; set {least} or more"):
+            Limits(**{field: least - 1})
 
 
 def test_a_limit_is_one_frozen_value() -> None:

@@ -14,6 +14,7 @@ from relet.conversation import ACK_NS_MAX
 from relet.core.limits import Limits
 from relet.core.machine import HAND_BACK_NS, HAND_BACK_NS_MAX, TOKENS_MAX
 from relet.dialects import native
+from relet.events import Event
 from relet.messages import (
     HEADER_BYTES,
     Ack,
@@ -1072,6 +1073,23 @@ def test_jobs_cross_from_native_clients_to_2010(talk: Any) -> None:
     assert c.told() == [(b"a", "completed", b""), (b"b", "completed", (b"x", b"")), (b"c", "tries_spent", ())]
 
 
+# --- What is logged
+
+
+def test_lines_of_a_native_job_name_its_request(talk: Any) -> None:
+    """`request`, in hexadecimal: by the number alone nobody finds the job of a client that complains."""
+    it = talk(tries=1, trace=True)
+    c, w, old = it.client(), it.worker(), it.client_2010()
+    c.submit(b"a", b"\x00\xff" * 8)
+    old.submit(b"b")
+    w.ask(2)
+    w.fail(b"a")
+    w.fail(b"b")
+    lines = [(event, fields.get("request")) for event, fields in it.notices]
+    for event in (Event.JOB_ACCEPTED, Event.JOB_DISCARDED, Event.JOB_FINISHED):
+        assert sorted((it for it in lines if it[0] == event), key=str) == [(event, "00ff" * 8), (event, None)]
+
+
 # --- Headers and sizes
 
 
@@ -1090,14 +1108,84 @@ def test_headers_travel_with_the_job_and_its_answer(talk: Any) -> None:
 
 
 def test_headers_of_an_answer_have_a_bound(talk: Any) -> None:
-    """`bad_report`; the job goes on, and may be completed with fewer."""
-    it = talk(limits=Limits(headers_bytes_max=10 + HEADER_BYTES))
-    c, w = it.client(), it.worker(credit=1)
+    """`complete`: with larger headers "the attempt has failed, with the kind `answer_` and that code"."""
+    it = talk(tries=2, limits=Limits(headers_bytes_max=10 + HEADER_BYTES))
+    c, w = it.client(), it.worker(credit=2)
     c.submit(b"a")
     n = w.complete(b"a", headers={"12345": "123456"})
-    assert (w.refused(), it.machine.open) == ([(n, "bad_report")], 1)
+    assert (w.refused(), w.acked(), w.got) == ([(n, "bad_report")], n, [b"a", b"a"])
+    (failed,) = it.job(b"a").ledger
+    assert (failed.attempt, failed.cause, failed.kind) == (1, "failed", "answer_bad_report")
+    assert "74 (headers_bytes_max)" in failed.text
     w.complete(b"a", headers={"12345": "12345"})
     assert c.told() == [(b"a", "completed", b"done")]
+
+
+def _too_large(talk: Any, worker: Any, report: Any) -> None:
+    """The broker reads a report whose body the pump has thrown away, beside what else lies there."""
+    talk.workers.refused.append(Refused(worker.peer, b"", "too_large", 1, native.encode(report)))
+    talk.turn()
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_an_answer_that_is_too_large_ends_its_attempt(talk: Any, started: int) -> None:
+    """`complete`: "the attempt has failed": who cannot send its answer has no other. Without a limit of time the job
+    stayed with its worker for ever, and with one as well where its start had not been said.
+    """
+    it = talk(tries=2)
+    c, w = it.client(), it.worker(credit=1)
+    c.submit(b"a")
+    _too_large(it, w, Complete(token=w.token(b"a"), n=1, credit=2, started=started))
+    assert (w.refused(), w.acked()) == ([(1, "too_large")], 1)
+    assert w.got == [b"a", b"a"], "the credit that came with it counts"
+    (failed,) = it.job(b"a").ledger
+    assert (failed.attempt, failed.cause, failed.kind) == (1, "failed", "answer_too_large")
+    assert "67108864 bytes" in failed.text
+    _too_large(it, w, Complete(token=w.token(b"a"), n=2, credit=2, started=2))
+    ((said, _),) = c.outcomes
+    assert (said.state, said.reason, said.kind, said.attempts) == ("discarded", "tries_spent", "answer_too_large", 2)
+    w.fail(w.jobs[0][0].token, n=3, kind="answer_too_large")  # as a worker may say on top: it changes nothing
+    assert [code for _, code in w.refused()] == ["too_large", "not_open"]
+
+
+def test_an_answer_that_is_too_large_says_that_its_worker_is_there_and_what_it_has_started(talk: Any) -> None:
+    """Liveness: "whatever it says counts"; `started` counts on every message of a worker."""
+    it = talk(limits=Limits(liveness_ns=4 * S))
+    c, w = it.client(), it.worker(credit=3)
+    w.beats = False
+    c.submit_many(b"a", b"b", b"c")
+    it.wait(3 * S)
+    _too_large(it, w, Complete(token=w.token(b"a"), n=1, started=2))
+    assert [it.state(body) for body in (b"a", b"b", b"c")] == ["AVAILABLE", "RUNNING", "HELD"]
+    it.wait(4 * S - 1)
+    assert [it.state(body) for body in (b"b", b"c")] == ["RUNNING", "HELD"]
+    it.wait(1)
+    assert [it.state(body) for body in (b"b", b"c")] == ["AVAILABLE", "AVAILABLE"]
+
+
+def test_an_answer_that_is_too_large_counts_though_later_reports_are_heard_first(talk: Any) -> None:
+    """What is too large is read apart from the rest: its number has been overtaken then, its token has not."""
+    it = talk(tries=1)
+    c, w = it.client(), it.worker(credit=2)
+    c.submit_many(b"a", b"b")
+    w.complete(b"b", n=2, turn=False)
+    _too_large(it, w, Complete(token=w.token(b"a"), n=1))
+    assert c.told() == [(b"b", "completed", b"done"), (b"a", "tries_spent", ())]
+    assert (w.refused(), w.acked()) == ([(1, "too_large")], 2)
+    _too_large(it, w, Complete(token=w.token(b"a"), n=1))  # word for word again
+    assert (w.refused(), w.acked()) == ([], 2)
+
+
+@pytest.mark.parametrize("late", ["any", "current"])
+def test_an_answer_that_is_too_large_and_late_changes_nothing(talk: Any, late: str) -> None:
+    """`superseded`: its attempt is over already, and the next one goes on."""
+    it = talk(timeout_ns=1 * S)
+    c, w = it.client(), it.worker(credit=1)
+    c.submit(b"a", late=late)
+    w.start(b"a")
+    it.wait(1 * S)
+    _too_large(it, w, Complete(token=w.token(b"a"), n=1))
+    assert (w.refused(), it.state(b"a"), len(it.job(b"a").ledger)) == ([(1, "superseded")], "AVAILABLE", 1)
 
 
 def test_headers_of_a_refused_answer_are_not_kept(talk: Any) -> None:
@@ -1123,9 +1211,7 @@ def test_a_report_that_is_too_large_is_refused(talk: Any, kind: Any) -> None:
     c, w = it.client(), it.worker(credit=1)
     c.submit(b"a")
     fields = {"run_ms": 1} if kind is Extend else {}
-    header = native.encode(kind(token=w.token(b"a"), n=1, **fields))
-    it.workers.refused.append(Refused(w.peer, b"", "too_large", 1, header))
-    it.turn()
+    _too_large(it, w, kind(token=w.token(b"a"), n=1, **fields))
     if kind in (Complete, Partial):
         assert (w.refused(), w.acked()) == ([(1, "too_large")], 1)
     else:

@@ -207,7 +207,7 @@ def test_the_fast_way_in_keeps_the_bounds(talk: Any) -> None:
     it.turn()
     assert it.machine.open == 10
     assert [said.jobs[0].code for said in c.take(Submitted)] == ["busy"] * 5
-    it = talk(limits=Limits(jobs_bytes_max=1_000, body_bytes_max=100))
+    it = talk(limits=Limits(jobs_bytes_max=1_000, body_bytes_max=256))
     c = it.client()
     for number in range(25):
         c.submit(b"%050d" % number, turn=False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 import time
+from typing import Any
 
 import pytest
 import zmq
 
-from relet import Limits
+from relet import Broker, Limits
 from relet.events import Event
 
 from .conftest import Site
@@ -98,6 +100,26 @@ def test_a_timeout_of_nothing_is_refused(site: Site, options: dict[str, float]) 
     """2010: `-T 0` expired every job at once. Here a number that makes no sense is an error at construction."""
     with pytest.raises(ValueError, match=r"tries is|timeout is"):
         site.open(**options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "says"),
+    [
+        ((4161, 4162, 4163), {}, "clients is an endpoint as text, such as 'tcp://127.0.0.1:4161', not 4161"),
+        ((":0", b":0", ":0"), {}, "workers is an endpoint as text"),
+        ((":0", ":0", None), {}, "answers is an endpoint as text"),
+        ((":0",) * 3, {"timeout": "2s"}, "timeout is a number of seconds, or None for no timeout, not '2s'"),
+        ((":0",) * 3, {"timeout": True}, "timeout is a number"),
+        ((":0",) * 3, {"tries": "3"}, "tries is a whole number of attempts, or None for no limit, not '3'"),
+        ((":0",) * 3, {"tries": 2.5}, "tries is a whole number"),
+        ((":0",) * 3, {"drain": None}, "drain is a number of seconds, not None"),
+        ((":0",) * 3, {"limits": {"jobs_max": 5}}, "limits is a relet.Limits, or None"),
+    ],
+)
+def test_what_is_no_argument_of_a_broker_is_named(arguments: Any, options: dict[str, Any], says: str) -> None:
+    """As `Client` and `Worker` do, and before a socket is made."""
+    with pytest.raises(TypeError, match=re.escape(says)):
+        Broker(*arguments, **options)
 
 
 def test_the_wall_clock_ends_no_attempt(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 import zmq
 
 from relet import Limits
+from relet.core.limits import BODY_BYTES_LEAST, FRAMES_LEAST
 from relet.dialects import native
 from relet.dialects.native import HEADER_BYTES_MAX
 from relet.events import Event
@@ -258,8 +259,24 @@ def test_what_is_too_large_is_refused_where_it_belongs(site: Site, frames: list[
         assert worker.hear(Ack)[0].ack == n
     worker.say(Heartbeat(), *frames)
     assert error(worker).code == "too_large"
-    worker.say(Complete(token=job.token, n=3), b"fits")
+    worker.say(WorkerAsk(credit=2))
+    again, _ = worker.job()
+    assert (again.job, again.attempt) == (job.job, 2)  # who cannot send its answer has failed
+    worker.say(Complete(token=again.token, n=3), b"fits")
     assert client.outcome()[1] == [b"fits"]
+
+
+def test_native_peers_can_speak_at_the_lowest_limits(site: Site) -> None:
+    """`FRAMES_LEAST`, `BODY_BYTES_LEAST`: below them every hello would be too large."""
+    site.open(limits=Limits(frames_max=FRAMES_LEAST, body_bytes_max=BODY_BYTES_LEAST))
+    client, worker = Client(site), Worker(site, credit=1, queues=("a queue", "another"), agent="somebody/1.2.3")
+    client.submit(b"job", queue="another", run_ms=60_000, keep_ms=60_000, late="current", gone="cancel")
+    job, body = worker.job()
+    assert body == [b"job"]
+    worker.say(Fail(token=job.token, n=1, kind="ValueError", text="a sentence for people", retry_ms=0, credit=2))
+    job, _ = worker.job()
+    worker.say(Complete(token=job.token, n=2, started=2), b"done")
+    assert client.outcome()[1] == [b"done"]
 
 
 # --- Silence
@@ -444,10 +461,9 @@ def test_reports_that_have_no_effect_are_refused_and_acknowledged(site: Site) ->
     told(first, Complete(token=b"never given", n=1), "not_open")
     told(first, Extend(token=token, n=2, run_ms=0), "bad_report")
     told(first, Extend(token=token, n=3, run_ms=1_001), "ceiling")
-    told(first, Complete(token=token, n=4, headers={"h": "x" * 9_000}), "bad_report")
-    told(first, Progress(token=token, n=5, done=float("nan")), "bad_report")
-    first.say(Fail(token=token, n=6, kind="Broken", text="it broke"))
-    assert first.hear(Ack)[0].ack == 6
+    told(first, Progress(token=token, n=4, done=float("nan")), "bad_report")
+    told(first, Complete(token=token, n=5, headers={"h": "x" * 9_000}), "bad_report")  # which ends the attempt
+    told(first, Fail(token=token, n=6, kind="Broken", text="it broke"), "superseded")
     for n, kind in enumerate((Fail, HandBack, Partial, Progress), 7):  # the job waits ...
         told(first, kind(token=token, n=n), "superseded")
     second.say(WorkerAsk(credit=1))
@@ -459,7 +475,7 @@ def test_reports_that_have_no_effect_are_refused_and_acknowledged(site: Site) ->
     assert client.outcome()[1] == [b"done"]
     for n, kind in enumerate((Complete, Fail, HandBack, Partial, Progress), 20):
         told(first, kind(token=token, n=n), "not_open")
-    assert site.broker.counters.reports_refused == 18
+    assert site.broker.counters.reports_refused == 19
 
 
 def test_a_refused_report_leaves_nothing_behind(site: Site) -> None:

@@ -20,7 +20,7 @@ from relet.core.reports import Reports
 from relet.core.requests import Requests
 from relet.core.roster import Session
 from relet.dialects import d2010
-from relet.messages import Answer, Fail, HandBack, Heartbeat, Partial, Peer, Request, Submit, WorkerHello
+from relet.messages import Answer, Complete, Fail, HandBack, Heartbeat, Partial, Peer, Request, Submit, WorkerHello
 from relet.server import Server
 from relet.testing import InvariantBroken, Violation, World
 from relet.testing.judge import FALSE_FAILURE, LOST, WRONG
@@ -267,6 +267,17 @@ class _DeafReports(Reports):
         before = session.heard_ns
         super().heard(session, credit, started, now)
         session.heard_ns = before
+
+
+class _ShruggingReports(Reports):
+    def _unfit(self, session: Session, said: Complete, job: Job, code: str, text: str, now: int) -> None:
+        self.refuse(session, said.n, said.token, code, text)
+
+
+class LeavesLargeAnswersOpen(_OfParts):
+    """An answer that is too large is refused, and its attempt goes on without anybody."""
+
+    reports_kind = _ShruggingReports
 
 
 class HearsNoHeartbeats(_OfParts):
@@ -549,7 +560,7 @@ class AcknowledgesBeforeItIsSafe(Server):
 class NeverRefuses(Server):
     """A request that can never be a job is not answered."""
 
-    def _refuse(self) -> None:
+    def _refuse(self, now: int) -> None:
         self._clients.take_refused()
         self._workers.take_refused()
 
@@ -597,6 +608,7 @@ OF_NATIVE: list[tuple[type[Machine], type[Server], tuple[str, ...]]] = [
     (CountsHandBacks, Server, (WRONG, FALSE_FAILURE)),
     (RunsTheClockFromTheHandOver, Server, (WRONG, FALSE_FAILURE)),
     (IgnoresExtensions, Server, (WRONG, FALSE_FAILURE)),
+    (LeavesLargeAnswersOpen, Server, (WRONG,)),
     (SilentTooSoon, Server, (WRONG, FALSE_FAILURE)),
     (RunsAgain, Server, (WRONG,)),
     (RefusesForNothing, Server, (WRONG,)),
@@ -624,6 +636,7 @@ SEEN_IN: dict[type[Machine | Server], int] = {
     CountsHandBacks: 3,
     CountsLostHandOvers: 4,
     IgnoresExtensions: 54,
+    LeavesLargeAnswersOpen: 25,
     SilentTooSoon: 13,
     DesertsTheLiving: 39,
     NeverDeserts: 60,

@@ -492,6 +492,9 @@ def test_what_cannot_be_is_refused_when_the_worker_is_made() -> None:
         Worker(workers, answers)
     with pytest.raises(ValueError, match="ahead"):
         Worker(workers, answers, echo, ahead=0)
+    for wrong in (-5, 0, 1.5, "64MiB", None, True):
+        with pytest.raises(ValueError, match="answer_bytes_max is a number of bytes, at least 1"):
+            Worker(workers, answers, echo, answer_bytes_max=wrong)
     with pytest.raises(ValueError, match="context"):
         Worker("inproc://workers", answers, echo)
 

@@ -9,6 +9,13 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 DAY_NS = 86_400_000_000_000
 
+FRAMES_LEAST = 3
+"""Frames of the smallest native message with a body: signature, header, one frame. Below it no native client could
+submit a job. Each hop behind which a peer stands is one more."""
+BODY_BYTES_LEAST = 256
+"""Bytes that a native message may need without any body: the hello of a worker with its agent and two queues has 132, a
+request with all its terms 145. Below it native peers are told `too_large` for all that they say."""
+
 
 class LimitError(ValueError):
     """A limit that cannot be; the text names it and says what it may be."""
@@ -25,11 +32,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     same reserve, the same push-back. Ledgers are not in it: `ledger_bytes_max` bounds each."""
     body_bytes_max: int = 64 * MIB
     """Bytes of one message, its return path included: a larger request can never be accepted and is answered at
-    once."""
+    once. At least 256, the headers of native messages."""
     path_bytes_max: int = 8 * KIB
     """Bytes of a return path beyond the first hop, because every open job keeps its own: 32 hops of the longest ids."""
     frames_max: int = 1_000
-    """Frames of one message, because each costs an object; more are refused as too large."""
+    """Frames of one message, because each costs an object; more are refused as too large. At least 3: a native
+    message's signature, header and body."""
     asks_per_worker_max: int = 1_000
     """Unspent asks of one worker, so that a worker that only asks cannot fill the roster."""
     asks_max: int = 1_000_000
@@ -97,13 +105,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Characters of what a worker may say of a failure; the rest is cut off."""
 
     def __post_init__(self) -> None:
-        may_be_zero = {"worker_grace_ns", "session_grace_ns", "asker_grace_ns", "recall_ns"}
+        leasts = dict.fromkeys(("worker_grace_ns", "session_grace_ns", "asker_grace_ns", "recall_ns"), 0)
+        leasts |= {"frames_max": FRAMES_LEAST, "body_bytes_max": BODY_BYTES_LEAST}
         for field in self.__struct_fields__:
-            value, least = getattr(self, field), 0 if field in may_be_zero else 1
+            value, least = getattr(self, field), leasts.get(field, 1)
             if value is None and field == "handovers_max":
                 continue
             if type(value) is not int or value < least:
-                raise LimitError(f"{field} is {value!r}: it must be a whole number, at least {least}")
+                why = f": native messages need as many; set {least} or more" if least > 1 else ""
+                raise LimitError(f"{field} is {value!r}: it must be a whole number, at least {least}{why}")
 
     def handovers_of(self, tries: int | None) -> int:
         """The hand-overs that a job with so many tries may lose."""

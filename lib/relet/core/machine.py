@@ -864,7 +864,13 @@ class Machine:
         self.forget_tokens(job)
         self.counters.jobs_discarded += 1
         causes = [entry.cause for entry in job.ledger[-10:]]
-        fields = {"job": job.number, "reason": job.reason, "attempts": job.attempts, "causes": causes}
+        fields = {
+            "job": job.number,
+            **_request_of(job),
+            "reason": job.reason,
+            "attempts": job.attempts,
+            "causes": causes,
+        }
         self.notices.append((Event.JOB_DISCARDED, fields))
         self._ended_badly(job)
 
@@ -911,7 +917,12 @@ class Machine:
         self._records.append(records.finished(self, job))
 
     def _notice_accepted(self, job: Job) -> None:
-        fields = {"job": job.number, "queue": job.queue.name, "bytes": body_bytes(job.body)}
+        fields = {
+            "job": job.number,
+            **_request_of(job),
+            "queue": job.queue.name,
+            "bytes": body_bytes(job.body),
+        }
         self.notices.append((Event.JOB_ACCEPTED, fields))
 
     def _notice_dispatched(self, job: Job) -> None:
@@ -923,6 +934,7 @@ class Machine:
         began = job.began_ns or job.ended_ns
         fields = {
             "job": job.number,
+            **_request_of(job),
             "outcome": State(job.state).name.lower(),
             "reason": job.reason,
             "attempts": job.attempts,
@@ -931,6 +943,12 @@ class Machine:
             "bytes": body_bytes(job.body),
         }
         self.notices.append((Event.JOB_FINISHED, fields))
+
+
+def _request_of(job: Job) -> dict[str, str]:
+    """For notices: by what a native client knows the job; nothing in the dialect of 2010, which has no word for it."""
+    key = job.request
+    return {} if key is None else {"request": (key if isinstance(key, bytes) else key[1]).hex()}
 
 
 def held(job: Job) -> int:

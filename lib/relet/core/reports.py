@@ -313,9 +313,10 @@ class Reports:
         if said.n > session.reported:
             size = headers_held(said.headers)
             if size > self._limits.headers_bytes_max:
-                session.reported = self._machine.acks[session] = said.n
                 text = f"the headers have {size} bytes: at most {self._limits.headers_bytes_max} (headers_bytes_max)"
-                self.refuse(session, said.n, said.token, BAD_REPORT, text)
+                job = self._open_job(session, said.n, said.token, now)
+                if job is not None:
+                    self._unfit(session, said, job, BAD_REPORT, text, now)
                 self.heard(session, said.credit, said.started, now)
                 return
             job = self._machine.by_token.get(said.token)
@@ -397,19 +398,23 @@ class Reports:
         """The worker ends its session."""
         self._lose(session, now)
 
-    def _open_job(self, session: Session, n: int, token: bytes, now: int, *, starts: bool = True) -> Job | None:
-        """The job whose current hand-over has this token; None where the report has no effect."""
+    def _open_job(
+        self, session: Session, n: int, token: bytes, now: int, *, starts: bool = True, overtaken: bool = False
+    ) -> Job | None:
+        """The job whose current hand-over has this token; None where the report has no effect.
+
+        `overtaken`: later reports may have been heard before this one. Then its number says nothing as long as its
+        token is good: that is not so any more where a report has ended the attempt.
+        """
         machine = self._machine
-        if n <= session.reported:  # a repetition
+        job = machine.by_token.get(token)
+        current = job is not None and job.token == token and job.state in (HELD, RUNNING)
+        if n <= session.reported and not (overtaken and current):  # a repetition
             machine.acks[session] = session.reported
             return None
-        session.reported = machine.acks[session] = n
-        job = machine.by_token.get(token)
-        if job is None:
-            self.refuse(session, n, token, NOT_OPEN)
-            return None
-        if job.token != token or job.state not in (HELD, RUNNING):
-            self.refuse(session, n, token, SUPERSEDED)
+        session.reported = machine.acks[session] = max(n, session.reported)
+        if job is None or not current:
+            self.refuse(session, n, token, NOT_OPEN if job is None else SUPERSEDED)
             return None
         if starts and job.state == HELD:
             machine.start([job], now)
@@ -417,11 +422,20 @@ class Reports:
             machine.claim(job, session, now)
         return job
 
-    def too_large(self, session: Session, said: Complete | Partial, text: str) -> None:
-        """A report whose body nobody has."""
-        if said.n > session.reported:
-            session.reported = self._machine.acks[session] = said.n
+    def too_large(self, session: Session, said: Complete | Partial, text: str, now: int) -> None:
+        """A report whose body nobody has. It is heard when all else of its turn has been."""
+        job = self._open_job(session, said.n, said.token, now, overtaken=True)
+        if job is not None and isinstance(said, Complete):
+            self._unfit(session, said, job, TOO_LARGE, text, now)
+        elif job is not None:
             self.refuse(session, said.n, said.token, TOO_LARGE, text)
+        self.heard(session, said.credit, said.started, now)
+
+    def _unfit(self, session: Session, said: Complete, job: Job, code: str, text: str, now: int) -> None:
+        """The answer of this attempt cannot be taken, and its worker has no other: the attempt has failed."""
+        self.refuse(session, said.n, said.token, code, text)
+        text = text[: self._limits.error_text_max]
+        self._machine.attempt_failed(job, Cause.FAILED, now, kind=f"answer_{code}", text=text)
 
     def refuse(self, session: Session, n: int, token: bytes, code: str, text: str = "") -> None:
         """A report has no effect, and its worker is told why."""

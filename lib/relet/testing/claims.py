@@ -95,7 +95,8 @@ class Claim:
     answer_headers: dict[str, str] | None = None
     reason: str = ""
     kind: str = ""
-    text: str = ""
+    text: str | None = ""
+    """What its client is told of the last failure; None: what the broker says of it itself."""
     told: bool = False
     ended_at: int = 0
     ended_deaf_ns: int = 0

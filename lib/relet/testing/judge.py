@@ -193,10 +193,18 @@ class Judge:
         self.saw("refused", refused.reason)
         self.count("messages_refused")
         if refused.version:
-            account = self.requests if wire.endpoint.role == "clients" else self.sessions
-            account.too_large(refused)
+            if wire.endpoint.role == "clients":
+                self.requests.too_large(refused)
         elif wire.endpoint.role == "clients" and refused.path is not None:
             self._expect_refusal(wire, refused.path)
+
+    def heeded(self, role: str, refused: Sequence[Refused]) -> None:
+        """What workers said and the broker cannot take: it hears that when it has heard all else of the turn."""
+        if role == "workers":
+            self.sessions.hear()
+            for it in refused:
+                if it.version:
+                    self.sessions.too_large(it)
 
     def _expect_refusal(self, wire: Wire, path: Path) -> None:
         self._refusals[wire, path] = self._refusals.get((wire, path), 0) + 1

@@ -606,7 +606,8 @@ class Requests:
         elif claim.state == FAILED:
             if said.state == "completed" or said.reason != claim.reason:
                 raise Violation(WRONG, f"{claim} failed ({claim.reason}), and its client was told {said}")
-            if claim.cause == "failed" and (said.kind, said.text) != (claim.kind, claim.text):
+            text = said.text if claim.text is None else claim.text
+            if claim.cause == "failed" and (said.kind, said.text) != (claim.kind, text):
                 raise Violation(WRONG, f"{claim} failed with {claim.kind}, and its client was told {said.kind}")
         else:
             raise Violation(WRONG, f"{claim} is forgotten, and its client was told {said}")

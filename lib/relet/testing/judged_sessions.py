@@ -169,9 +169,16 @@ class Sessions:
             said = native.from_worker(refused.version, refused.header)
         except native.BadMessage:
             return
-        if seat is not None and isinstance(said, Complete | Partial) and said.n > seat.reported:
-            seat.reported = said.n
-            self._refused[said.token[:64], said.n, TOO_LARGE] += 1
+        if seat is None or not isinstance(said, Complete | Partial):
+            return
+        seat.heard = self._judge.now
+        claim = self._judge.by_token.get(said.token)
+        current = claim is not None and claim.open and claim.token == said.token and claim.state != WAITS
+        if said.n > seat.reported or current:  # later reports may have been heard before this one
+            seat.reported = max(said.n, seat.reported)
+            self._judge.count("reports")
+            self._reports(seat, said, (), unfit=TOO_LARGE)
+        self._numbers(seat, said.credit, said.started)
 
     def hear(self) -> None:
         """The machine hears what was read."""
@@ -304,15 +311,24 @@ class Sessions:
                 self._too_much += 1
             seat.granted += max(0, min(credit - seat.granted, room))
 
-    def _reports(self, seat: Seat, said: Complete | Fail | HandBack | Partial | Progress | Extend, body: Body) -> None:
+    def _reports(
+        self,
+        seat: Seat,
+        said: Complete | Fail | HandBack | Partial | Progress | Extend,
+        body: Body,
+        unfit: str = "",
+    ) -> None:
+        """`unfit`: why it cannot be taken, whatever it is about."""
         judge = self._judge
+        if isinstance(said, Complete) and headers_held(said.headers) > self._limits.headers_bytes_max:
+            unfit = unfit or "bad_report"
         claim = judge.by_token.get(said.token)
         if claim is None or not claim.open or not judge.is_good(claim, said.token):
             self._refused[said.token[:64], said.n, "not_open"] += 1
             if claim is not None and claim.open:  # an older token of a job that takes its current attempt only
                 self._refused[said.token[:64], said.n, "superseded"] += 1
             return
-        if isinstance(said, Complete):
+        if isinstance(said, Complete) and not unfit:
             self._completes(seat, said, claim, body)
             return
         if claim.token != said.token or claim.state == WAITS:
@@ -334,11 +350,15 @@ class Sessions:
             claim.holder = seat
             seat.claims.add(claim)
             judge.expect("claimed", claim)
-        if isinstance(said, Fail):
-            seat.unsafe.append((said.n, claim, claim.attempts))
-            judge.expect("failed", claim)
-            judge.fails(claim, Cause.FAILED.value, final=said.final)
-            claim.kind, claim.text = said.kind, said.text
+        if unfit:
+            self._refused[said.token[:64], said.n, unfit] += 1
+        if isinstance(said, Complete):  # its worker has no other answer
+            judge.count(f"native_answers_{unfit}")
+            self._fails(seat, said.n, claim, f"answer_{unfit}", None)
+        elif unfit:
+            pass
+        elif isinstance(said, Fail):
+            self._fails(seat, said.n, claim, said.kind, said.text, final=said.final)
             if said.retry_ms and claim.state == WAITS:
                 claim.due = judge.now + min(said.retry_ms * 1_000_000, self._limits.retry_ns_max)
         elif isinstance(said, Extend):
@@ -346,13 +366,16 @@ class Sessions:
         else:
             claim.heard = judge.now
 
+    def _fails(self, seat: Seat, n: int, claim: Claim, kind: str, text: str | None, *, final: bool = False) -> None:
+        judge = self._judge
+        seat.unsafe.append((n, claim, claim.attempts))
+        judge.expect("failed", claim)
+        judge.fails(claim, Cause.FAILED.value, final=final)
+        claim.kind, claim.text = kind, text
+
     def _completes(self, seat: Seat, said: Complete, claim: Claim, body: Body) -> None:
         judge = self._judge
-        headers = said.headers
-        if headers is not None and headers_held(headers) > self._limits.headers_bytes_max:
-            self._refused[said.token[:64], said.n, "bad_report"] += 1
-            return
-        how = judge.answered(said.token, body, headers)
+        how = judge.answered(said.token, body, said.headers)
         judge.count(f"native_answers_{how or 'superseded'}")
         if how:
             seat.unsafe.append((said.n, claim, 0))

@@ -50,6 +50,8 @@ from relet.testing.peers import Actor, Surroundings
 GREETING_NS: Final = 3_000 * MS
 """A hello that nobody has answered for so long is said again."""
 NEVER: Final = 1 << 62
+TOO_MUCH: Final = b"a body that is larger than any may be"
+"""Stands for one, and is sent as what the broker cannot take."""
 RESENT: Final = ("complete", "fail", "hand_back")
 FATES: Final = (
     "drops",
@@ -67,6 +69,7 @@ FATES: Final = (
     "progresses",
     "extends",
     "foreign",
+    "overflows",
 )
 
 
@@ -95,6 +98,8 @@ class NativeHabits(msgspec.Struct, frozen=True, kw_only=True):
     extends: float = 0.0
     foreign: float = 0.0
     """Answers with the token of a job that it had long ago, or of another worker."""
+    overflows: float = 0.0
+    """Answers with more than an answer may have, of bytes or of headers."""
     mute: float = 0.0
     """Of all heartbeats, how many it forgets."""
     lies: float = 0.0
@@ -334,6 +339,10 @@ class Seat:
                 report = rng.choice((Complete, Fail, HandBack, Progress, Partial))(token=rng.choice(others), n=0)
                 worker.later(work_ns // 2, self.report, report, b"old")
                 worker.later(work_ns, self._completes, begun)
+            case "overflows":
+                headers = {"too": "much" * 10_000} if rng.random() < 0.5 else None
+                body = b"" if headers else TOO_MUCH
+                worker.later(work_ns, self._ends, begun, Complete(token=token, n=0, headers=headers), body)
             case "hands_back":
                 worker.later(work_ns, self._ends, begun, HandBack(token=token, n=0))
             case "fails" | "fails_later" | "fails_for_good":
@@ -449,7 +458,11 @@ class NativeWorker(Actor):
         wire = self.wire
         if wire is not None:
             self._said_at = self.world.clock.now
-            wire.send((seat.path, VERSION, native.encode(said), body))
+            header = native.encode(said)
+            if body is TOO_MUCH:
+                wire.send((None, seat.path, TOO_LARGE, VERSION, header))
+            else:
+                wire.send((seat.path, VERSION, header, body))
 
     def _connect(self) -> None:
         self.wire = self.world.network.connect("workers", self, "DEALER", self._unread_max)

@@ -54,6 +54,9 @@ class Witness(Protocol):
     def refused(self, wire: Wire, refused: Refused) -> None:
         """The broker has read what it cannot take."""
 
+    def heeded(self, role: str, refused: Sequence[Refused]) -> None:
+        """The broker turns to what it has read before and cannot take."""
+
     def lost(self, role: str, peers: Sequence[Peer]) -> None:
         """The broker has been told that these have gone."""
 
@@ -334,6 +337,8 @@ class Router(Endpoint):
     def take_refused(self) -> list[Refused]:
         """What was read since the last call and could not be taken."""
         refused, self._refused = self._refused, []
+        if refused:
+            self._witness.heeded(self.role, refused)
         return refused
 
     def take_lost(self) -> list[Peer]:

@@ -222,7 +222,7 @@ def _draw_native(rng: random.Random, config: Config, bad: float, work_ns: int, l
         work_ns=work_ns,
         late_ns=late_ns,
     )
-    return msgspec.structs.replace(
+    config = msgspec.structs.replace(
         config,
         native_clients=rng.randrange(1, 8),
         native_window=pick((1, 5, 20, 100)),
@@ -236,8 +236,9 @@ def _draw_native(rng: random.Random, config: Config, bad: float, work_ns: int, l
         native_ahead=pick((0, 1, 10)),
         seats=pick((1, 1, 2)),
         minimal=pick((0.0, 0.3)),
-        native_habits=habits if bad else GOOD,
     )
+    habits = msgspec.structs.replace(habits, overflows=bad * pick((0.0, 0.0, 0.0, 0.3)))
+    return msgspec.structs.replace(config, native_habits=habits if bad else GOOD)
 
 
 class Outcome(msgspec.Struct):

@@ -67,12 +67,13 @@ class Worker:
             about 15 ms worth of jobs, learnt from those that have ended, and 1 where they take a second.
         context: where the sockets are made; needed for `inproc://`. None: one of the worker's own. With a context of
             yours, its end waits up to a second for the last answer to leave.
-        answer_bytes_max: bytes of one answer. A handler that returns more has failed: the broker's limit, of the same
-            default, would refuse the answer, and a far larger one would cost the connection.
+        answer_bytes_max: bytes of one answer, at least 1. A handler that returns more has failed: the broker's limit,
+            of the same default, would refuse the answer, and a far larger one would cost the connection.
 
     Raises:
         EndpointError: an endpoint cannot be meant, or both are the same.
-        ValueError: `dialect`, `queues` or `ahead` is none of those above; `answers` is missing in the dialect of 2010.
+        ValueError: `dialect`, `queues`, `ahead` or `answer_bytes_max` is none of those above; `answers` is missing in
+            the dialect of 2010.
         TypeError: there is nothing to do a job with.
     """
 
@@ -90,6 +91,8 @@ class Worker:
     ) -> None:
         if handler is not None and not callable(handler):
             raise TypeError(f"a handler is a function of bytes, not {type(handler).__name__}")
+        if type(answer_bytes_max) is not int or answer_bytes_max < 1:
+            raise ValueError(f"answer_bytes_max is a number of bytes, at least 1, not {answer_bytes_max!r}")
         self._answer_bytes_max = answer_bytes_max
         endpoints = _endpoints_of(workers, answers)
         if context is None and any(endpoint.scheme == "inproc" for endpoint in endpoints):

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from relet.messages import DEFAULT_QUEUE, Dispatch
+from relet.messages import DEFAULT_QUEUE, HEADER_BYTES, Dispatch, headers_held
 from relet.worker.outcome import TEXT_CHARACTERS_MAX, bounded, milliseconds
 
 PIECES_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -263,9 +263,12 @@ class CurrentJob:
             headers = dict(headers)
             if not all(isinstance(text, str) for pair in headers.items() for text in pair):
                 raise TypeError("headers are a mapping of text to text")
-            size = sum(len(text.encode()) for pair in headers.items() for text in pair)
+            size = headers_held(headers)
             if asides.headers_bytes_max and size > asides.headers_bytes_max:
-                raise ValueError(f"the broker takes {asides.headers_bytes_max:,} bytes of headers, not {size:,}")
+                raise ValueError(
+                    f"the broker takes {asides.headers_bytes_max:,} bytes of headers, where each counts {HEADER_BYTES}"
+                    f" more than its name and value, not {size:,}"
+                )
         job.answer_headers = headers
 
 

@@ -14,8 +14,9 @@ from typing import Final
 import msgspec
 
 KIND_CHARACTERS_MAX: Final = 100
-TEXT_CHARACTERS_MAX: Final = 2_000
-"""Characters of a failure's kind and text: they stand in the ledger of every attempt, which broker and client keep."""
+TEXT_CHARACTERS_MAX: Final = 1_000
+"""Characters of a failure's kind and text: they stand in the ledger of every attempt, which broker and client keep. A
+broker takes as many of a text unless its `--error-text-max` says otherwise."""
 MS_MAX: Final = 10 * 365 * 24 * 3_600_000
 """Milliseconds of any duration that is sent: ten years, which nobody means, and which every language can count."""
 
@@ -39,8 +40,10 @@ class FailJob(Exception):
 
     Args:
         kind: a word for programs, told to the client when the job ends; at most `KIND_CHARACTERS_MAX` characters are.
-        text: a sentence for people, likewise; at most `TEXT_CHARACTERS_MAX`.
-        retry_after: seconds until the next attempt; None: as soon as a worker asks.
+        text: a sentence for people, likewise; at most `TEXT_CHARACTERS_MAX`, or fewer where the broker's
+            `--error-text-max` is lower.
+        retry_after: seconds until the next attempt; None: as soon as a worker asks. More than the broker's
+            `--retry-max` is cut to that.
         final: whether no other attempt shall be made.
 
     Raises:
@@ -99,7 +102,11 @@ def bounded(text: str, characters_max: int) -> str:
 
 def milliseconds(seconds: float, what: str) -> int:
     """A duration for the wire, rounded up. Raises ValueError."""
-    if not 0 <= seconds < math.inf:
+    try:
+        can_be = 0 <= seconds < math.inf
+    except TypeError:
+        can_be = False
+    if not can_be:
         raise ValueError(f"{what} is a number of seconds, 0 or more, not {seconds!r}")
     return min(math.ceil(seconds * 1_000), MS_MAX)
 

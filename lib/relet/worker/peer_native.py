@@ -443,10 +443,6 @@ class NativePeer:
                 break
         if job is not None and said.code in {"not_open", "superseded"}:
             self._cancel(said.token)
-        elif said.code in {"too_large", "bad_report"} and type(self._reports.sent_as(said.n)) is Complete:
-            # Else the attempt would wait for an answer that has been given, until its time is up.
-            number = self._reports.next_number()
-            self._reports.add(Fail(token=said.token, n=number, kind=f"answer_{said.code}", text=said.text[:1_000]))
 
     def _cancel(self, token: bytes) -> None:
         """The job is not this worker's any more: never started, or told to stop."""

@@ -79,10 +79,6 @@ class Reports:
         while reports and reports[0][0] <= number:
             self.bytes -= reports.popleft()[3]
 
-    def sent_as(self, number: int) -> Message | None:
-        """The report of this number, where it was sent and is not acknowledged."""
-        return next((message for n, message, *_ in self._unacknowledged if n == number), None)
-
     def lost(self) -> int:
         """The connection went: pieces of results that wait will not be sent. Returns their bytes."""
         kept = [report for report in self._unsent if type(report[1]) is not Partial]
