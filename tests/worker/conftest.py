@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket as sockets
 import threading
@@ -171,7 +172,8 @@ class NativeBroker:
             if isinstance(said, kind):
                 return said
             if self.acks and self._welcome is not None and isinstance(said, WorkerHello):
-                self.say(msgspec.structs.replace(self._welcome, handed=self.seq))
+                with contextlib.suppress(zmq.ZMQError):  # it has ended meanwhile
+                    self.say(msgspec.structs.replace(self._welcome, handed=self.seq))
                 continue
             assert isinstance(said, Heartbeat) or self._tells(said), f"{said} came, not {kind.__name__}"
 
