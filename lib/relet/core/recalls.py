@@ -83,7 +83,7 @@ class Recalls:
 
     def _recall(self, session: Session, job: Job, now: int) -> None:
         queue = job.queue
-        if queue.recalls or len(queue) or not session.recalls or session.away or not self._may_be_spent(job):
+        if queue.recalls or len(queue) or not session.recalls or session.away or not self._machine.may_be_spent(job):
             return
         if not queue.puts_idle_first(session):
             return
@@ -92,7 +92,3 @@ class Recalls:
         self.lane.begin((job,), now)
         self._machine.counters.handovers_recalled += 1
         self._machine.said.append((session, Recall(tokens=(job.token,)), ()))
-
-    def _may_be_spent(self, job: Job) -> bool:
-        """Whether one more hand-over of this job may come to nothing by choice."""
-        return 2 * (job.handovers + 1) <= self._machine.handovers_max
