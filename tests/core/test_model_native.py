@@ -927,8 +927,8 @@ class AgainstTheModel(RuleBasedStateMachine):
         """What the machine has recalled: each was allowed."""
         said = [it for it in self.machine.said if isinstance(it[1], Recall)]
         self.machine.said = [it for it in self.machine.said if not isinstance(it[1], Recall)]
-        for to, recall, _ in said:
-            ((token),) = recall.tokens  # type: ignore[union-attr]
+        before = {it.queue for it in self.open(HELD) if it.recalled != NEVER}
+        for to, token in [(to, token) for to, recall, _ in said for token in recall.tokens]:  # type: ignore[union-attr]
             (job,) = [it for it in self.open(HELD) if it.token == token]
             session = self.sessions[job.holder]
             assert isinstance(to, Session)
@@ -938,8 +938,7 @@ class AgainstTheModel(RuleBasedStateMachine):
             assert self.now >= job.began + RECALL, "nothing is recalled at once"
             assert 2 * (job.handovers + 1) <= self.handovers_max, "half of the budget is left"
             assert not [it for it in self.open(AVAILABLE) if it.queue == job.queue], "nothing waits"
-            same = [it for it in self.open(HELD) if it.queue == job.queue and it.recalled != NEVER and it is not job]
-            assert not same, "one at a time"
+            assert job.queue not in before, "one recall at a time"
             credit = self.credit()
             idle = [
                 name
@@ -1157,11 +1156,12 @@ class RecallsForTheBusy(Machine):
         super().__init__(*args, **options)
 
         class Broken(Recalls):
-            def _recall(self, session: Session, job: Job, now: int) -> None:
-                others = [place.worker for place in job.queue.line if type(place.worker) is Session]
+            def _recall(self, session: Session, now: int) -> None:
+                lines = [place.queue.line for place in session.places]
+                others = {place.worker for line in lines for place in line if type(place.worker) is Session}
                 for worker in others:
                     worker.capacity += 9
-                super()._recall(session, job, now)
+                super()._recall(session, now)
                 for worker in others:
                     worker.capacity -= 9
 

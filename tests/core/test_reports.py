@@ -229,9 +229,50 @@ def test_nothing_is_recalled_for_who_holds_it(talk: Any) -> None:
     assert w.take(Recall) == []
 
 
+def test_many_short_jobs_do_not_wait_for_a_long_one_beside_an_idle_worker(talk: Any) -> None:
+    """Found by use: one job of a queue was recalled every 100 ms, and 96 of 200 waited for three seconds."""
+    it = talk(limits=Limits(recall_ns=100 * MS))
+    c, busy = it.client(), it.worker("busy", credit=100)
+    c.submit_many(b"long", *(b"%d" % number for number in range(99)))
+    busy.start(b"long")
+    idle = it.worker("idle")
+    done = 0
+    it.wait(50 * MS)
+    for left in (49, 24, 12, 6, 3, 1, 0):
+        idle.ask(100 - left - done)
+        it.wait(100 * MS)
+        (recall,) = busy.take(Recall)
+        for token in recall.tokens:
+            busy.hand_back(token)
+        assert 99 - len(idle.got) == left, "half of them at a time, the oldest"
+        for body in idle.got[done:]:
+            idle.complete(body)
+        done = len(idle.got)
+    assert idle.got == [b"%d" % number for number in range(99)]
+    assert {it.job(b"long").handovers, it.counters.jobs_discarded} == {0}
+
+
+def test_long_jobs_are_shared_with_an_idle_worker(talk: Any) -> None:
+    """Half of them stay, however many the idle one asks for: they do not all go to and fro."""
+    it = talk(limits=Limits(recall_ns=100 * MS))
+    c, busy = it.client(), it.worker("busy", credit=9)
+    c.submit_many(*(b"%d" % number for number in range(9)))
+    busy.start(b"0")
+    idle = it.worker("idle", credit=1_000)
+    it.wait(1 * S)
+    (recall,) = busy.take(Recall)
+    assert recall.tokens == tuple(busy.token(b"%d" % number) for number in (1, 2, 3, 4))
+    for number in (1, 2, 3, 4):
+        busy.hand_back(b"%d" % number)
+    assert idle.got == [b"1", b"2", b"3", b"4"]
+    idle.start(b"1")
+    it.wait(60 * S)
+    assert (busy.take(Recall), idle.take(Recall)) == ([], [])
+
+
 @pytest.mark.parametrize("how", ["start", "complete", "fail", "hand_back", "expire"])
 @pytest.mark.parametrize("queue", ["default", "named"])
-def test_one_job_of_a_queue_is_recalled_at_a_time(talk: Any, how: str, queue: str) -> None:
+def test_one_recall_in_a_queue_is_under_way_at_a_time(talk: Any, how: str, queue: str) -> None:
     """It takes a way there and back: the next one is recalled when this one is back, started or taken back."""
     it = talk(limits=Limits(recall_ns=100 * MS, liveness_ns=4 * S))
     c, busy = it.client(), it.worker("busy", credit=3, queues=(queue,))

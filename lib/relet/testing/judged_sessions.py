@@ -513,6 +513,8 @@ class Sessions:
             return  # it was called back, and then it ended, in the same turn
         if claim is None or claim.holder is not seat or claim.state != HELD or claim.token != token:
             raise Violation(WRONG, f"{seat} was asked to hand back {claim}, which it does not hold")
+        if 2 * (claim.handovers + 1) > self._limits.handovers_of(self._judge.tries):
+            raise Violation(WRONG, f"{claim} was called back after {claim.handovers} hand-overs in vain: half are left")
         claim.recalled = self._judge.now
         self._judge.count("recalled")
 
