@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relet.core.machine import Machine
+from relet.core.machine import HAND_BACK_NS, Machine
 from relet.messages import Body, ClientHello, Peer, Submit, Submitted
 from relet.store.memory import MemoryStore
 
@@ -47,8 +47,10 @@ def test_a_job_that_had_come_back_cannot_be_answered_after_the_stop(talk: Any) -
     c = it.client()
     c.submit(b"a")
     w.hand_back(b"a")
+    it.wait(HAND_BACK_NS)
     c.submit(b"b")
     w.hand_back(b"b")
+    it.wait(HAND_BACK_NS)
     tokens = list(it.machine.by_token)
     assert len(tokens) > it.machine.open == 2
     while it.machine.stop(it.now, 2):

@@ -263,14 +263,15 @@ class AgainstTheModel(RuleBasedStateMachine):
             job.lost_last = cause == "worker_lost"
 
     def gives_back(self, job: MJob, *, by_worker: bool = False) -> None:
-        pauses = by_worker and job.state == RUNNING
+        pauses = by_worker and job.recalled == NEVER
+        chosen = by_worker and job.state == HELD
         if job.state == RUNNING:
             job.attempts -= 1
         self.lets_go(job)
-        job.handovers += 1
+        job.handovers += not chosen or 2 * (job.handovers + 1) <= self.handovers_max
         job.state, job.lost_last = AVAILABLE, False
         if pauses:
-            pause = min(HAND_BACK_NS * 2 ** (job.handovers - 1), HAND_BACK_NS_MAX)
+            pause = min(HAND_BACK_NS * 2 ** max(0, job.handovers - 1), HAND_BACK_NS_MAX)
             job.state, job.due = DELAYED, self.now + pause
         if job.handovers >= self.handovers_max:
             self.ends_as(job, DISCARDED, "handovers_spent")
@@ -314,6 +315,12 @@ class AgainstTheModel(RuleBasedStateMachine):
 
     def ends_session(self, session: MSession) -> None:
         session.over = True
+        session.away = min(session.away, self.now)
+        self.loses(session)
+
+    def loses(self, session: MSession) -> None:
+        """What it holds is let again in the order of the losses: the last of them is the last of the table."""
+        self.sessions[session.name] = self.sessions.pop(session.name)
 
     # --- Clients
 
@@ -597,6 +604,7 @@ class AgainstTheModel(RuleBasedStateMachine):
         else:
             self.machine.lost(session.peer, self.now)
             session.away, session.granted = self.now + GRACE, session.handed
+            self.loses(session)
 
     @precondition(lambda self: self.live())
     @rule(data=st.data(), more=st.integers(-1, 4), started=st.integers(-1, 3))
@@ -884,7 +892,7 @@ class AgainstTheModel(RuleBasedStateMachine):
                 self.old_lost.remove((name, moment))
                 for job in self.held_by(name):
                     self.lost_with(job)
-        for session in self.sessions.values():
+        for session in sorted(self.sessions.values(), key=lambda it: it.away):
             if not session.over and session.away <= now:
                 self.ends_session(session)
             if session.over:
@@ -904,7 +912,7 @@ class AgainstTheModel(RuleBasedStateMachine):
         for job in self.open(HELD):
             if job.recalled <= now:
                 self.gives_back(job)
-        for session in self.sessions.values():
+        for session in sorted(self.sessions.values(), key=lambda it: it.heard):
             if not session.over and session.heard + LIVENESS <= now:
                 self.ends_session(session)
         for job in self.open(DELAYED, AVAILABLE, HELD, RUNNING):
@@ -919,8 +927,8 @@ class AgainstTheModel(RuleBasedStateMachine):
         """What the machine has recalled: each was allowed."""
         said = [it for it in self.machine.said if isinstance(it[1], Recall)]
         self.machine.said = [it for it in self.machine.said if not isinstance(it[1], Recall)]
-        for to, recall, _ in said:
-            ((token),) = recall.tokens  # type: ignore[union-attr]
+        before = {it.queue for it in self.open(HELD) if it.recalled != NEVER}
+        for to, token in [(to, token) for to, recall, _ in said for token in recall.tokens]:  # type: ignore[union-attr]
             (job,) = [it for it in self.open(HELD) if it.token == token]
             session = self.sessions[job.holder]
             assert isinstance(to, Session)
@@ -930,8 +938,7 @@ class AgainstTheModel(RuleBasedStateMachine):
             assert self.now >= job.began + RECALL, "nothing is recalled at once"
             assert 2 * (job.handovers + 1) <= self.handovers_max, "half of the budget is left"
             assert not [it for it in self.open(AVAILABLE) if it.queue == job.queue], "nothing waits"
-            same = [it for it in self.open(HELD) if it.queue == job.queue and it.recalled != NEVER and it is not job]
-            assert not same, "one at a time"
+            assert job.queue not in before, "one recall at a time"
             credit = self.credit()
             idle = [
                 name
@@ -1149,11 +1156,12 @@ class RecallsForTheBusy(Machine):
         super().__init__(*args, **options)
 
         class Broken(Recalls):
-            def _recall(self, session: Session, job: Job, now: int) -> None:
-                others = [place.worker for place in job.queue.line if type(place.worker) is Session]
+            def _recall(self, session: Session, now: int) -> None:
+                lines = [place.queue.line for place in session.places]
+                others = {place.worker for line in lines for place in line if type(place.worker) is Session}
                 for worker in others:
                     worker.capacity += 9
-                super()._recall(session, job, now)
+                super()._recall(session, now)
                 for worker in others:
                     worker.capacity -= 9
 

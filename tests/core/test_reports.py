@@ -23,6 +23,7 @@ from relet.messages import (
     Error,
     Extend,
     Fail,
+    Goodbye,
     HandBack,
     Heartbeat,
     Partial,
@@ -73,7 +74,7 @@ def test_started_is_cumulative(talk: Any) -> None:
     w.hand_back(b"b")
     for started in (3, 3, 1, 0):
         w.says(WorkerAsk(started=started))
-    assert [it.state(body) for body in (b"a", b"b", b"c", b"d")] == ["RUNNING", "AVAILABLE", "RUNNING", "HELD"]
+    assert [it.state(body) for body in (b"a", b"b", b"c", b"d")] == ["RUNNING", "DELAYED", "RUNNING", "HELD"]
     assert it.job(b"c").attempts == 1
 
 
@@ -132,7 +133,8 @@ def test_hand_overs_that_come_to_nothing_have_a_budget(talk: Any) -> None:
     for _ in range(3):
         assert c.told() == []
         w.ask()
-        w.hand_back(b"a")
+        w.connect()
+        w.hello()  # which does not claim it
     ((said, _),) = c.outcomes
     assert (said.state, said.reason, said.attempts, said.ledger) == ("discarded", "handovers_spent", 0, ())
 
@@ -228,9 +230,50 @@ def test_nothing_is_recalled_for_who_holds_it(talk: Any) -> None:
     assert w.take(Recall) == []
 
 
+def test_many_short_jobs_do_not_wait_for_a_long_one_beside_an_idle_worker(talk: Any) -> None:
+    """Found by use: one job of a queue was recalled every 100 ms, and 96 of 200 waited for three seconds."""
+    it = talk(limits=Limits(recall_ns=100 * MS))
+    c, busy = it.client(), it.worker("busy", credit=100)
+    c.submit_many(b"long", *(b"%d" % number for number in range(99)))
+    busy.start(b"long")
+    idle = it.worker("idle")
+    done = 0
+    it.wait(50 * MS)
+    for left in (49, 24, 12, 6, 3, 1, 0):
+        idle.ask(100 - left - done)
+        it.wait(100 * MS)
+        (recall,) = busy.take(Recall)
+        for token in recall.tokens:
+            busy.hand_back(token)
+        assert 99 - len(idle.got) == left, "half of them at a time, the oldest"
+        for body in idle.got[done:]:
+            idle.complete(body)
+        done = len(idle.got)
+    assert idle.got == [b"%d" % number for number in range(99)]
+    assert {it.job(b"long").handovers, it.counters.jobs_discarded} == {0}
+
+
+def test_long_jobs_are_shared_with_an_idle_worker(talk: Any) -> None:
+    """Half of them stay, however many the idle one asks for: they do not all go to and fro."""
+    it = talk(limits=Limits(recall_ns=100 * MS))
+    c, busy = it.client(), it.worker("busy", credit=9)
+    c.submit_many(*(b"%d" % number for number in range(9)))
+    busy.start(b"0")
+    idle = it.worker("idle", credit=1_000)
+    it.wait(1 * S)
+    (recall,) = busy.take(Recall)
+    assert recall.tokens == tuple(busy.token(b"%d" % number) for number in (1, 2, 3, 4))
+    for number in (1, 2, 3, 4):
+        busy.hand_back(b"%d" % number)
+    assert idle.got == [b"1", b"2", b"3", b"4"]
+    idle.start(b"1")
+    it.wait(60 * S)
+    assert (busy.take(Recall), idle.take(Recall)) == ([], [])
+
+
 @pytest.mark.parametrize("how", ["start", "complete", "fail", "hand_back", "expire"])
 @pytest.mark.parametrize("queue", ["default", "named"])
-def test_one_job_of_a_queue_is_recalled_at_a_time(talk: Any, how: str, queue: str) -> None:
+def test_one_recall_in_a_queue_is_under_way_at_a_time(talk: Any, how: str, queue: str) -> None:
     """It takes a way there and back: the next one is recalled when this one is back, started or taken back."""
     it = talk(limits=Limits(recall_ns=100 * MS, liveness_ns=4 * S))
     c, busy = it.client(), it.worker("busy", credit=3, queues=(queue,))
@@ -633,11 +676,55 @@ def test_a_job_that_is_handed_back_costs_no_attempt(talk: Any) -> None:
     w.hand_back(b"b")
     assert [(it.job(body).attempts, it.job(body).handovers) for body in (b"a", b"b")] == [(0, 1), (0, 1)]
     assert it.counters.handovers_returned == 2
-    assert [it.state(body) for body in (b"a", b"b")] == ["DELAYED", "AVAILABLE"], "what had started waits a little"
+    assert [it.state(body) for body in (b"a", b"b")] == ["DELAYED", "DELAYED"], "both wait a little"
     it.wait(HAND_BACK_NS)
     other = it.worker("other", credit=3)
     assert other.got == [b"a", b"b", b"c"]
     assert [said.attempt for said, _ in other.jobs] == [1, 1, 1]
+
+
+def test_a_worker_that_wants_no_more_does_not_spend_what_waits(talk: Any) -> None:
+    """`hand_back`: "of a job that it had not started, only of the first half". Found by use: a worker that stops, and
+    does not take back what it asked for, was handed each job as often as it may be handed over, within milliseconds.
+    """
+    it = talk(tries=3)
+    c, w = it.client(), it.worker(credit=1_000)
+    c.submit(b"in hand")
+    w.start(b"in hand")
+    c.submit_many(b"a", b"b")
+    for number in range(100):
+        w.hand_back(b"a")
+        w.hand_back(b"b")
+        pause = min(HAND_BACK_NS << min(number, 14), HAND_BACK_NS_MAX)
+        it.wait(pause - 1)
+        assert (it.state(b"a"), it.state(b"b")) == ("DELAYED", "DELAYED")
+        it.wait(1)
+        assert (it.state(b"a"), it.state(b"b")) == ("HELD", "HELD")
+    assert c.told() == []
+    assert it.job(b"a").handovers == 15, "half of the budget is left for what is nobody's choice"
+    w.complete(b"in hand")
+    w.says(Goodbye())
+    other = it.worker("other", credit=2)
+    assert other.got == [b"a", b"b"]
+
+
+def test_a_worker_that_says_hello_again_has_no_credit(talk: Any) -> None:
+    """Credit: "a worker that wants no more jobs says hello once more". What it runs stays its own, what it holds goes
+    back at once, nothing comes any more.
+    """
+    it = talk(tries=1)
+    c, w = it.client(), it.worker(credit=1_000)
+    c.submit_many(b"a", b"b")
+    w.start(b"a")
+    said = w.hello(running=(b"a",))
+    assert (said.handed, said.lost) == (2, ())
+    c.submit(b"c")
+    assert [it.state(body) for body in (b"a", b"b", b"c")] == ["RUNNING", "AVAILABLE", "AVAILABLE"]
+    w.complete(b"a", b"done", credit=2)
+    assert w.got == [b"a", b"b"]
+    assert c.told() == [(b"a", "completed", b"done")]
+    other = it.worker("other", credit=2)
+    assert other.got == [b"b", b"c"]
 
 
 def test_who_hands_back_all_the_time_does_not_spend_a_job_in_no_time(talk: Any) -> None:
@@ -957,6 +1044,7 @@ def test_every_hand_over_has_a_token_of_its_own(talk: Any) -> None:
     c.submit(b"a")
     for number in range(29):
         (w.fail if number % 2 else w.hand_back)(b"a")
+        it.wait(HAND_BACK_NS_MAX)
     assert len({said.token for said, _ in w.jobs}) == 30
     assert len({said.job for said, _ in w.jobs}) == 1
 
@@ -972,6 +1060,7 @@ def test_tokens_of_many_hand_overs_are_bounded(talk: Any) -> None:
     for _ in range(TOKENS_MAX + 20):
         w.ask()
         w.hand_back(b"a")
+        it.wait(HAND_BACK_NS_MAX)
     w.ask()
     assert len(it.job(b"a").tokens) == TOKENS_MAX
     assert len(it.machine.by_token) == TOKENS_MAX + 1
@@ -1252,6 +1341,7 @@ def test_what_is_claimed_as_held_after_a_restart_goes_back_at_once(talk: Any) ->
     c, w, other = it.client(), it.worker(credit=2), it.worker("other")
     c.submit_many(b"a", b"b")
     w.hand_back(b"b")
+    it.wait(HAND_BACK_NS)
     other.ask()
     assert other.got == [b"b"]
     it.begin()

@@ -351,6 +351,22 @@ class CountsHandBacks(Machine):
         job.attempts += ran
 
 
+class HandsOverAtOnce(Machine):
+    """What a worker gives back before it has started it goes to whoever has asked: to the same one, where nobody else
+    has.
+    """
+
+    def give_back(self, job: Job, now: int, **how: bool) -> None:
+        super().give_back(job, now, **({} if job.state == HELD else how))
+
+
+class SpendsWhatComesBack(Machine):
+    """A job that nobody wants to start is discarded."""
+
+    def may_be_spent(self, job: Job) -> bool:
+        return True
+
+
 class RunsTheClockFromTheHandOver(Machine):
     """The run limit begins when a job is handed over."""
 
@@ -606,6 +622,8 @@ OF_NATIVE: list[tuple[type[Machine], type[Server], tuple[str, ...]]] = [
     (RetriesAtOnce, Server, (WRONG,)),
     (TriesFinalFailuresAgain, Server, (WRONG,)),
     (CountsHandBacks, Server, (WRONG, FALSE_FAILURE)),
+    (HandsOverAtOnce, Server, (WRONG, FALSE_FAILURE)),
+    (SpendsWhatComesBack, Server, (FALSE_FAILURE,)),
     (RunsTheClockFromTheHandOver, Server, (WRONG, FALSE_FAILURE)),
     (IgnoresExtensions, Server, (WRONG, FALSE_FAILURE)),
     (LeavesLargeAnswersOpen, Server, (WRONG,)),

@@ -72,9 +72,10 @@ class Happened(StrEnum):
     CLAIMED = "claimed"
     """The session that had it was taken for lost, and is back with it: the attempt goes on."""
     GIVEN_BACK = "given_back"
-    """The hand-over never left or never arrived, or its worker does not want it: it costs no attempt."""
+    """The hand-over never left or never arrived, or was recalled: it costs no attempt."""
     HANDED_BACK = "handed_back"
-    """Its worker had started it and does not want it: it costs no attempt, and waits a little before it goes on."""
+    """Its worker does not want it, and was not asked for it: it costs no attempt, and waits a little before it goes
+    on."""
     ANSWERED = "answered"
     """A worker sent a valid answer: of this attempt, or late, of one before."""
     ATTEMPT_ENDED = "attempt_ended"
@@ -117,6 +118,7 @@ TABLE: Final = (
     Row(State.AVAILABLE, Happened.STOPPED, State.CANCELLED, "failure told"),
     Row(State.HELD, Happened.STARTED, State.RUNNING, "lease, attempt + 1"),
     Row(State.HELD, Happened.GIVEN_BACK, State.AVAILABLE, "handovers + 1, old place"),
+    Row(State.HELD, Happened.HANDED_BACK, State.DELAYED, "handovers + 1, up to half of them; a pause that grows"),
     Row(State.HELD, Happened.ANSWERED, State.COMPLETED, "late answer; reply; its holder is told to drop it"),
     Row(State.HELD, Happened.DESERTED, State.CANCELLED, "failure told; its holder is told to drop it"),
     Row(State.HELD, Happened.STOPPED, State.CANCELLED, "failure told"),
@@ -331,11 +333,12 @@ def given_back(job: Job) -> None:
     job.seq = -abs(job.seq)
 
 
-def handed_back(job: Job) -> None:
-    """Its worker had started it and does not want it; it waits for its `due_ns`."""
+def handed_back(job: Job, *, counts: bool = True) -> None:
+    """Its worker does not want it; it waits for its `due_ns`. `counts`: whether that is a hand-over in vain."""
+    if job.state == RUNNING:
+        job.attempts -= 1
     _moved(job, Happened.HANDED_BACK)
-    job.attempts -= 1
-    job.handovers += 1
+    job.handovers += counts
     job.seq = -abs(job.seq)
 
 

@@ -69,8 +69,7 @@ RECLAIM_NS: Final = 30 * 10**9
 """How long a job that was running when the broker ended may still be answered, where jobs have no timeout."""
 HAND_BACK_NS: Final = 10_000_000
 HAND_BACK_NS_MAX: Final = 1_000_000_000
-"""How long a job waits after a worker that had started it has handed it back: the first, doubled each time up to the
-second."""
+"""How long a job waits after its worker has handed it back unasked: the first, doubled each time up to the second."""
 TOKENS_MAX: Final = 100
 """Earlier hand-overs of one job by which a late answer is known; the oldest go first."""
 
@@ -789,20 +788,32 @@ class Machine:
     def give_back(self, job: Job, now: int, *, by_worker: bool = False) -> None:
         """A hand-over came to nothing and costs no attempt: the job waits again, or its budget of those is spent.
 
-        One that its worker had started and handed back does not go out again at once: nobody else may be asking, and it
-        would go to and fro.
+        One that its worker has handed back, and was not asked for, does not go out again at once: nobody else may be
+        asking, and it would go to and fro. Nor may one that it had not started be spent by that.
         """
-        pauses = by_worker and job.state == RUNNING
-        self._end_lease(job)
-        (happened.handed_back if pauses else happened.given_back)(job)
+        pauses = by_worker and job.timer is not self.recalls.lane
+        if pauses:
+            counts = job.state == RUNNING or self.may_be_spent(job)
+            self._end_lease(job)
+            happened.handed_back(job, counts=counts)
+        else:
+            self._end_lease(job)
+            happened.given_back(job)
         if job.handovers >= self.handovers_max:
             self._discard(job, Reason.HANDOVERS_SPENT, now)
         elif pauses:
-            self.deadlines.begin(job, now + min(HAND_BACK_NS << min(job.handovers - 1, 30), HAND_BACK_NS_MAX))
+            doubled = min(max(job.handovers - 1, 0), 30)
+            self.deadlines.begin(job, now + min(HAND_BACK_NS << doubled, HAND_BACK_NS_MAX))
             if self.keeps_records:
                 self._record_attempt(job)
         else:
             self._waits(job)
+
+    def may_be_spent(self, job: Job) -> bool:
+        """Whether one more hand-over of this job may come to nothing by the choice of the broker or of a worker: half
+        of its budget is left for what is nobody's choice.
+        """
+        return 2 * (job.handovers + 1) <= self.handovers_max
 
     def attempt_failed(
         self,

@@ -127,12 +127,17 @@ class Queue:
         place.in_line = True
         self.line.append(place)
 
-    def puts_idle_first(self, but: Worker | None = None) -> bool:
-        """A worker with nothing to do is next in turn now. False: there is none among the first, save this one."""
+    def idle_credit(self, but: Worker) -> int:
+        """Jobs that workers with nothing to do ask for, among the first in line, save this one."""
+        workers = (place.worker for place in islice(self.line, IDLE_LOOKS_MAX))
+        return sum(it.credit for it in workers if len(it.jobs) < it.capacity and it is not but)
+
+    def puts_idle_first(self) -> bool:
+        """A worker with nothing to do is next in turn now. False: there is none among the first."""
         line = self.line
         for index, place in enumerate(islice(line, IDLE_LOOKS_MAX)):
             worker = place.worker
-            if worker.credit and len(worker.jobs) < worker.capacity and worker is not but:
+            if worker.credit and len(worker.jobs) < worker.capacity:
                 del line[index]
                 line.appendleft(place)
                 return True

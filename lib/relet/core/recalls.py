@@ -1,10 +1,12 @@
 """Which jobs are called back from workers that hold them unstarted, because another worker has nothing to do.
 
 A worker asks ahead to hide the way to the broker, and then a job may wait behind a long one while somebody else is
-idle. So, as long as anything is held, the broker looks now and then at the oldest hand-over of each session: where that
-has been held for long, and somebody asks in its queue who would do it at once, it is recalled. One at a time in each
-queue, because a recall takes a way there and back; and never for a worker that would only hold it, too. Half of a
-job's budget of hand-overs is left for what is nobody's choice.
+idle. So, as long as anything is held, the broker looks now and then at the oldest hand-over of each session. Where that
+has been held for long, and somebody with nothing to do asks in its queue, half of what the session holds is recalled,
+the oldest, as far as that is asked for. The other half is left, so that long jobs do not all go to and fro; short ones
+are soon done, and looks come quickly, one after the other, as long as they find something: so many short jobs wait for
+a long one no longer than a few ways there and back. Nothing is recalled for a worker that is busy, and would only hold
+it, too. Half of a job's budget of hand-overs is left for what is nobody's choice.
 
 A recalled job that is neither given back nor started in time is taken back: its worker is heard, but does not heed.
 """
@@ -13,8 +15,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from relet.core.job import Job
+from relet.core.job import HELD, Job
 from relet.core.lease import NEVER, Lane
+from relet.core.queue import Queue
 from relet.core.roster import Session
 from relet.messages import Recall
 
@@ -22,7 +25,10 @@ if TYPE_CHECKING:
     from relet.core.machine import Machine
 
 LOOK_NS_MIN: Final = 1_000_000
-"""No two looks come closer than this."""
+"""No two looks come closer than this. So soon comes the next one where something was recalled; each that finds nothing
+doubles it, up to the usual."""
+RECALLED_MAX: Final = 500
+"""Jobs that are recalled from one session at a time: half of what one may hold."""
 
 
 class Recalls:
@@ -38,7 +44,11 @@ class Recalls:
         self._left: list[Session] = []
         """Sessions that the look under way has not come to ..."""
         self._held = False
-        """... and whether those that it has come to hold anything."""
+        """... and whether those that it has come to hold anything ..."""
+        self._found = False
+        """... and whether something was recalled."""
+        self._pause_ns = self._recall_ns
+        """From the last look to the next."""
 
     def handed_over(self, now: int) -> None:
         """Something is held."""
@@ -68,31 +78,41 @@ class Recalls:
     def _look(self, now: int) -> None:
         """Some sessions at a time; the next look is due while anything is held."""
         if not self._left:
-            self._left, self._held = list(self._machine.roster.sessions.values()), False
+            self._left, self._held, self._found = list(self._machine.roster.sessions.values()), False, False
         sessions, self._left = self._left, self._left[self._looks_max :]
         for session in sessions[: self._looks_max]:
-            job = session.oldest_held()
-            if job is not None:
+            oldest = session.oldest_held()
+            if oldest is not None:
                 self._held = True
-                if job.timer is None and now >= job.began_ns + self._recall_ns:
-                    self._recall(session, job, now)
+                if session.recalls and not session.away and now >= oldest.began_ns + self._recall_ns:
+                    self._recall(session, now)
         if self._left:
             self._look_at = now
-        else:
-            self._look_at = now + self._recall_ns if self._held else NEVER
-
-    def _recall(self, session: Session, job: Job, now: int) -> None:
-        queue = job.queue
-        if queue.recalls or len(queue) or not session.recalls or session.away or not self._may_be_spent(job):
             return
-        if not queue.puts_idle_first(session):
-            return
-        queue.recalls += 1
-        job.began_ns = now
-        self.lane.begin((job,), now)
-        self._machine.counters.handovers_recalled += 1
-        self._machine.said.append((session, Recall(tokens=(job.token,)), ()))
+        self._pause_ns = LOOK_NS_MIN if self._found else min(2 * self._pause_ns, self._recall_ns)
+        self._look_at = now + self._pause_ns if self._held else NEVER
 
-    def _may_be_spent(self, job: Job) -> bool:
-        """Whether one more hand-over of this job may come to nothing by choice."""
-        return 2 * (job.handovers + 1) <= self._machine.handovers_max
+    def _recall(self, session: Session, now: int) -> None:
+        """The oldest half of what it has held for long, as far as somebody else has nothing to do."""
+        rooms = {place.queue: _room(place.queue, session) for place in session.places}
+        if not any(rooms.values()):
+            return
+        held = [job for job in session.jobs if job.state == HELD and job.timer is None]
+        recalled: list[Job] = []
+        for job in held[: min((len(held) + 1) // 2, RECALLED_MAX)]:
+            long_held = now >= job.began_ns + self._recall_ns
+            if long_held and rooms.get(job.queue) and self._machine.may_be_spent(job):
+                rooms[job.queue] -= 1
+                job.queue.recalls += 1
+                job.began_ns = now
+                recalled.append(job)
+        if recalled:
+            self._found = True
+            self.lane.begin(recalled, now)
+            self._machine.counters.handovers_recalled += len(recalled)
+            self._machine.said.append((session, Recall(tokens=tuple(job.token for job in recalled)), ()))
+
+
+def _room(queue: Queue, but: Session) -> int:
+    """Jobs that may be recalled for others than this session: none before the last ones are given back or started."""
+    return 0 if len(queue) or queue.recalls else queue.idle_credit(but)

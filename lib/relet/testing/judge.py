@@ -28,7 +28,8 @@ Not lost: a request that went with its connection before the broker read it; a j
 - as many attempts were counted as there are tries, and the last one is over: its time was up, or its worker was lost
   and the grace is over. An attempt counts when the hand-over was sent, or, of a worker that says when it starts, from
   there; one whose send failed does not;
-- as many hand-overs came to nothing as `Limits.handovers_max` allows;
+- as many hand-overs came to nothing as `Limits.handovers_max` allows; of those that a living worker gave back before it
+  had started, recalled or not, half as many count at most, and none comes again at once that was not recalled;
 - its worker said that it has failed for good;
 - it was to end with its askers, and all of them have been away for the grace;
 - the broker had been stopped; or it was draining, or the request was too large to be a job, when the request was
@@ -68,7 +69,7 @@ from relet.testing.claims import (
     key_of,
 )
 from relet.testing.judged_requests import Requests
-from relet.testing.judged_sessions import NEVER_BEGUN, Heard, Sessions
+from relet.testing.judged_sessions import NEVER_BEGUN, RETURNED, Heard, Sessions
 from relet.testing.network import Wire
 
 __all__ = ["FALSE_FAILURE", "LOST", "WRONG", "Judge", "Violation"]
@@ -322,7 +323,8 @@ class Judge:
             self.count("attempts", -1)
         claim.cause = cause
         claim.state, claim.holder, claim.recalled = WAITS, None, None
-        claim.handovers += 1
+        if cause != RETURNED or 2 * (claim.handovers + 1) <= self._handovers_max:
+            claim.handovers += 1
         if claim.handovers >= self._handovers_max:
             self._must_end(claim, Reason.HANDOVERS_SPENT)
 

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from relet.testing.judge import Judge
 
 HANDED_BACK: Final = "handed_back"
+RETURNED: Final = "returned"
+"""The same, of what its worker had not started."""
 NEVER_BEGUN: Final = "never_begun"
 """What was held comes back, and can be claimed by nobody."""
 
@@ -339,10 +341,11 @@ class Sessions:
         if isinstance(said, HandBack):
             judge.count("handed_back")
             judge.expect("given back", claim)
-            had_started = claim.state == RUNS
-            judge.comes_back(claim, HANDED_BACK)
-            if had_started and claim.state == WAITS:
-                claim.due = judge.now + min(HAND_BACK_NS << min(claim.handovers - 1, 30), HAND_BACK_NS_MAX)
+            called_back = claim.recalled is not None
+            judge.comes_back(claim, HANDED_BACK if claim.state == RUNS else RETURNED)
+            if claim.state == WAITS and not called_back:
+                doubled = min(max(claim.handovers - 1, 0), 30)
+                claim.due = judge.now + min(HAND_BACK_NS << doubled, HAND_BACK_NS_MAX)
             return
         if claim.state == HELD:
             judge.starts(claim)
@@ -533,6 +536,8 @@ class Sessions:
             return  # it was called back, and then it ended, in the same turn
         if claim is None or claim.holder is not seat or claim.state != HELD or claim.token != token:
             raise Violation(WRONG, f"{seat} was asked to hand back {claim}, which it does not hold")
+        if 2 * (claim.handovers + 1) > self._limits.handovers_of(self._judge.tries):
+            raise Violation(WRONG, f"{claim} was called back after {claim.handovers} hand-overs in vain: half are left")
         claim.recalled = self._judge.now
         self._judge.count("recalled")
 

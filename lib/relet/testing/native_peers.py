@@ -49,6 +49,8 @@ from relet.testing.peers import Actor, Surroundings
 
 GREETING_NS: Final = 3_000 * MS
 """A hello that nobody has answered for so long is said again."""
+STOP_NS_MAX: Final = 2_000 * MS
+"""A worker that was stopped and has not ended after so long is killed."""
 NEVER: Final = 1 << 62
 TOO_MUCH: Final = b"a body that is larger than any may be"
 """Stands for one, and is sent as what the broker cannot take."""
@@ -152,6 +154,7 @@ class Seat:
         self.old: deque[bytes] = deque(maxlen=20)
         """Tokens of jobs that it has had."""
         self.retiring = False
+        """It finishes what it does, and wants nothing more."""
 
     # --- The session
 
@@ -403,6 +406,24 @@ class Seat:
         self.held.clear()
         self.hello()
 
+    def retires(self, *, takes_back: bool) -> None:
+        """It finishes what it does, and wants nothing more. `takes_back`: by another hello it takes back what it has
+        asked for; else it only hands back what comes.
+        """
+        self.retiring = True
+        if takes_back and self.welcomed:
+            self.held.clear()
+            self.hello()
+            return
+        for token in list(self.held):
+            del self.held[token]
+            self.report(HandBack(token=token, n=0))
+
+    @property
+    def is_done(self) -> bool:
+        """It does nothing, and all that it reported is safe."""
+        return not self.running and not self.reports
+
     def says_goodbye(self) -> None:
         """It ends its session; the next one is another's."""
         if self.welcomed:
@@ -439,6 +460,7 @@ class NativeWorker(Actor):
         self.heartbeat_ns = 2_500 * MS
         self._unread_max = unread_max
         self._restarts = True
+        self._stopping = False
         self._heard_at = self._said_at = 0
         self.wire: Wire | None = None
         self.seats = {path: Seat(self, path) for path in paths}
@@ -536,11 +558,30 @@ class NativeWorker(Actor):
     def _starts_again(self) -> None:
         if self._restarts and not self.alive:
             self.alive = True
+            self._stopping = False
             for seat in self.seats.values():
                 seat.welcomed = False
                 seat._begins_anew()  # noqa: SLF001 - a seat is part of its worker
             self._connect()
             self._beat(self._life)
+
+    def stopped(self, *, takes_back: bool) -> None:
+        """Its process is told to end, as with every new version of a program, and another takes its place."""
+        if self.alive and not self.frozen and not self._stopping:
+            self._stopping = True
+            for seat in self.seats.values():
+                seat.retires(takes_back=takes_back)
+            self._ends(self.world.clock.now + STOP_NS_MAX)
+
+    def _ends(self, at: int) -> None:
+        """It does when it has done what it had, or when who stopped it is out of patience."""
+        if self.world.clock.now < at and not all(seat.is_done for seat in self.seats.values()):
+            self._later(5 * MS, self._ends, at)
+            return
+        for seat in self.seats.values():
+            if seat.welcomed:
+                self.says(seat, Goodbye())
+        self.killed()
 
     def retires(self) -> None:
         """It ends for good: what it holds is let again."""

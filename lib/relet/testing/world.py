@@ -555,7 +555,10 @@ class World:
         worker = rng.choice(self.workers)
         client = rng.choice(self.clients)
         actor = rng.choice((worker, worker, client))
-        if luck < 0.2:
+        if luck < 0.08 and isinstance(worker, NativeWorker):
+            self.count("worker_stopped")
+            worker.stopped(takes_back=luck < 0.04)
+        elif luck < 0.2:
             self.count("worker_killed")
             worker.killed()
         elif luck < 0.4:
