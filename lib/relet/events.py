@@ -101,3 +101,5 @@ class Event(StrEnum):
     HANDLER_FAILED = "handler_failed"
     """The worker's handler raised; natively the broker is told, else the job is not answered (error, with the
     traceback). error"""
+    RETRY_SHORTENED = "retry_shortened"
+    """A handler wanted a longer pause before the next attempt than the broker gives, which cuts it. asked_s, given_s"""

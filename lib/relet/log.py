@@ -47,6 +47,7 @@ _WARNING: Final = frozenset(
         Event.BROKER_LOST,
         Event.ANSWERED_AGAIN,
         Event.OUTCOMES_MISSED,
+        Event.RETRY_SHORTENED,
     }
 )
 _UNLIMITED: Final = _DEBUG | {Event.BROKER_READY, Event.BROKER_DRAINING, Event.BROKER_STOPPED}

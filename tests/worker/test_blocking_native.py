@@ -18,6 +18,7 @@ import pytest
 import zmq
 
 import relet
+from relet import log
 from relet.messages import (
     SIGNATURE,
     Ack,
@@ -235,6 +236,47 @@ def test_what_a_handler_raises_is_said_and_the_worker_goes_on(native_broker: Nat
         counters = worker.counters
         assert (counters.failed, counters.handed_back, counters.unanswered, counters.answered) == (5, 1, 1, 1)
         assert counters.losses == 0
+
+
+def test_a_flood_of_failures_becomes_a_few_lines_and_a_count(
+    native_broker: NativeBroker, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every one is told to the broker; the log has some with their tracebacks, and says how many more there were."""
+
+    class Unspeakable(Exception):
+        def __repr__(self) -> str:
+            raise RuntimeError("it cannot even be shown")
+
+    def handler(data: bytes) -> bytes:
+        raise Unspeakable(data)
+
+    monkeypatch.setattr(log, "WINDOW_NS", 1 << 62)
+    broker = native_broker
+    with Running(Worker(broker.workers, handler, ahead=1)):
+        broker.begin()
+        for number in range(12):
+            broker.give(b"%d" % number, b"x")
+            assert broker.hear(Fail).kind == "Unspeakable"
+    said = [lines.wait_for("handler_failed") for _ in range(log.LINES_MAX)]
+    assert [(line["error"], line["exc_info"]) for line in said] == [("Unspeakable", True)] * log.LINES_MAX
+    assert lines.wait_for("handler_failed")["held_back"] == 12 - log.LINES_MAX
+
+
+def test_a_pause_that_the_broker_will_cut_is_warned_of(native_broker: NativeBroker, lines: Lines) -> None:
+    """Where its limit is known; what the handler wants is sent as it is."""
+
+    def handler(data: bytes) -> bytes:
+        raise FailJob("Later", retry_after=float(data))
+
+    broker = native_broker
+    with Running(Worker(broker.workers, handler, ahead=1)):
+        broker.begin(limits={"retry_ms": 2_000})
+        broker.give(b"1", b"2")
+        assert broker.hear(Fail).retry_ms == 2_000
+        broker.give(b"2", b"2.5")
+        assert broker.hear(Fail).retry_ms == 2_500
+        line = lines.wait_for("retry_shortened")
+        assert (line["level"], line["asked_s"], line["given_s"]) == ("warning", 2.5, 2.0)
 
 
 @pytest.mark.parametrize("wrong", ["text", None, [b"several"], 3])

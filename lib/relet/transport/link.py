@@ -428,7 +428,10 @@ class Log:
     def __init__(self) -> None:
         self._log: Any = default_logger()
 
-    def say(self, level: int, event: str, **fields: Any) -> None:
+    def say(self, level: int, event: str, /, **fields: Any) -> None:
         """One line; `level` is that of `logging`."""
         with contextlib.suppress(Exception):
             self._log.log(level, event, **fields)
+
+    log = say
+    """As a `relet.log.Publisher` calls it."""

@@ -7,9 +7,9 @@ call the handler, and put what became of them into an inbox.
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 import queue
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ import zmq
 from relet._version import __version__
 from relet.dialects.native import INCARNATION_BYTES, QUEUE_CHARACTERS_MAX
 from relet.events import Event
+from relet.log import Publisher
 from relet.messages import DEFAULT_QUEUE
 from relet.transport.endpoints import Endpoint, check_distinct, parse_connect
 from relet.transport.link import BODY_BYTES_MAX, DIALECT_2010, DIALECT_DEFAULT, DIALECT_NATIVE, Log
@@ -25,7 +26,7 @@ from relet.worker.engine import Engine, Held, Line, clock
 from relet.worker.job import Hand, as_bytes, take_hand
 from relet.worker.line2010 import Line2010
 from relet.worker.line_native import NativeLine
-from relet.worker.outcome import Counters, FailJob, HandBack, NoAnswer, Outcome, Silence, failure_of
+from relet.worker.outcome import Counters, FailJob, Failure, HandBack, NoAnswer, Outcome, Silence, failure_of, shown
 from relet.worker.peer2010 import Peer2010
 from relet.worker.peer_native import NativePeer
 
@@ -47,8 +48,9 @@ class Worker:
     - `HandBack`: another worker shall do it. In the dialect of 2010, which has no word for it, like a failure.
     - `NoAnswer`: nothing is said. The job stays this worker's until its time is up; the worker goes on.
     - any other exception: the attempt has failed with the exception's type and text. This is logged
-      (`handler_failed`), with the traceback. The dialect of 2010 cannot say it: there the worker finishes and answers
-      the other jobs that it holds and reconnects, so that the broker lets the job again at once, as a counted attempt.
+      (`handler_failed`) with the traceback, at most five times a second; the rest are counted (`held_back`). The
+      dialect of 2010 cannot say it: there the worker finishes and answers the other jobs that it holds and reconnects,
+      so that the broker lets the job again at once, as a counted attempt.
     - what is no `Exception`, such as KeyboardInterrupt or SystemExit: it ends `run` and goes on to its caller. The job
       in hand is handed back, because who ends a program says nothing of the job; one that ends every program that
       touches it is given up by the broker's bound on hand-overs.
@@ -106,6 +108,7 @@ class Worker:
         self._counters = Counters()
         self._make_line = self._line_maker(dialect, endpoints, _queues_of(queues), ahead)
         self._line: Line = self._make_line()
+        self._publish = Publisher(Log(), time.monotonic_ns)
         self._engine: Engine | None = None
         self._jobs: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
         self._stopping = False
@@ -169,6 +172,7 @@ class Worker:
             return
         self._running = True
         self._line = line = self._make_line()
+        self._publish = Publisher(Log(), time.monotonic_ns)
         self._engine = engine = Engine(line, self._context, self._jobs)
         hand = Hand(line.asides)
         before = take_hand(hand)
@@ -181,6 +185,7 @@ class Worker:
             engine.stop()
             self._engine = None
             self._running = False
+            self._publish.flush(all_of_it=True)
         if engine.error is not None:
             raise engine.error
 
@@ -239,11 +244,19 @@ class Worker:
         except HandBack:
             return Silence.HANDED_BACK
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its own affair
+            failure = failure_of(error)
             if not isinstance(error, FailJob):  # which is meant, and told to the client
-                Log().say(logging.ERROR, Event.HANDLER_FAILED, exc_info=True, error=repr(error))
-            return failure_of(error)
+                self._publish((Event.HANDLER_FAILED, {"exc_info": True, "error": shown(error)}))
+            self._warn_of_cut(failure)
+            return failure
         job.answered = True
         return frames
+
+    def _warn_of_cut(self, failure: Failure) -> None:
+        """The broker cuts a pause that is too long for it; whoever asked for it should know."""
+        asked_ms, given_ms = failure.retry_ms, self._line.retry_ms_max
+        if asked_ms is not None and asked_ms > given_ms:
+            self._publish((Event.RETRY_SHORTENED, {"asked_s": asked_ms / 1_000, "given_s": given_ms / 1_000}))
 
 
 def _frames(answer: Any) -> tuple[bytes, ...]:

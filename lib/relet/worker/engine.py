@@ -67,6 +67,7 @@ class Line(Protocol):
     inbox: Inbox
     answer_bytes_max: int
     answer_frames_max: int
+    retry_ms_max: int
     """What the broker takes, as far as it has said so."""
 
     @property

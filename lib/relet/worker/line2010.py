@@ -27,7 +27,7 @@ class Line2010:
     """
 
     asides: Asides | None = None
-    answer_bytes_max = answer_frames_max = NO_BOUND
+    answer_bytes_max = answer_frames_max = retry_ms_max = NO_BOUND
 
     def __init__(self, peer: Peer2010, workers: Endpoint, answers: Endpoint) -> None:
         self.peer = peer

@@ -36,7 +36,7 @@ class NativeLine:
         self.inbox: Inbox = collections.deque()
         self.asides: Asides | None = Asides(self.inbox, clock, answer_bytes_max)
         self.start = peer.start
-        self.answer_bytes_max = self.answer_frames_max = NO_BOUND
+        self.answer_bytes_max = self.answer_frames_max = self.retry_ms_max = NO_BOUND
         self._endpoint = workers
         self._link: Link | None = None
         self._stuck = False
@@ -89,6 +89,7 @@ class NativeLine:
             limits = peer.limits
             self.answer_bytes_max = limits.get("body_bytes") or NO_BOUND
             self.answer_frames_max = limits.get("frames") or NO_BOUND
+            self.retry_ms_max = limits.get("retry_ms", NO_BOUND)
             if self.asides is not None:
                 self.asides.headers_bytes_max = limits.get("headers_bytes", 0)
         return jobs

@@ -43,7 +43,7 @@ class FailJob(Exception):
         text: a sentence for people, likewise; at most `TEXT_CHARACTERS_MAX`, or fewer where the broker's
             `--error-text-max` is lower.
         retry_after: seconds until the next attempt; None: as soon as a worker asks. More than the broker's
-            `--retry-max` is cut to that.
+            `--retry-max` is cut to that, and logged (`retry_shortened`).
         final: whether no other attempt shall be made.
 
     Raises:
@@ -93,6 +93,14 @@ def failure_of(error: Exception) -> Failure:
     except Exception:  # noqa: BLE001 - an exception that cannot say what it is still ends its job
         text = ""
     return Failure(kind=bounded(type(error).__name__, KIND_CHARACTERS_MAX), text=bounded(text, TEXT_CHARACTERS_MAX))
+
+
+def shown(error: Exception) -> str:
+    """An exception for the log."""
+    try:
+        return repr(error)
+    except Exception:  # noqa: BLE001 - one that cannot show itself must not end who says so
+        return type(error).__name__
 
 
 def bounded(text: str, characters_max: int) -> str:
