@@ -322,6 +322,34 @@ def test_a_busy_broker_is_asked_again_without_a_word_to_the_caller(native: Nativ
         assert [line["event"] for line in lines.rest()].count("request_refused") == 1
 
 
+def test_a_job_that_ended_with_its_broker_is_done_by_the_next_one(native: NativeBroker, lines: Lines) -> None:
+    """The caller sees nothing of it but that it may have been done before."""
+    with native.client() as client:
+        future = client.submit(b"job")
+        peer, first, _ = native.hear_said()
+        native.outcome(peer, first.id, state="cancelled", reason="broker_stopped")
+        assert lines.wait_for("request_refused")["reason"] == "broker_stopped"
+        native.close()
+        native.open()
+        peer, again, body = native.hear_said()
+        assert (again.id, body) == (first.id, [b"job"])
+        assert again.age_ms >= 1
+        native.outcome(peer, again.id, b"done", again=True)
+        assert future.result(WAIT_SECONDS) == b"done"
+        assert future.again
+        assert client.counters.failed == 0
+
+
+def test_without_resend_a_job_ends_with_its_broker(native: NativeBroker) -> None:
+    """`resend=False`: the caller is told."""
+    with native.client(resend=False) as client:
+        future = client.submit(b"job")
+        peer, message, _ = native.hear_said()
+        native.outcome(peer, message.id, state="cancelled", reason="broker_stopped")
+        with pytest.raises(JobFailed, match="broker_stopped"):
+            future.result(WAIT_SECONDS)
+
+
 def test_a_request_id_is_the_caller_s_and_asking_twice_is_one_job(native: NativeBroker) -> None:
     """Both futures get the one outcome; another body under the same id is refused at once."""
     with native.client() as client:

@@ -59,7 +59,8 @@ class Client:
     When the connection is lost this is logged (`broker_lost`), the client connects again, and requests that were sent
     are asked again under the same id, so that they join their jobs. Where the broker does not know these any more -
     another one was started, or the dialect is that of 2010 - jobs may be done twice. `resend=False` ends them with
-    `BrokerLost` instead.
+    `BrokerLost` instead. Likewise a broker that stops before a job has ended: natively, the next one is asked for it;
+    `resend=False`, or the dialect of 2010, ends it with `JobFailed`.
 
     Args:
         clients: the broker's endpoint for clients, for example `tcp://localhost:4161`.
