@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket as sockets
 import time
@@ -125,7 +126,8 @@ class NativeBroker(FakeBroker):
             if isinstance(message, ClientHello):
                 self.welcome(peer)
             elif isinstance(message, Heartbeat):
-                self.tell(peer, Heartbeat())
+                with contextlib.suppress(zmq.ZMQError):  # who closes says one, and may have gone
+                    self.tell(peer, Heartbeat())
             else:
                 return peer, message, body
 

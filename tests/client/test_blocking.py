@@ -781,7 +781,9 @@ def test_everything_in_one_process_over_inproc(dialect: str) -> None:
 
 
 def test_map_survives_restarts_of_a_real_broker(echo: Echo) -> None:
-    """Clients send again, workers ask again: every job is answered though the broker came and went three times."""
+    """Clients send again, workers ask again: every job is answered though the broker came and went three times. In the
+    dialect of 2010 a broker that stops says only that its jobs have failed.
+    """
     answers = []
     with echo.client(timeout=30) as client:
         for answer in client.map((b"%d" % i for i in range(4_000)), window=50, return_exceptions=True):
@@ -791,7 +793,7 @@ def test_map_survives_restarts_of_a_real_broker(echo: Echo) -> None:
         assert client.counters.losses == 3
     told = [i for i, answer in enumerate(answers) if isinstance(answer, JobFailed)]  # when the broker was stopped
     assert all(answers[i] == b"%d" % i for i in range(4_000) if i not in told)
-    assert len(told) <= 3 * 50
+    assert len(told) <= (3 * 50 if echo.dialect == "2010" else 0)
 
 
 def test_jobs_are_handed_over_and_fetched_from_a_real_broker() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import pickle
 import signal
 import subprocess
 import sys
@@ -322,6 +323,34 @@ def test_a_busy_broker_is_asked_again_without_a_word_to_the_caller(native: Nativ
         assert [line["event"] for line in lines.rest()].count("request_refused") == 1
 
 
+def test_a_job_that_ended_with_its_broker_is_done_by_the_next_one(native: NativeBroker, lines: Lines) -> None:
+    """The caller sees nothing of it but that it may have been done before."""
+    with native.client() as client:
+        future = client.submit(b"job")
+        peer, first, _ = native.hear_said()
+        native.outcome(peer, first.id, state="cancelled", reason="broker_stopped")
+        assert lines.wait_for("request_refused")["reason"] == "broker_stopped"
+        native.close()
+        native.open()
+        peer, again, body = native.hear_said()
+        assert (again.id, body) == (first.id, [b"job"])
+        assert again.age_ms >= 1
+        native.outcome(peer, again.id, b"done", again=True)
+        assert future.result(WAIT_SECONDS) == b"done"
+        assert future.again
+        assert client.counters.failed == 0
+
+
+def test_without_resend_a_job_ends_with_its_broker(native: NativeBroker) -> None:
+    """`resend=False`: the caller is told."""
+    with native.client(resend=False) as client:
+        future = client.submit(b"job")
+        peer, message, _ = native.hear_said()
+        native.outcome(peer, message.id, state="cancelled", reason="broker_stopped")
+        with pytest.raises(JobFailed, match="broker_stopped"):
+            future.result(WAIT_SECONDS)
+
+
 def test_a_request_id_is_the_caller_s_and_asking_twice_is_one_job(native: NativeBroker) -> None:
     """Both futures get the one outcome; another body under the same id is refused at once."""
     with native.client() as client:
@@ -585,6 +614,13 @@ def test_what_nobody_can_mean_is_refused_at_the_door(native: NativeBroker) -> No
         assert client.counters.submitted == 0
 
 
+def test_an_answer_of_several_frames_survives_pickling() -> None:
+    """As other errors do: it may come from another process."""
+    error = pickle.loads(pickle.dumps(UnexpectedAnswer((b"a", b"b"))))  # noqa: S301 - our own
+    assert (type(error), error.frames) == (UnexpectedAnswer, (b"a", b"b"))
+    assert str(error) == str(UnexpectedAnswer((b"a", b"b")))
+
+
 def test_wrong_types_are_named_with_what_to_pass(native: NativeBroker) -> None:
     """As TypeErrors, of whatever call they come to."""
     with pytest.raises(TypeError, match="'tcp://localhost:4161', not int"):
@@ -595,6 +631,12 @@ def test_wrong_types_are_named_with_what_to_pass(native: NativeBroker) -> None:
         Client(native.endpoint, timeout="1")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Terms.* not dict"):
         Client(native.endpoint, terms={"queue": "images"})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="body_bytes_max is a whole number of at least 1, not str"):
+        Client(native.endpoint, body_bytes_max="x")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="requests_open_max must be at least 1, not 0"):
+        Client(native.endpoint, requests_open_max=0)
+    with pytest.raises(ValueError, match=r"run must be a number of seconds.* not True"):
+        Terms(run=True)
     with native.client() as client:
         wrong: Any
         for wrong in (client.call, client.submit, client.enqueue, lambda data, **how: next(client.map([data], **how))):

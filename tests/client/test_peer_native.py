@@ -21,6 +21,7 @@ from relet.client.peer_native import (
     RECEIPT_BYTES_MAX,
     RECEIPT_QUIET_NS,
     RECEIPTS_MAX,
+    STOPPED_NS,
     NativePeer,
     request_ids,
 )
@@ -76,7 +77,9 @@ class Talk:
     """A peer, the broker's side of the conversation, and the clock."""
 
     def __init__(self, *, resend: bool = True, welcome: bool = True) -> None:
-        self.peer: NativePeer[Request] = NativePeer((b"%016d" % n for n in count()), resend=resend, agent="test")
+        self.peer: NativePeer[Request] = NativePeer(
+            (b"%016d" % n for n in count()), resend=resend, agent="test", endpoint="tcp://broker:1"
+        )
         self.now = SECOND
         self.number = 0
         if welcome:
@@ -327,7 +330,9 @@ def test_a_client_at_the_workers_endpoint_ends_what_is_open() -> None:
     wrong = Error(code="wrong_endpoint", text="connect clients to CLIENTS", of="hello")
     ended = talk.hear(wrong)
     assert [request for request, _ in ended] == [asked, handed, waits]
-    assert {(type(outcome), str(outcome)) for _, outcome in ended} == {(EndpointError, "connect clients to CLIENTS")}
+    assert {(type(outcome), str(outcome)) for _, outcome in ended} == {
+        (EndpointError, "tcp://broker:1: connect clients to CLIENTS")
+    }
     assert (len(talk.peer), talk.peer.unsent, talk.peer._guests) == (0, 0, {})
     assert talk.events() == ["broker_unreachable"]
     assert talk.peer.due is None
@@ -843,6 +848,92 @@ def test_a_job_that_was_asked_before_keeps_its_age_when_it_is_refused(talk: Talk
     talk.refuse(asked, "busy", retry_ms=30)
     talk.advance(30 * MS)
     assert talk.said() == [Submit(id=asked.name, age_ms=40)]
+
+
+def test_a_job_that_ended_with_its_broker_is_asked_for_at_the_next_one(talk: Talk) -> None:
+    """As after a crash: in the order of submission, with its age, so that the outcome can say `again`."""
+    first, second = job(), job()
+    talk.submit(first, second)
+    talk.send()
+    talk.events()
+    talk.advance(10 * MS)
+    for request in (second, first):
+        assert talk.outcome(request, state="cancelled", reason="broker_stopped") == []
+    assert talk.events() == ["request_refused"]
+    assert talk.said() == []
+    assert talk.peer.lost("the connection went") == []
+    talk.connect(epoch=2)
+    assert [(m.id, m.age_ms) for m in talk.said()] == [(first.name, 10), (second.name, 10)]
+    assert talk.outcome(first, again=True) == [(first, b"done")]
+    counters = talk.peer.counters
+    assert (counters.refused_busy, counters.failed, counters.answered) == (2, 0, 1)
+
+
+def test_a_stopped_broker_whose_connection_stays_is_greeted_anew_after_a_while(talk: Talk) -> None:
+    """Behind a proxy the next broker comes to the same connection; the age stays, though the old one answers yet."""
+    talk.submit(asked := job())
+    talk.send()
+    talk.outcome(asked, state="cancelled", reason="broker_stopped")
+    talk.submit(job())
+    assert talk.said() == []
+    talk.advance(STOPPED_NS)
+    assert [type(m) for m in talk.said()] == [ClientHello]
+    talk.welcome(epoch=1)
+    assert [m.age_ms for m in talk.said()] == [1_000, 0]
+    talk.refuse(asked, "draining", retry_ms=1_000)
+    talk.advance(1_000 * MS)
+    assert [m.age_ms for m in talk.said() if isinstance(m, Submit)] == [2_000]
+
+
+def test_a_timeout_says_where_no_broker_was_ever_reached() -> None:
+    """And nothing of the kind once there was one."""
+    talk = Talk(welcome=False)
+    talk.submit(job(timeout_ns=300 * MS))
+    ((_, error),) = talk.advance(300 * MS)
+    assert str(error) == "no answer within 0.3 s: no broker has answered at tcp://broker:1"
+    talk.connect()
+    talk.peer.lost("the connection went")
+    talk.submit(job(timeout_ns=300 * MS))
+    ((_, error),) = talk.advance(300 * MS)
+    assert str(error) == "no answer within 0.3 s"
+
+
+def test_the_timeout_bounds_the_waiting_for_the_next_broker(talk: Talk) -> None:
+    """A stopped broker, and no other comes."""
+    talk.submit(asked := job(timeout_ns=300 * MS))
+    talk.send()
+    talk.outcome(asked, state="cancelled", reason="broker_stopped")
+    ((request, error),) = talk.advance(300 * MS)
+    assert (request, type(error)) == (asked, TimeoutError)
+    assert len(talk.peer) == 0
+
+
+def test_without_resend_a_job_has_failed_when_its_broker_stops() -> None:
+    """`resend=False`: it is not asked for twice."""
+    talk = Talk(resend=False)
+    talk.submit(asked := job())
+    talk.send()
+    ((request, error),) = talk.outcome(asked, state="cancelled", reason="broker_stopped")
+    assert (request, type(error), error.reason) == (asked, JobFailed, "broker_stopped")
+
+
+def test_who_asks_for_the_result_of_a_job_that_ended_with_its_broker_is_told(talk: Talk) -> None:
+    """It was handed over before, and no other broker has it; who submitted it in this client waits on."""
+    result = Request(b"", asking=RESULT, name=b"r" * 16)
+    talk.submit(result)
+    talk.send()
+    ((request, error),) = talk.outcome(result, state="cancelled", reason="broker_stopped")
+    assert (request, type(error), error.reason) == (result, JobFailed, "broker_stopped")
+    asked, twin = (Request(b"job", name=b"t" * 16) for _ in range(2))
+    result = Request(b"", asking=RESULT, name=b"t" * 16)
+    talk.submit(asked, twin, result)
+    talk.send()
+    assert talk.outcome(asked, state="cancelled", reason="broker_stopped") == []
+    talk.peer.lost("the connection went")
+    talk.connect(epoch=2)
+    assert [type(m) for m in talk.said()].count(Submit) == 2
+    assert {request for request, _ in talk.outcome(asked)} == {asked, twin, result}
+    assert len(talk.peer) == 0
 
 
 def test_a_refusal_for_good_ends_the_call(talk: Talk) -> None:

@@ -21,7 +21,8 @@ lost because there were too many of them, so what is open is asked for again in 
 answer comes behind the outcomes of the part that were there, and then the next part goes.
 
 **Refusals** that will pass (`busy`, `draining`) hold back all jobs for as long as the broker says: to send others in
-the meantime would only have them refused as well.
+the meantime would only have them refused as well. A job that was ended only because its broker stopped
+(`broker_stopped`) is held back likewise: it is asked for again at the next broker, as if this one had been killed.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ AGAIN_MAX: Final = 200
 """After outcomes were lost, so many requests are asked again at a time."""
 HOLD_NS_MAX: Final = 60_000 * MILLISECOND
 """A broker that wants us to come back later than this is asked earlier."""
+STOPPED_NS: Final = 1_000 * MILLISECOND
+"""A broker that has stopped says so and goes. Should the connection stay, behind a proxy, we say hello to who is there
+after this long: as long as one that drains wants to be left alone."""
 IDS_BYTES_MAX: Final = dialect.HEADER_BYTES_MAX // 2
 """Bytes of the ids in one header, which may hold headers of the jobs, too."""
 ROOM_BYTES: Final = dialect.HEADER_BYTES_MAX + 8 * 1024
@@ -100,6 +104,7 @@ UNKNOWN: Final = "unknown"
 EXPIRED: Final = "expired"
 TOO_LARGE: Final = "too_large"
 NO_SESSION: Final = "no_session"
+BROKER_STOPPED: Final = "broker_stopped"
 
 
 def request_ids() -> Iterator[bytes]:
@@ -169,17 +174,19 @@ class NativePeer(Peer[R]):
         resend: whether jobs that were sent are sent again when the connection or the session was lost. Questions are
             always asked again.
         agent: name and version of the program, for who looks at the broker.
+        endpoint: where the broker is to be, for the texts of errors.
     """
 
-    def __init__(self, names: Iterator[bytes], *, resend: bool = True, agent: str = "") -> None:
-        super().__init__(names, resend=resend)
+    def __init__(self, names: Iterator[bytes], *, resend: bool = True, agent: str = "", endpoint: str = "") -> None:
+        super().__init__(names, resend=resend, endpoint=endpoint)
         self._hello: Final = dialect.encode(ClientHello(features=FEATURES, agent=agent))
         self._guests: dict[bytes, list[R]] = {}
         self._guest_keys: Final = (b"%d" % number for number in count())  # never as long as a request id
         self._questions: dict[bytes, R] = {}
         """Questions that are open and not sent."""
         self._refused: dict[bytes, R] = {}
-        """Jobs that the broker refused for now: open, and held back together with those not sent."""
+        """Jobs that the broker refused for now, or ended by its own end: open, and held back together with those not
+        sent."""
         self._ended: list[tuple[R, Outcome]] = []
         """What has ended between two calls that could tell so."""
         self._offered: list[R | _Group[R] | _Control] = []
@@ -217,6 +224,8 @@ class NativePeer(Peer[R]):
         """Requests that may be sent before the next answer to a heartbeat; None: any number."""
         # Refusals.
         self._held_until: int | None = None
+        self._stopped = False
+        """The broker has ended jobs because it stops: at the end of the hold another session begins."""
         self._busy_until = 0
         self._error_told_at = -ERRORS_TOLD_EVERY_NS
 
@@ -314,6 +323,7 @@ class NativePeer(Peer[R]):
         self._refused = {}
         self._offered = []
         self._held_until = self._gap_due = self._again_left = None
+        self._stopped = False
         return ended
 
     def _new_session(self, now: int, why: str) -> list[tuple[R, Outcome]]:
@@ -342,7 +352,7 @@ class NativePeer(Peer[R]):
         if self._phase is _Phase.GREETING:
             self._phase = _Phase.READY
             self._hello_due = False
-            self.ready = True
+            self.ready = self.reached = True
             anew = self._epoch is not None and self._epoch != welcome.epoch
             self._say(
                 logging.INFO, Event.BROKER_CONNECTED, epoch=welcome.epoch, agent=welcome.agent[:200], restarted=anew
@@ -363,6 +373,8 @@ class NativePeer(Peer[R]):
         elif self._phase is _Phase.READY:
             if self._gap_due is not None and now >= self._gap_due:
                 ended += self._repair_gap(now)
+            elif self._stopped and self._held_until is not None and now >= self._held_until:
+                ended += self._new_session(now, "the broker has stopped")
             else:
                 self._keep_in_touch(now)
         return ended
@@ -592,6 +604,8 @@ class NativePeer(Peer[R]):
                 self._gathered_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
             else:
                 self._misnumbered(number, now)
+            if told.reason == BROKER_STOPPED and self._resend and self._is_asked_again(name, now):
+                continue
             if guests and name in guests:
                 self._outcome_for_guests(told, frames, ended)
             elif name not in opened:
@@ -638,6 +652,19 @@ class NativePeer(Peer[R]):
             ledger=told.ledger,
             request_id=request.name if not request.asking.by_job else b"",
         )
+
+    def _is_asked_again(self, name: bytes, now: int) -> bool:
+        """The job ended with its broker. Where it was submitted here, the next broker is asked for it; who only asked
+        for its result has that.
+        """
+        stopped = [it for it in self._named(name) if it.asking.kind is Kind.JOB]
+        held = [it for it in stopped if it.key not in self._unsent and it.key not in self._refused]
+        if held:
+            self.counters.refused_busy += len(held)
+            self._refused |= {request.key: request for request in held}
+            self._stopped = True
+            self._hold(BROKER_STOPPED, "the broker has stopped: the next one is asked", STOPPED_NS, now)
+        return bool(stopped)
 
     def _outcome_for_guests(self, told: Told, frames: tuple[bytes, ...], ended: list[tuple[R, Outcome]]) -> None:
         for request in list(self._guests[told.id]):
@@ -765,17 +792,17 @@ class NativePeer(Peer[R]):
                 self.counters.refused_busy += 1
                 self._was_not_asked(request)
                 self._refused[request.key] = request
-                self._hold(item, now)
+                self._hold(item.code, item.text, item.retry_ms * MILLISECOND, now)
             else:
                 self.counters.refused += 1
                 self._forget(request)
                 ended.append((request, JobRefused(item.code, item.text)))
 
-    def _hold(self, item: Admitted, now: int) -> None:
+    def _hold(self, code: str, text: str, hold_ns: int, now: int) -> None:
         """Send no jobs for as long as the broker says."""
-        hold_ns = min(item.retry_ms * MILLISECOND, HOLD_NS_MAX)
+        retry_ms, hold_ns = hold_ns // MILLISECOND, min(hold_ns, HOLD_NS_MAX)
         if now >= self._busy_until:
-            self._warn(Event.REQUEST_REFUSED, reason=item.code, text=item.text[:TEXT_MAX], retry_ms=item.retry_ms)
+            self._warn(Event.REQUEST_REFUSED, reason=code, text=text[:TEXT_MAX], retry_ms=retry_ms)
         self._held_until = max(self._held_until or 0, now + hold_ns)
         self._busy_until = self._held_until + max(hold_ns, BUSY_OVER_NS)
 
@@ -806,7 +833,7 @@ class NativePeer(Peer[R]):
         self._greeted_at = now - GREETING_NS + MISPLACED_NS
         for request in list(self._open.values()):
             self._forget(request)
-            ended.append((request, EndpointError(error.text or error.code)))
+            ended.append((request, EndpointError(f"{self._endpoint}: {error.text or error.code}")))
 
     def _is_not_answered(self, error: Error, ended: list[tuple[R, Outcome]]) -> None:
         """A question was refused; what is asked for here as well will come all the same."""
