@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import pickle
 import signal
 import subprocess
 import sys
@@ -613,6 +614,13 @@ def test_what_nobody_can_mean_is_refused_at_the_door(native: NativeBroker) -> No
         assert client.counters.submitted == 0
 
 
+def test_an_answer_of_several_frames_survives_pickling() -> None:
+    """As other errors do: it may come from another process."""
+    error = pickle.loads(pickle.dumps(UnexpectedAnswer((b"a", b"b"))))  # noqa: S301 - our own
+    assert (type(error), error.frames) == (UnexpectedAnswer, (b"a", b"b"))
+    assert str(error) == str(UnexpectedAnswer((b"a", b"b")))
+
+
 def test_wrong_types_are_named_with_what_to_pass(native: NativeBroker) -> None:
     """As TypeErrors, of whatever call they come to."""
     with pytest.raises(TypeError, match="'tcp://localhost:4161', not int"):
@@ -623,6 +631,12 @@ def test_wrong_types_are_named_with_what_to_pass(native: NativeBroker) -> None:
         Client(native.endpoint, timeout="1")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Terms.* not dict"):
         Client(native.endpoint, terms={"queue": "images"})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="body_bytes_max is a whole number of at least 1, not str"):
+        Client(native.endpoint, body_bytes_max="x")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="requests_open_max must be at least 1, not 0"):
+        Client(native.endpoint, requests_open_max=0)
+    with pytest.raises(ValueError, match=r"run must be a number of seconds.* not True"):
+        Terms(run=True)
     with native.client() as client:
         wrong: Any
         for wrong in (client.call, client.submit, client.enqueue, lambda data, **how: next(client.map([data], **how))):

@@ -77,7 +77,9 @@ class Talk:
     """A peer, the broker's side of the conversation, and the clock."""
 
     def __init__(self, *, resend: bool = True, welcome: bool = True) -> None:
-        self.peer: NativePeer[Request] = NativePeer((b"%016d" % n for n in count()), resend=resend, agent="test")
+        self.peer: NativePeer[Request] = NativePeer(
+            (b"%016d" % n for n in count()), resend=resend, agent="test", endpoint="tcp://broker:1"
+        )
         self.now = SECOND
         self.number = 0
         if welcome:
@@ -328,7 +330,9 @@ def test_a_client_at_the_workers_endpoint_ends_what_is_open() -> None:
     wrong = Error(code="wrong_endpoint", text="connect clients to CLIENTS", of="hello")
     ended = talk.hear(wrong)
     assert [request for request, _ in ended] == [asked, handed, waits]
-    assert {(type(outcome), str(outcome)) for _, outcome in ended} == {(EndpointError, "connect clients to CLIENTS")}
+    assert {(type(outcome), str(outcome)) for _, outcome in ended} == {
+        (EndpointError, "tcp://broker:1: connect clients to CLIENTS")
+    }
     assert (len(talk.peer), talk.peer.unsent, talk.peer._guests) == (0, 0, {})
     assert talk.events() == ["broker_unreachable"]
     assert talk.peer.due is None
@@ -879,6 +883,19 @@ def test_a_stopped_broker_whose_connection_stays_is_greeted_anew_after_a_while(t
     talk.refuse(asked, "draining", retry_ms=1_000)
     talk.advance(1_000 * MS)
     assert [m.age_ms for m in talk.said() if isinstance(m, Submit)] == [2_000]
+
+
+def test_a_timeout_says_where_no_broker_was_ever_reached() -> None:
+    """And nothing of the kind once there was one."""
+    talk = Talk(welcome=False)
+    talk.submit(job(timeout_ns=300 * MS))
+    ((_, error),) = talk.advance(300 * MS)
+    assert str(error) == "no answer within 0.3 s: no broker has answered at tcp://broker:1"
+    talk.connect()
+    talk.peer.lost("the connection went")
+    talk.submit(job(timeout_ns=300 * MS))
+    ((_, error),) = talk.advance(300 * MS)
+    assert str(error) == "no answer within 0.3 s"
 
 
 def test_the_timeout_bounds_the_waiting_for_the_next_broker(talk: Talk) -> None:

@@ -32,8 +32,9 @@ def test_who_is_connected_to_the_endpoint_of_the_others_hears_of_it_soon(endpoin
     """A client at the workers' endpoint: its calls raise. A worker at the clients': `run` does. Both say what to do."""
     with relet.Client(endpoints["workers"]) as client:
         for _ in range(2):
-            with pytest.raises(relet.EndpointError, match="connect clients to the endpoint for clients"):
+            with pytest.raises(relet.EndpointError, match="connect clients to the endpoint for clients") as misplaced:
                 client.call(b"x", timeout=WAIT_SECONDS)
+            assert str(misplaced.value).startswith(endpoints["workers"])
     running = Running(relet.Worker(endpoints["clients"], handler=bytes))
     running.join()
     assert isinstance(running.error, relet.EndpointError)

@@ -94,8 +94,9 @@ class Client:
         requests_open_bytes_max: int = REQUESTS_OPEN_BYTES_MAX,
         body_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
-        if min(requests_open_max, requests_open_bytes_max, body_bytes_max) < 1:
-            raise ValueError("requests_open_max, requests_open_bytes_max and body_bytes_max must be at least 1")
+        _check_count("requests_open_max", requests_open_max)
+        _check_count("requests_open_bytes_max", requests_open_bytes_max)
+        _check_count("body_bytes_max", body_bytes_max)
         endpoint = _endpoint(clients)
         if endpoint.scheme == "inproc" and context is None:
             raise ValueError("inproc:// needs the context of the broker: Client(..., context=...)")
@@ -106,9 +107,9 @@ class Client:
         self._timeout_ns = _nanoseconds(timeout)
         peer: Peer[Waiter]
         if self._is_native:
-            peer = NativePeer(request_ids(), resend=resend, agent=f"relet {__version__}")
+            peer = NativePeer(request_ids(), resend=resend, agent=f"relet {__version__}", endpoint=endpoint.url)
         else:
-            peer = Peer2010(correlations(os.urandom(CORRELATION_SECRET_BYTES)), resend=resend)
+            peer = Peer2010(correlations(os.urandom(CORRELATION_SECRET_BYTES)), resend=resend, endpoint=endpoint.url)
         self._engine = Engine(
             endpoint,
             context,
@@ -572,6 +573,13 @@ def _endpoint(clients: object) -> Endpoint:
         return parse_connect(clients)
     example = f"tcp://localhost:{clients if isinstance(clients, int) else 4161}"
     raise TypeError(f"clients is an endpoint as text, such as {example!r}, not {type(clients).__name__}")
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is a whole number of at least 1, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 def _is_native(dialect: str) -> bool:

@@ -101,3 +101,6 @@ class UnexpectedAnswer(ClientError):
     def __init__(self, frames: tuple[bytes, ...]) -> None:
         super().__init__(f"the answer has {len(frames)} frames, not one: use the call for several, with _multipart")
         self.frames = frames
+
+    def __reduce__(self) -> tuple[type[UnexpectedAnswer], tuple[tuple[bytes, ...]]]:
+        return type(self), (self.frames,)  # else it would be made of its text

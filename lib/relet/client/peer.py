@@ -140,10 +140,13 @@ class Peer(ABC, Generic[R]):
     Args:
         names: names for requests, unguessable, and never one twice.
         resend: whether requests that were sent are sent again when the connection was lost.
+        endpoint: where the broker is to be, for the texts of errors.
     """
 
-    def __init__(self, names: Iterator[bytes], *, resend: bool = True) -> None:
+    def __init__(self, names: Iterator[bytes], *, resend: bool = True, endpoint: str = "") -> None:
         self.counters = Counters()
+        self.reached = False
+        """Whether a broker was ever there."""
         self.ready = False
         """Whether the broker is there, and jobs may be sent."""
         self.deaf = False
@@ -154,6 +157,7 @@ class Peer(ABC, Generic[R]):
         """What followers are to be told, before the outcomes of the same `received`; whoever tells it clears it."""
         self._names = names
         self._resend = resend
+        self._endpoint = endpoint
         self._open: dict[bytes, R] = {}
         self._unsent: dict[bytes, R] = {}
         self._deadlines: list[tuple[int, bytes]] = []
@@ -254,7 +258,8 @@ class Peer(ABC, Generic[R]):
                 self._give_up(request)
                 ended.append(request)
         self.counters.expired += len(ended)
-        return [(r, TimeoutError(f"no answer within {(r.timeout_ns or 0) / 1e9:g} s")) for r in ended]
+        why = "" if self.reached else f": no broker has answered at {self._endpoint}"
+        return [(r, TimeoutError(f"no answer within {(r.timeout_ns or 0) / 1e9:g} s{why}")) for r in ended]
 
     @property
     def due(self) -> int | None:

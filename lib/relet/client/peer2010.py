@@ -52,7 +52,7 @@ class Peer2010(Peer[R]):
 
     def became_connected(self, now: int) -> None:
         """The broker is there: whatever waits may be sent."""
-        self.ready = True
+        self.ready = self.reached = True
         self._say(logging.INFO, Event.BROKER_CONNECTED)
 
     def outgoing(self, messages_max: int, now: int) -> list[Message]:

@@ -174,10 +174,11 @@ class NativePeer(Peer[R]):
         resend: whether jobs that were sent are sent again when the connection or the session was lost. Questions are
             always asked again.
         agent: name and version of the program, for who looks at the broker.
+        endpoint: where the broker is to be, for the texts of errors.
     """
 
-    def __init__(self, names: Iterator[bytes], *, resend: bool = True, agent: str = "") -> None:
-        super().__init__(names, resend=resend)
+    def __init__(self, names: Iterator[bytes], *, resend: bool = True, agent: str = "", endpoint: str = "") -> None:
+        super().__init__(names, resend=resend, endpoint=endpoint)
         self._hello: Final = dialect.encode(ClientHello(features=FEATURES, agent=agent))
         self._guests: dict[bytes, list[R]] = {}
         self._guest_keys: Final = (b"%d" % number for number in count())  # never as long as a request id
@@ -351,7 +352,7 @@ class NativePeer(Peer[R]):
         if self._phase is _Phase.GREETING:
             self._phase = _Phase.READY
             self._hello_due = False
-            self.ready = True
+            self.ready = self.reached = True
             anew = self._epoch is not None and self._epoch != welcome.epoch
             self._say(
                 logging.INFO, Event.BROKER_CONNECTED, epoch=welcome.epoch, agent=welcome.agent[:200], restarted=anew
@@ -832,7 +833,7 @@ class NativePeer(Peer[R]):
         self._greeted_at = now - GREETING_NS + MISPLACED_NS
         for request in list(self._open.values()):
             self._forget(request)
-            ended.append((request, EndpointError(error.text or error.code)))
+            ended.append((request, EndpointError(f"{self._endpoint}: {error.text or error.code}")))
 
     def _is_not_answered(self, error: Error, ended: list[tuple[R, Outcome]]) -> None:
         """A question was refused; what is asked for here as well will come all the same."""

@@ -43,7 +43,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     late: Literal["any", "current"] = "any"
     """Which attempts may answer: any, and the first answer counts, or the current one only."""
     gone: Literal["finish", "cancel"] = "finish"
-    """What becomes of the job when nobody who asked for it is connected any more."""
+    """What becomes of the job when nobody who asked for it is connected any more. While its client stays connected, no
+    single job is ended: not by the cancelling of its future, nor by a timeout."""
     keep: float = 0.0
     """Seconds that the outcome is kept after the job's end, even when it was received, for whoever asks again."""
 
@@ -68,7 +69,12 @@ def _check_queue(value: object) -> None:
 def _check_seconds(name: str, value: object, otherwise: str, *, zero: bool = True) -> None:
     if value is None and name != "keep":
         return
-    if not isinstance(value, int | float) or not 0 <= value * 1000 < _MILLISECONDS_MAX or (value == 0 and not zero):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value * 1000 < _MILLISECONDS_MAX
+        or (value == 0 and not zero)
+    ):
         bound = "of at least 0" if zero else "above 0"
         raise ValueError(f"{name} must be a number of seconds {bound}, {otherwise}; not {value!r}")
 

@@ -153,7 +153,11 @@ class JobFuture(Future[T]):
     """What to give up; None where it has ended."""
 
     def cancel(self) -> bool:
-        """As in the base class."""
+        """As in the base class: nobody waits for the outcome any more.
+
+        The job is not ended by it, whether it waits or runs: a broker can be told only by the end of the client's
+        connection (`Terms.gone`) that nobody wants a job.
+        """
         cancelled = super().cancel()
         engine, request = self.engine, self.request
         if cancelled and engine is not None and request is not None:
