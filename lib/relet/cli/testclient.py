@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     with run, live_line(run) if live else no_line() as show:
         reached = run.watch(show)
     if run.misplaced:
-        fail(Exit.USAGE, f"{values.clients}: {run.misplaced}", program=PROGRAM)
+        fail(Exit.USAGE, run.misplaced, program=PROGRAM)
     if not reached:
         fail(Exit.UNREACHABLE, f"no broker answered at {values.clients} within {values.wait:g} s", program=PROGRAM)
     tell_summary(run, table=live)
