@@ -11,8 +11,8 @@ only when it is safe.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from relet.core.askers import Asker
 from relet.core.effects import Route, Saying, Told
@@ -68,6 +68,8 @@ _ANSWERS: Final = (Submitted, JobState, Error)
 """What a client waits for, beside outcomes."""
 _SAY_HELLO: Final = "nobody has said hello on this connection, or was silent for too long since: say hello first"
 
+S = TypeVar("S", FromWorker, FromClient)
+
 Message = tuple[Any, ...]
 """`(peer, path, frame, ...)`, as the pump sends it."""
 
@@ -121,13 +123,8 @@ class Conversation:
                 plain += run
                 count += len(run)
                 continue
-            for peer, path, version, header, body in native.messages_of(run):
-                count += 1
-                try:
-                    said = native.from_worker(version, header)
-                except native.BadMessage as bad:
-                    self._refuse(Route(peer, path, worker=True), bad.error)
-                    continue
+            count += 1 if type(run) is tuple else len(run)
+            for peer, path, said, body in self._read(run, native.from_worker, worker=True):
                 if type(said) is Complete and said.headers is None:
                     plain.append((peer, path, said.token, said.n, said.credit, said.started, body))
                     continue
@@ -200,13 +197,8 @@ class Conversation:
                 plain += run
                 count += len(run)
                 continue
-            for peer, path, version, header, body in native.messages_of(run):
-                count += 1
-                try:
-                    said = native.from_client(version, header)
-                except native.BadMessage as bad:
-                    self._refuse(Route(peer, path, worker=False), bad.error)
-                    continue
+            count += 1 if type(run) is tuple else len(run)
+            for peer, path, said, body in self._read(run, native.from_client, worker=False):
                 if type(said) is Submit and said == Submit(id=said.id, received=said.received):
                     plain.append((peer, path, said.id, said.received, body))
                     continue
@@ -247,6 +239,18 @@ class Conversation:
                 requests.received(asker, said.received)
             self._machine.said.append((asker, Heartbeat(told=asker.told), ()))
         return 0
+
+    def _read(
+        self, run: NativeRun, decode: Callable[[int, bytes], S], *, worker: bool
+    ) -> Iterator[tuple[Peer, Path, S, Body]]:
+        """What was said, in order; what cannot be read is refused."""
+        for peer, path, version, header, body in native.messages_of(run):
+            try:
+                said = decode(version, header)
+            except native.BadMessage as bad:
+                self._refuse(Route(peer, path, worker=worker), bad.error)
+                continue
+            yield peer, path, said, body
 
     def _answer_hello(self, route: Route, answer: Said) -> None:
         if isinstance(answer, Error):

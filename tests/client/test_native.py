@@ -215,15 +215,20 @@ def test_an_idle_client_says_what_it_received_once_and_sleeps(
         assert native.is_silent(0)
 
 
+def receives(client: Client, native: NativeBroker, pool: concurrent.futures.Executor) -> None:
+    """One call is answered."""
+    call = pool.submit(client.call, b"job")
+    native.answer(native.hear())
+    call.result(WAIT_SECONDS)
+
+
 def test_a_client_says_at_its_end_what_it_received(
     native: NativeBroker, monkeypatch: pytest.MonkeyPatch, pool: concurrent.futures.Executor
 ) -> None:
     """A client, in order: "a last `heartbeat` with `received`, and close"; nothing where all is receipted."""
     monkeypatch.setattr(peer_native, "RECEIPT_QUIET_NS", 3_600_000_000_000)
     with native.client() as client:
-        call = pool.submit(client.call, b"job")
-        native.answer(native.hear())
-        call.result(WAIT_SECONDS)
+        receives(client, native, pool)
     assert native.hear_raw()[1] == Heartbeat(received=1)
     with native.client() as client:
         native.welcome(native.hear_raw()[0])
@@ -237,9 +242,7 @@ def test_the_last_receipt_holds_up_nobody_whose_broker_has_gone(
     """It is lost with the connection; closing ends in time all the same."""
     monkeypatch.setattr(peer_native, "RECEIPT_QUIET_NS", 3_600_000_000_000)
     with native.client() as client:
-        call = pool.submit(client.call, b"job")
-        native.answer(native.hear())
-        call.result(WAIT_SECONDS)
+        receives(client, native, pool)
         native.close()
         began = time.monotonic()
     assert time.monotonic() - began < WAIT_SECONDS

@@ -168,13 +168,19 @@ def test_an_outcome_goes_to_who_asked_for_certain() -> None:
     hearing.verdict()
 
 
-def test_a_heartbeat_names_the_last_outcome_that_was_told() -> None:
-    """One number less hides that an outcome was lost; one more says that one was, and nobody has dropped it."""
+def _told_one() -> Hearing:
+    """A client was told the outcome of its request, number 1."""
     hearing = Hearing()
     hearing.says(Submit(id=NAME), b"job")
     hearing.accepts()
     hearing.ends()
     hearing.tells(*_outcome(NAME, 1))
+    return hearing
+
+
+def test_a_heartbeat_names_the_last_outcome_that_was_told() -> None:
+    """One number less hides that an outcome was lost; one more says that one was, and nobody has dropped it."""
+    hearing = _told_one()
     hearing.tells(Heartbeat(told=1))
     hearing.verdict()
     hearing.tells(Heartbeat(told=2))
@@ -259,11 +265,7 @@ def test_a_refusal_is_of_the_session_that_it_fits_where_a_welcome_was_dropped() 
 
 def test_numbers_begin_again_where_a_welcome_was_dropped() -> None:
     """An outcome with a number that is known is of the next session, if there is one."""
-    hearing = Hearing()
-    hearing.says(Submit(id=NAME), b"job")
-    hearing.accepts()
-    hearing.ends()
-    hearing.tells(*_outcome(NAME, 1))
+    hearing = _told_one()
     hearing.says(Submit(id=NAME, age_ms=1), b"job")
     with pytest.raises(Violation, match="outcome 1 was told after outcome 1"):
         hearing.tells(*_outcome(NAME, 1))
