@@ -1,8 +1,9 @@
 """The command line: run the scenarios in rounds, print the table, write everything down.
 
-    python -m benchmarks                        all of it, about ten minutes
-    python -m benchmarks --quick                about 80 s; the million becomes a hundred thousand
+    python -m benchmarks                        all of it, about a quarter of an hour
+    python -m benchmarks --quick                about three minutes; the million becomes a hundred thousand
     python -m benchmarks --only w200,deaths     some of it (--list names them)
+    python -m benchmarks --against COMMAND      only plain jobs, through this broker and another one in turns
 
 A bar that is missed is shown and changes nothing; the exit code is 1 when something could not be measured, 2 for a
 wrong command line, 130 after Ctrl-C (the table then shows what there was).
@@ -26,14 +27,17 @@ from typing import Any, NoReturn
 
 import zmq
 
-from benchmarks import deaths, flows, libraries, load, procfs, targets, timers
+from benchmarks import deaths, flows, libraries, load, policies, procfs, targets, timers
+from benchmarks.before import Before
 from benchmarks.figures import Sample, markdown, table
 from benchmarks.scenario import Scenario, Setting
 
 SCENARIOS: tuple[Scenario, ...] = (
     *flows.PIPELINED, flows.Waiting(), flows.Running(), *timers.TIMEOUTS, *deaths.DEATHS, timers.Idle(),
-    *libraries.LIBRARIES,
+    *policies.POLICIES, *libraries.LIBRARIES,
 )
+AGAINST: Scenario = Before()
+"""What --against adds, and does alone where nothing else is asked for."""
 ROUNDS = 9
 ROUNDS_QUICK = 2
 DISTURBED_MAX = 0.05
@@ -59,11 +63,18 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
                         help="where to write every figure (default: %(default)s)")
     parser.add_argument("--broker", default=shlex.join(targets.BROKER), metavar="COMMAND",
                         help="another broker with the same command line (default: %(default)s)")
+    parser.add_argument("--against", metavar="COMMAND", default="",
+                        help="a broker to compare with, such as that of an older checkout:"
+                             f" the scenario {AGAINST.name}, and only that unless --only names others")
     parser.add_argument("--markdown", action="store_true", help="print the table for a document")
     parser.add_argument("--list", action="store_true", help="name the scenarios")
     chosen = parser.parse_args(words)
     names = [scenario.name for scenario in SCENARIOS]
+    if chosen.against:
+        names, chosen.only = [*names, AGAINST.name], chosen.only or AGAINST.name
     chosen.scenarios = [name.strip() for name in chosen.only.split(",")] if chosen.only else names
+    if AGAINST.name in chosen.scenarios and not chosen.against:
+        parser.error(f"{AGAINST.name} compares with another broker: say which, --against COMMAND")
     if unknown := [name for name in chosen.scenarios if name not in names]:
         parser.error(f"no scenario {', '.join(unknown)}; there are: {', '.join(names)}")
     chosen.rounds = (ROUNDS_QUICK if chosen.quick else ROUNDS) if chosen.rounds is None else chosen.rounds
@@ -88,8 +99,8 @@ def versions(broker: Sequence[str]) -> dict[str, str]:
 
 def run(chosen: argparse.Namespace) -> int:
     """Measure, print, write. Returns the exit code."""
-    setting = Setting(broker=shlex.split(chosen.broker), quick=chosen.quick)
-    scenarios = [scenario for scenario in SCENARIOS if scenario.name in chosen.scenarios]
+    setting = Setting(broker=shlex.split(chosen.broker), quick=chosen.quick, against=shlex.split(chosen.against))
+    scenarios = [scenario for scenario in (*SCENARIOS, AGAINST) if scenario.name in chosen.scenarios]
     load.build()
     about: dict[str, Any] = {
         "when": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -163,7 +174,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Entry point; see the top of this file."""
     chosen = arguments(sys.argv[1:] if words is None else words)
     if chosen.list:
-        print("\n".join(scenario.name for scenario in SCENARIOS))
+        print("\n".join(scenario.name for scenario in (*SCENARIOS, AGAINST)))
         return 0
     signal.signal(signal.SIGTERM, _end)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -76,12 +76,14 @@ class Standing:
 
 
 def take_turns(standing: Sequence[Standing], window: int) -> list[Sample]:
-    """A start-up flow for each, then TURNS flows in turns. One sample for each: the mean, of percentiles the median."""
+    """A start-up flow for each, then TURNS flows in turns, there and back again, so that none always comes first. One
+    sample for each: the mean, of percentiles the median.
+    """
     for each in standing:
         each.peers.flow(each.turn_jobs, window)
     turns: dict[str, list[Sample]] = {each.label: [] for each in standing}
-    for _ in range(TURNS):
-        for each in standing:
+    for turn in range(TURNS):
+        for each in standing if turn % 2 == 0 else reversed(standing):
             turns[each.label].append(flow(each.target, each.peers, each.turn_jobs, window))
     return [{"target": label, **together(samples), "turns": samples} for label, samples in turns.items()]
 
@@ -171,7 +173,8 @@ class Pipelined:
         return made
 
 
-def _memory(target: targets.Target, before: procfs.Usage, jobs: int, body_bytes: int) -> Sample:
+def memory_of(target: targets.Target, before: procfs.Usage, jobs: int, body_bytes: int) -> Sample:
+    """What `jobs` jobs that were just submitted hold and have cost. Raises NotTakenError."""
     after = procfs.wait_until_quiet(target.pid)
     if unread := procfs.unread_bytes(target.clients_port):
         raise NotTakenError(f"{unread:,} bytes of jobs were not read by {target.name}: {target.last_words()}")
@@ -301,7 +304,7 @@ def _with_others(
     peers.flow(2000, FLOW_WINDOW)
     before = procfs.wait_until_quiet(target.pid)
     open_others(peers, others)
-    memory = _memory(target, before, others, scenario.body_bytes)
+    memory = memory_of(target, before, others, scenario.body_bytes)
     return Standing(f"{others:,}", target, peers, setting.scaled(scenario.jobs, scenario.jobs // 4) // TURNS), memory
 
 

@@ -26,6 +26,8 @@
  *     drain WINDOW                        answer all held jobs, in random order
  *     expire JOBS SPREAD_MS TIMEOUT_MS    submit JOBS jobs over SPREAD_MS, let every one of them expire, and
  *                                         see how long after its deadline it arrives again; then answer all
+ *     policy ...                          what is said of each job from now on: terms.h
+ *     delay ..., due ..., tenant ...      how long jobs wait for their moment, and beside others: waits.h
  *     quit                                (or the end of input)
  *
  * Every job carries its number at both ends of its body. Every answer is checked: it must be the answer to
@@ -36,8 +38,12 @@
  * pyzmq has brought along, so that broker, proxy and load all run on the same library.
  *
  * usage: load LIBZMQ 2010   CLIENTS WORKERS ANSWERS CONNECTIONS BODY_BYTES
- *        load LIBZMQ native CLIENTS WORKERS -       CONNECTIONS BODY_BYTES
+ *        load LIBZMQ native CLIENTS WORKERS -       CONNECTIONS BODY_BYTES [QUEUES EACH]
  *        load LIBZMQ proxy  FRONT   BACK    -       CONNECTIONS BODY_BYTES
+ *
+ * With QUEUES the workers share so many queues (q0, q1 ...) out among themselves, each serves EACH of them: worker 0 the
+ * first EACH, and so on, from the beginning again after the last. Which worker takes a job is then decided by its queue,
+ * so a worker keeps its share of the asks all the time, also at the end of a flow.
  */
 
 #define _GNU_SOURCE
@@ -85,6 +91,7 @@ static const char *(*zmq_strerror)(int);
 
 enum { CONNECTIONS_MAX = 256 };     /* workers; zmq_poll looks at each of them */
 enum { ID_BYTES_MAX = 38 };         /* a broker's job id or token; ours have 16; a held job has 48 bytes in all */
+enum { QUEUES_EACH_MAX = 100 };     /* that one worker serves: no broker allows more */
 enum { BODY_BYTES_MIN = 16 };       /* the number of the job, twice */
 static const long STALL_MS = 30000; /* no job moves for so long: something is broken, say so rather than wait for ever */
 static const long LOOK_EVERY_MS = 500; /* while waiting: whether a heartbeat is due, whether anything moves */
@@ -100,6 +107,7 @@ struct held { struct right right; uint64_t number; };
 static enum { PROXY, D2010, NATIVE } dialect;
 static size_t body_bytes;
 static int connections;
+static long served_queues, queues_each; /* 0: workers serve what is served when nothing is said */
 static void *client, *workers[CONNECTIONS_MAX], *answers[CONNECTIONS_MAX];
 static pollitem_t items[CONNECTIONS_MAX + 2]; /* the client, the workers, standard input */
 
@@ -127,6 +135,7 @@ static struct {                     /* the command being carried out */
     long wrong, twice, failed;      /* answers: not what was asked for; for a job that is not open; the empty frame */
     uint64_t *latency;              /* [answered] ns */
     long acks;                      /* native: messages that were nothing but an acknowledgement */
+    long accepted;                  /* native: jobs of whose acceptance we wanted to hear, and heard */
     uint64_t *first, *again;        /* expire: [job of this command] ns at which the attempt arrived */
     uint64_t first_number;          /* expire: the number of its first job */
     long moves;                     /* messages of jobs, when we last had to wait ... */
@@ -337,6 +346,8 @@ static void keep_alive(void) /* workers that have been silent for a while say so
 
 /* ---- the client ---- */
 
+#include "terms.h"
+
 static void submit_natively(message_t *body, uint64_t number)
 {
     struct written header;
@@ -347,6 +358,7 @@ static void submit_natively(message_t *body, uint64_t number)
     write_bin_pair(&header, "id", id, sizeof id);
     write_int_pair(&header, "received", client_session.received);
     client_session.receipted = client_session.received;
+    write_terms(&header);
     say(client, &client_session, &header, body);
 }
 
@@ -399,13 +411,16 @@ static void take_outcome(struct heard *heard, uint64_t arrived)
         take_answer(&heard->body, arrived, number);
 }
 
-static void hear_refusal(const struct heard *heard) /* we ask for no `submitted`: it says why a job was not accepted */
+static void hear_submitted(const struct heard *heard) /* that a job was accepted, or why it was not */
 {
     struct value job, found[KEYS];
     const uint8_t *end = end_of((message_t *)&heard->header);
     read_value(heard->is[JOBS].data, end, &job, 0);
     find_keys(&job, end, KEY_NAMES, KEYS, found);
-    die("a job was refused: %s: %s (%s)", text_of(&found[CODE]), text_of(&found[TEXT_OF]), now.name);
+    if (!found[CODE].size)
+        now.accepted++;
+    else
+        die("a job was refused: %s: %s (%s)", text_of(&found[CODE]), text_of(&found[TEXT_OF]), now.name);
 }
 
 static long hear_outcomes(int submit_next)
@@ -421,7 +436,7 @@ static long hear_outcomes(int submit_next)
             else if (client_session.received - client_session.receipted >= RECEIPT_EVERY)
                 say_receipt();
         } else if (is_text(&heard.is[T], "submitted") && heard.is[JOBS].kind == LIST && heard.is[JOBS].size)
-            hear_refusal(&heard);
+            hear_submitted(&heard);
         else
             hear_common(&heard, &client_session, "the client");
         forget(&heard);
@@ -479,7 +494,10 @@ static void say_asks(void) /* natively one message for all asks of a worker */
 
 static void ask_ahead(long asks) /* so many unspent asks in all, shared out among the workers */
 {
-    for (int worker = 0; now.asked - now.received < asks; worker = (worker + 1) % connections)
+    for (int worker = 0; served_queues && worker < connections; worker++)
+        while ((long)(sessions[worker].credit - sessions[worker].handed) * connections < asks)
+            ask(worker);
+    for (int worker = 0; !served_queues && now.asked - now.received < asks; worker = (worker + 1) % connections)
         ask(worker);
     say_asks();
 }
@@ -605,7 +623,7 @@ static int receive_job(int worker, struct right *right, message_t *body) /* 2010
 
 static void answer_and_ask(const struct right *right, message_t *body) /* natively one message is both */
 {
-    int more = now.asked < now.jobs;
+    int more = served_queues || now.asked < now.jobs;
     if (more && dialect == NATIVE)
         ask(right->worker);
     answer(right, body);
@@ -693,7 +711,7 @@ static void wait_for_messages(long wait_ms)
     if (moves != now.moves) {
         now.moves = moves;
         now.moved_at = last_clock_ns;
-    } else if (last_clock_ns - now.moved_at > (uint64_t)STALL_MS * 1000000)
+    } else if ((int64_t)(last_clock_ns - now.moved_at) > (int64_t)STALL_MS * 1000000)
         die("%s: nothing happened for %ld s: %ld submitted, %ld asked, %ld received, %ld answered of %ld",
             now.name, STALL_MS / 1000, now.submitted, now.asked, now.received, now.answered, now.jobs);
 }
@@ -779,6 +797,13 @@ static void serve(long jobs, long window) /* the workers' part of a flow; anothe
         if (serve_flow() == 0)
             wait_for_messages(STALL_MS);
     report(started);
+}
+
+static void policy(long queues, long keys, long priorities, long backoff_ms)
+{
+    begin("policy", 0, 0);
+    set_policy(queues, keys, priorities, backoff_ms);
+    report(clock_ns());
 }
 
 static void fill(long jobs)
@@ -872,6 +897,8 @@ static void expire(long jobs, long spread_ms, long timeout_ms)
     free(now.again);
 }
 
+#include "waits.h"
+
 /* ---- start ---- */
 
 static void load_library(const char *path)
@@ -918,8 +945,8 @@ static void *connected(void *context, int type, const char *endpoint)
 static int obey(const char *line) /* 0: the end */
 {
     char name[16] = "";
-    long a = 0, b = 0, c = 0;
-    int words = sscanf(line, "%15s %ld %ld %ld", name, &a, &b, &c);
+    long a = 0, b = 0, c = 0, d = 0;
+    int words = sscanf(line, "%15s %ld %ld %ld %ld", name, &a, &b, &c, &d);
     if (words == 1 && !strcmp(name, "quit"))
         return 0;
     if (words == 3 && !strcmp(name, "flow") && a > 0 && b > 0)
@@ -936,11 +963,28 @@ static int obey(const char *line) /* 0: the end */
         drain(a);
     else if (words == 4 && !strcmp(name, "expire") && a > 0 && b >= 0 && c > 0 && dialect == D2010 && !held_jobs)
         expire(a, b, c);
+    else if (words == 5 && !strcmp(name, "policy") && a >= 0 && b >= 0 && c >= 0 && d >= 0 && dialect == NATIVE)
+        policy(a, b, c, d);
+    else if (words == 4 && !strcmp(name, "delay") && a > 0 && b > 0 && c > 0 && dialect == NATIVE && !delayed.jobs)
+        delay(a, b, c);
+    else if (words == 2 && !strcmp(name, "due") && a > 0 && delayed.jobs)
+        due(a);
+    else if (words == 5 && !strcmp(name, "tenant") && a > 0 && b > connections && c > 0 && d >= 0 && served_queues)
+        tenant(a, b, c, d);
     else
         die("what is `%s`?", line);
     printf("}\n");
     fflush(stdout);
     return 1;
+}
+
+static void write_queues(struct written *header, int worker)
+{
+    char names[QUEUES_EACH_MAX][NAME_MAX_BYTES];
+    const char *queues[QUEUES_EACH_MAX];
+    for (long n = 0; n < queues_each; n++)
+        queues[n] = numbered(names[n], "q", (worker * queues_each + n) % served_queues);
+    write_texts_pair(header, "queues", queues, (size_t)queues_each);
 }
 
 static void greet(void) /* native: say hello on every connection, and wait until each is welcome */
@@ -959,6 +1003,8 @@ static void greet(void) /* native: say hello on every connection, and wait until
         write_bin_pair(&header, "incarnation", incarnation, sizeof incarnation);
         write_texts_pair(&header, "features", features, 2);
         write_text_pair(&header, "agent", "relet load");
+        if (served_queues)
+            write_queues(&header, worker);
         say(workers[worker], &sessions[worker], &header, NULL);
     }
     uint64_t given_up = clock_ns() + (uint64_t)WELCOME_MS * 1000000;
@@ -990,14 +1036,22 @@ static void rest(void) /* native: between commands, until there is another: be h
 
 int main(int argc, char **argv)
 {
-    if (argc != 8)
-        die("usage: load LIBZMQ 2010|native|proxy CLIENTS WORKERS ANSWERS|- CONNECTIONS BODY_BYTES");
+    if (argc != 8 && argc != 10)
+        die("usage: load LIBZMQ 2010|native|proxy CLIENTS WORKERS ANSWERS|- CONNECTIONS BODY_BYTES [QUEUES EACH]");
     load_library(argv[1]);
     dialect = !strcmp(argv[2], "proxy") ? PROXY : !strcmp(argv[2], "native") ? NATIVE : D2010;
     connections = atoi(argv[6]);
     body_bytes = (size_t)atol(argv[7]);
     if (connections < 0 || connections > CONNECTIONS_MAX || body_bytes < BODY_BYTES_MIN)
         die("CONNECTIONS must be 0..%d, BODY_BYTES at least %d", CONNECTIONS_MAX, BODY_BYTES_MIN);
+
+    if (argc == 10) {
+        served_queues = atol(argv[8]);
+        queues_each = atol(argv[9]);
+        if (dialect != NATIVE || served_queues < 1 || queues_each < 1 || queues_each > QUEUES_EACH_MAX ||
+            queues_each * connections < served_queues || queues_each > served_queues)
+            die("QUEUES: only natively; EACH: 1..%d, so many that each queue is served", QUEUES_EACH_MAX);
+    }
 
     void *context = zmq_ctx_new();
     client = connected(context, DEALER, argv[3]);

@@ -90,6 +90,22 @@ class Load:
         """Submit, take and keep without answering."""
         return self._command(f"hold {jobs} {window}")
 
+    def policy(self, *, queues: int, keys: int, priorities: int, backoff_ms: int) -> None:
+        """What is said of each job from now on, drawn at random from so many; 0: nothing."""
+        self._command(f"policy {queues} {keys} {priorities} {backoff_ms}")
+
+    def delay(self, jobs: int, spread_ms: int, lead_ms: int) -> dict[str, Any]:
+        """Submit delayed jobs, the first due after `lead_ms`, the others evenly over `spread_ms`."""
+        return self._command(f"delay {jobs} {spread_ms} {lead_ms}")
+
+    def due(self, window: int) -> dict[str, Any]:
+        """Take the delayed jobs when they come, and see how late that is."""
+        return self._command(f"due {window}")
+
+    def tenant(self, jobs: int, crowd: int, length_us: int, crowd_queue: int) -> dict[str, Any]:
+        """How long each of `jobs` jobs waits, submitted one at a time beside a crowd that keeps all workers busy."""
+        return self._command(f"tenant {jobs} {crowd} {length_us} {crowd_queue}")
+
     def drain(self, window: int) -> dict[str, Any]:
         """Answer all that is held, in random order."""
         return self._command(f"drain {window}")
@@ -134,15 +150,22 @@ class Load:
 
 @contextlib.contextmanager
 def load(
-    target: targets.Target, *, body_bytes: int = 32, connections: int = 4, dialect: Dialect = "2010"
+    target: targets.Target,
+    *,
+    body_bytes: int = 32,
+    connections: int = 4,
+    dialect: Dialect = "2010",
+    queues: tuple[int, int] | None = None,
 ) -> Iterator[Load]:
     """A load generator with `connections` workers, connected to `target`, for the time of a `with`.
 
-    `dialect`: what it speaks, if the target is a broker.
+    `dialect`: what it speaks, if the target is a broker. `queues`: how many there are, and how many each worker serves;
+    natively.
     """
     kind = dialect if len(target.endpoints) == 3 else "proxy"
     endpoints = (*target.endpoints, "-")[:3]
     command = [str(build()), str(libzmq()), kind, *endpoints, str(connections), str(body_bytes)]
+    command += map(str, queues or ())
     pipe = subprocess.PIPE
     with targets.running(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         yield Load(process, target)

@@ -11,7 +11,7 @@
 
 /* ---- writing ---- */
 
-enum { WRITTEN_MAX = 512 };
+enum { WRITTEN_MAX = 4096 }; /* a hello that names a hundred queues */
 
 struct written { size_t size; uint8_t bytes[WRITTEN_MAX]; };
 
@@ -76,10 +76,24 @@ static void write_bin_pair(struct written *map, const char *key, const void *dat
     map->size += size;
 }
 
-static void write_texts_pair(struct written *map, const char *key, const char *const *texts, size_t count) /* <= 15 */
+static void write_true_pair(struct written *map, const char *key)
 {
     write_key(map, key);
-    map->bytes[map->size++] = (uint8_t)(0x90 | count);
+    map->bytes[map->size++] = 0xc3;
+}
+
+static void write_map_pair(struct written *map, const char *key, const struct written *value)
+{
+    write_key(map, key);
+    memcpy(map->bytes + map->size, value->bytes, value->size);
+    map->size += value->size;
+}
+
+static void write_texts_pair(struct written *map, const char *key, const char *const *texts, size_t count) /* < 65536 */
+{
+    write_key(map, key);
+    map->bytes[map->size++] = 0xdc;
+    write_big_endian(map, count, 2);
     for (size_t i = 0; i < count; i++)
         write_text(map, texts[i]);
 }

@@ -14,10 +14,13 @@ from benchmarks.figures import Figure, Sample
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How a run is done: the broker's command, and whether it should be quick (fewer and smaller)."""
+    """How a run is done: the broker's command, whether it should be quick (fewer and smaller), and the command of
+    another broker to compare with, or nothing.
+    """
 
     broker: Sequence[str] = targets.BROKER
     quick: bool = False
+    against: Sequence[str] = ()
 
     def scaled(self, number: int, quick: int) -> int:
         """`number`, or `quick` in a quick run."""

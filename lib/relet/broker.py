@@ -29,12 +29,13 @@ from relet.core.effects import Counters, Notice
 from relet.core.job import Job
 from relet.core.limits import Limits
 from relet.core.machine import Machine
+from relet.core.settings import configured
 from relet.events import Event
 from relet.log import Log, Publisher
 from relet.server import Server
 from relet.store import Store
 from relet.transport import pump as pumps
-from relet.transport.endpoints import Endpoint, check_distinct, parse_bind
+from relet.transport.endpoints import LOOPBACK, Endpoint, check_distinct, check_text, parse_bind
 from relet.transport.link import Alarm, default_logger
 from relet.transport.port import PullPort, RouterPort, tells_descriptors
 from relet.transport.threads import new_context
@@ -69,15 +70,19 @@ def _tokens() -> Iterator[bytes]:
         yield from _TOKEN.unpack(os.urandom(_TOKEN.size))
 
 
-def _check_kinds(
-    endpoints: Mapping[str, object], tries: object, timeout: object, *, drain: object, limits: object
-) -> None:
-    """Raises TypeError where an argument is no number, endpoint or `Limits` at all; a bool is no number here."""
-    expected: list[tuple[str, object, type, str]] = []
-    for role, text in endpoints.items():
-        example = f"tcp://127.0.0.1:{text if type(text) is int else 4161}"
-        expected.append((role, text, str, f"an endpoint as text, such as {example!r}"))
-    expected.append(("drain", drain, Real, "a number of seconds"))
+def _parsed(texts: Mapping[str, str | None]) -> dict[str, Endpoint]:
+    """The endpoints of the roles; a role that is None is not there. Raises `TypeError` or `EndpointError`."""
+    written = {role: text for role, text in texts.items() if role != "admin" or text is not None}
+    for role, text in written.items():
+        check_text(role, text, host=LOOPBACK)
+    endpoints = {role: parse_bind(str(text)) for role, text in written.items()}
+    check_distinct(endpoints)
+    return endpoints
+
+
+def _check_kinds(tries: object, timeout: object, *, drain: object, limits: object) -> None:
+    """Raises TypeError where an argument is no number or `Limits` at all; a bool is no number here."""
+    expected: list[tuple[str, object, type, str]] = [("drain", drain, Real, "a number of seconds")]
     if tries is not None:
         expected.append(("tries", tries, int, "a whole number of attempts, or None for no limit"))
     if timeout is not None:
@@ -110,17 +115,20 @@ class LeaseClock:
 
 
 class Broker:
-    """A job broker on three endpoints.
+    """A job broker on three endpoints, and a fourth one for administrators where `admin` names it: whoever reaches
+    that one rules the broker.
 
     `clients`, `workers` and `answers` are endpoints to bind (`tcp://127.0.0.1:4161`, `4161`, `ipc://...`, and
     `inproc://...` with a `context` shared with the peers). `tries` is the limit on counted attempts, `timeout` the
-    seconds of one attempt; None: no limit, as in 2010. `drain` is how many seconds `stop` gives to open jobs. `pump`
+    seconds of one attempt; None: no limit, as in 2010. `queues` are settings of queues by name, in the words of a
+    configuration file (docs/operations.md): `queues={"mail": {"run": 30, "jobs_max": 1000}}`; with `only_these_queues`
+    no other may be used. `drain` is how many seconds `stop` gives to open jobs. `pump`
     is "auto", "cython" or "python". `log` is a structlog logger; None: structlog as the program configured it, else
     warnings on stderr. With `trace`, each step of a job is logged at debug.
 
-    Raises `EndpointError` for an endpoint that cannot be, `BindError` for one that cannot be had, `ValueError` for a
-    number that makes no sense, `TypeError` for what is none, `PumpUnavailable` where "cython" was asked for and does
-    not run.
+    Raises `EndpointError` for an endpoint that cannot be, `BindError` for one that cannot be had, `SettingsError` for
+    settings of a queue that cannot be, `ValueError` for a number that makes no sense, `TypeError` for what is none,
+    `PumpUnavailable` where "cython" was asked for and does not run.
     """
 
     def __init__(
@@ -132,30 +140,27 @@ class Broker:
         tries: int | None = None,
         timeout: float | None = None,
         limits: Limits | None = None,
+        queues: Mapping[str, Mapping[str, Any]] | None = None,
+        only_these_queues: bool = False,
         drain: float = 10.0,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         pump: str = pumps.AUTO,
         log: Log | None = None,
         store: Store | None = None,
         trace: bool = False,
+        admin: str | None = None,
     ) -> None:
-        _check_kinds(
-            {"clients": clients, "workers": workers, "answers": answers}, tries, timeout, drain=drain, limits=limits
-        )
+        endpoints = _parsed({"clients": clients, "workers": workers, "answers": answers, "admin": admin})
+        _check_kinds(tries, timeout, drain=drain, limits=limits)
         if tries is not None and tries < 1:
             raise ValueError(f"tries is {tries}: it must be at least 1, or None for no limit")
         if timeout is not None and not 0.001 <= timeout <= 10**9:
             raise ValueError(f"timeout is {timeout} s: it must be at least 0.001, or None for no timeout")
         if not 0 <= drain <= 10**9:
             raise ValueError(f"drain is {drain} s: it must be 0 or more")
-        endpoints = {
-            "clients": parse_bind(clients),
-            "workers": parse_bind(workers),
-            "answers": parse_bind(answers),
-        }
-        check_distinct(endpoints)
+        settings = configured({} if queues is None else queues)
         self.open_to_others = [role for role, endpoint in endpoints.items() if endpoint.is_public]
-        """The roles that other machines can reach: anyone who does may submit and work."""
+        """The roles that other machines can reach: anyone who does may submit and work; at `admin`, rule the broker."""
         self.tries = tries
         self.timeout = timeout
         self.limits = limits = limits or Limits()
@@ -170,35 +175,22 @@ class Broker:
         if context is None:
             self._closing.callback(self._context.term)
         self._clock = LeaseClock()
-        self._machine = Machine(
-            _tokens(),
-            tries=tries,
-            timeout_ns=None if timeout is None else round(timeout * 1e9),
-            limits=limits,
-            keeps_records=store is not None,
-            trace=trace,
-            epoch=time.time_ns() // 1_000_000,
-            began_ns=self._clock.now(),
-        )
-        self._machine.wall_ns = time.time_ns() - self._clock.now()
         self._store = store
-        if store is not None:  # before the sockets are bound: who could connect meanwhile would find a silent broker
-            try:
+        self._machine = self._new_machine(trace=trace)
+        try:  # before the sockets are bound: who could connect meanwhile would find a silent broker
+            if store is not None:
                 self._machine.load(store.load(), self._clock.now())
-            except BaseException:
-                self._closing.close()
-                raise
+            self._machine.configure(settings, only_these=only_these_queues)
+        except BaseException:
+            self._closing.close()
+            raise
         self._bind(endpoints, implementation)
-        self.endpoints: Mapping[str, str] = MappingProxyType(
-            {
-                "clients": self._clients.endpoint,
-                "workers": self._workers.endpoint,
-                "answers": self._answers.endpoint,
-            }
+        self.endpoints: Mapping[str, str] = MappingProxyType({port.role: port.endpoint for port in self._ports})
+        self._server = Server(
+            self._machine, self._clients, self._workers, self._answers, self._publisher, store, self._admins
         )
-        self._server = Server(self._machine, self._clients, self._workers, self._answers, self._publisher, store)
         self._alarm = Alarm()
-        self._monitors = {port.monitor.fileno(): port.monitor for port in (self._answers, self._workers, self._clients)}
+        self._monitors = {port.monitor.fileno(): port.monitor for port in reversed(self._ports)}
         self._poller = self._make_poller()
         self._polls_clients = True
         self._stops = self._stops_heard = 0
@@ -206,6 +198,20 @@ class Broker:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._closed = self._running = False
+
+    def _new_machine(self, *, trace: bool) -> Machine:
+        machine = Machine(
+            _tokens(),
+            tries=self.tries,
+            timeout_ns=None if self.timeout is None else round(self.timeout * 1e9),
+            limits=self.limits,
+            keeps_records=self._store is not None,
+            trace=trace,
+            epoch=time.time_ns() // 1_000_000,
+            began_ns=self._clock.now(),
+        )
+        machine.wall_ns = time.time_ns() - self._clock.now()
+        return machine
 
     def _bind(self, endpoints: Mapping[str, Endpoint], pump: Any) -> None:
         limits = self.limits
@@ -216,15 +222,23 @@ class Broker:
             self._closing.callback(self._workers.close)
             self._answers = PullPort(self._context, endpoints["answers"], pump, limits)
             self._closing.callback(self._answers.close)
+            self._admins: RouterPort | None = None
+            if "admin" in endpoints:
+                self._admins = RouterPort(self._context, "admin", endpoints["admin"], pump, limits)
+                self._closing.callback(self._admins.close)
         except BaseException:
             self._closing.close()
             raise
+        ports = (self._clients, self._workers, self._answers, self._admins)
+        self._ports = [port for port in ports if port is not None]
 
     def _make_poller(self) -> zmq.Poller:
         poller = zmq.Poller()
         poller.register(self._workers.socket, zmq.POLLIN)
         poller.register(self._clients.socket, zmq.POLLIN)
         poller.register(self._answers.fileno(), zmq.POLLIN)
+        if self._admins is not None:
+            poller.register(self._admins.socket, zmq.POLLIN)
         for descriptor in self._monitors:
             poller.register(descriptor, zmq.POLLIN)
         poller.register(self._alarm.fileno(), zmq.POLLIN)
@@ -400,7 +414,7 @@ class Broker:
         """The news that no job hangs on: connections that came to nothing, lines that were held back."""
         if self._publisher.due() is not None:
             self._publisher.flush()
-        for port in (self._clients, self._workers, self._answers):
+        for port in self._ports:
             if port.handshakes_failed:
                 self._say(Event.HANDSHAKE_FAILED, role=port.role, count=port.handshakes_failed)
                 port.handshakes_failed = 0
@@ -421,7 +435,7 @@ class Broker:
         server, machine = self._server, self._machine
         server.draining = True
         stops, until = self._stops, None
-        gone_before = machine.counters.replies_unroutable
+        gone_before, cancelled_before = machine.counters.replies_unroutable, machine.counters.jobs_cancelled
         while not server.stop(self._clock.now()):
             if machine.open:
                 continue
@@ -437,7 +451,7 @@ class Broker:
         self._publisher.flush(all_of_it=True)
         counted = {name: value for name in Counters.__struct_fields__ if (value := getattr(machine.counters, name))}
         gone = machine.counters.replies_unroutable - gone_before
-        told = max(0, machine.counters.jobs_cancelled - gone)  # who has gone is owed nothing
+        told = max(0, machine.counters.jobs_cancelled - cancelled_before - gone)  # who has gone is owed nothing
         self._say(Event.BROKER_STOPPED, told_of_failure=told, replies_unread=len(server.outbox), **counted)
         return told
 

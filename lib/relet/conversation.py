@@ -14,11 +14,13 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
+from relet.core import timing
 from relet.core.askers import Asker
-from relet.core.effects import Route, Saying, Told
+from relet.core.effects import AtDesk, Route, Saying, Told
 from relet.core.job import COMPLETED, HELD, Job, State
 from relet.core.lease import NEVER
 from relet.core.machine import Machine
+from relet.core.requests import BAD_REQUEST
 from relet.core.roster import Session
 from relet.dialects import native
 from relet.events import Event
@@ -30,6 +32,7 @@ from relet.messages import (
     Ack,
     Admitted,
     Body,
+    CancelJob,
     ClientHello,
     Complete,
     Dispatch,
@@ -98,10 +101,18 @@ class RouterLike(Protocol):
 class Conversation:
     """The native sessions of one broker."""
 
-    def __init__(self, machine: Machine, clients: RouterLike, workers: RouterLike, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        clients: RouterLike,
+        workers: RouterLike,
+        outbox: Outbox,
+        admins: RouterLike | None = None,
+    ) -> None:
         self._machine = machine
         self._clients = clients
         self._workers = workers
+        self._admins = admins
         self._outbox = outbox
         self.behind: list[NativeRun] = []
         """What clients have said and the next turn goes on with: a message of many jobs is much work."""
@@ -197,6 +208,15 @@ class Conversation:
                 plain += run
                 count += len(run)
                 continue
+            if native.is_formed(run):
+                if plain:
+                    self._submitted(plain, now)
+                    plain = []
+                count += len(run)
+                strange = self._machine.requests.submit_formed(run, native.form_of, now)
+                for message in self._read(strange, native.from_client, worker=False) if strange else ():
+                    self._hear_client(*message, now)
+                continue
             count += 1 if type(run) is tuple else len(run)
             for peer, path, said, body in self._read(run, native.from_client, worker=False):
                 if type(said) is Submit and said == Submit(id=said.id, received=said.received):
@@ -234,6 +254,8 @@ class Conversation:
             self._refuse(Route(peer, path, worker=False), _no_session(said))
         elif isinstance(said, Inquire):
             requests.inquire(asker, said, now)
+        elif isinstance(said, CancelJob):
+            requests.cancel(asker, said, now)
         elif isinstance(said, Heartbeat):
             if said.received:
                 requests.received(asker, said.received)
@@ -248,7 +270,7 @@ class Conversation:
             try:
                 said = decode(version, header)
             except native.BadMessage as bad:
-                self._refuse(Route(peer, path, worker=worker), bad.error)
+                self._misread(Route(peer, path, worker=worker), bad)
                 continue
             yield peer, path, said, body
 
@@ -257,6 +279,18 @@ class Conversation:
             self._refuse(route, answer)
         else:
             self._machine.said.append((route, answer, ()))
+
+    def _misread(self, route: Route, bad: native.BadMessage) -> None:
+        """It cannot be read as a whole. Who wants jobs done hears which of them will not be, or would wait for ever."""
+        if not bad.requests:
+            self._refuse(route, bad.error)
+            return
+        machine = self._machine
+        names = bad.requests[: machine.limits.ids_per_message_max]
+        machine.counters.requests_refused += len(names)
+        if route.peer.routing_id:
+            jobs = tuple(Admitted(id=name, code=BAD_REQUEST, text=bad.error.text) for name in names)
+            machine.said.append((route, Submitted(jobs=jobs), ()))
 
     def _refuse(self, route: Route, error: Error) -> None:
         """A message that could not be taken; its sender is told."""
@@ -340,12 +374,15 @@ class Conversation:
         """Everything else, in order."""
         to_workers: list[Message] = []
         to_clients: list[Message] = []
+        to_admins: list[Message] = []
         machine = self._machine
         for to, said, body in sayings:
             message = (to.peer, to.path, SIGNATURE, native.encode(said), body)
             if isinstance(to, Asker):
                 if not to.gone:
                     to_clients.append(message)
+            elif isinstance(to, AtDesk):
+                to_admins.append(message)
             elif isinstance(to, Route):
                 (to_workers if to.worker else to_clients).append(message)
             else:
@@ -353,6 +390,8 @@ class Conversation:
         dropped = 0
         if to_workers:  # who cannot be reached is gone, and its connection will say so; who does not read hears no more
             dropped = sum(code == errno.EAGAIN for _, code in self._workers.send(to_workers))
+        if to_admins and self._admins is not None:  # who does not read its answers does without them
+            dropped += sum(code == errno.EAGAIN for _, code in self._admins.send(to_admins))
         if to_clients:
             lost = self._outbox.refuse(to_clients)
             dropped += len(lost)
@@ -397,8 +436,8 @@ class Conversation:
         messages: list[Message] = []
         machine, acks = self._machine, self._acks
         machine.requests.draw_ids(jobs, now)
-        encode, tries, default = native.encode, machine.tries, machine.terms
-        terms, run_ms, silence_ms = default, _ms(default.run_ns), _ms(default.silence_ns)
+        encode, terms = native.encode, machine.terms
+        tries, run_ms, silence_ms = terms.tries, _ms(terms.run_ns), _ms(terms.silence_ns)
         for job in jobs:
             session: Any = job.holder
             ack = 0
@@ -407,7 +446,10 @@ class Conversation:
                 ack = session.acked = session.safe
             if job.terms is not terms:
                 terms = job.terms
-                run_ms, silence_ms = _ms(terms.run_ns), _ms(terms.silence_ns)
+                tries, run_ms, silence_ms = terms.tries, _ms(terms.run_ns), _ms(terms.silence_ns)
+            deadline_ms = None
+            if terms.total_ns is not None:
+                deadline_ms = max(0, timing.ends_at(job) - now) // 1_000_000
             said = Dispatch(
                 token=job.token,
                 seq=job.seq,
@@ -419,6 +461,7 @@ class Conversation:
                 run_ms=run_ms,
                 silence_ms=silence_ms,
                 headers=job.headers,
+                deadline_ms=deadline_ms,
             )
             messages.append((session.peer, session.path, SIGNATURE, encode(said), job.body))
         failures = self._workers.send(messages)
@@ -480,4 +523,6 @@ def _failure(job: Job, name: bytes, number: int, headers: dict[str, str] | None)
         ),
         headers=headers,
         again=job.again,
+        replaced_by=b"" if job.rules is None else job.rules.replaced_by,
+        job=job.id,
     )

@@ -64,12 +64,22 @@ class Event(StrEnum):
 
     # Jobs that end badly (warning, bounded rate).
     JOB_DISCARDED = "job_discarded"
-    """Its budget is spent, or it failed for good; the client was told. job, request (native jobs: the request id,
-    hexadecimal), reason, attempts, causes"""
+    """Its budget is spent, or it failed for good; the client was told. job, job_id (by which its dead letter is found),
+    request (native jobs: the request id, hexadecimal), queue, kind (of the last failure), reason, attempts, causes"""
+    ORDER_UNBLOCKED = "order_unblocked"
+    """A bound of dead letters took one that blocked its order key, or was to: the key goes on without it. queue, order,
+    job, job_id"""
+
+    # What was done with dead letters on somebody's word (info, bounded rate).
+    DEAD_LETTERS_REDRIVEN = "dead_letters_redriven"
+    """Jobs were made of them. queue ("": of all), count, skipped (had been redriven before), refused, reason (of the
+    last refusal)"""
+    DEAD_LETTERS_PURGED = "dead_letters_purged"
+    """They are not kept any more. queue ("": of all), count"""
 
     # Each step of a job (debug).
     JOB_ACCEPTED = "job_accepted"
-    """job, request (native jobs), queue, bytes"""
+    """job, request (native jobs), queue, bytes, redriven_from (where it was made of a dead letter: the id of that)"""
     JOB_DISPATCHED = "job_dispatched"
     """job, attempt, worker"""
     JOB_STARTED = "job_started"
@@ -100,6 +110,6 @@ class Event(StrEnum):
     """A fault of ours: the library's own thread has ended (error, with the traceback). endpoint"""
     HANDLER_FAILED = "handler_failed"
     """The worker's handler raised; natively the broker is told, else the job is not answered (error, with the
-    traceback). error"""
+    traceback; natively job, queue, attempt). error"""
     RETRY_SHORTENED = "retry_shortened"
     """A handler wanted a longer pause before the next attempt than the broker gives, which cuts it. asked_s, given_s"""

@@ -43,6 +43,7 @@ _WARNING: Final = frozenset(
         Event.REPLY_DROPPED,
         Event.OUTCOME_FORGOTTEN,
         Event.JOB_DISCARDED,
+        Event.ORDER_UNBLOCKED,
         Event.BROKER_UNREACHABLE,
         Event.BROKER_LOST,
         Event.ANSWERED_AGAIN,

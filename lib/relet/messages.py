@@ -15,6 +15,13 @@ import msgspec
 DEFAULT_QUEUE: Final = "default"
 """The queue of all jobs and workers that name none, those of the 2010 dialect among them."""
 
+PRIORITY_MAX: Final = 1_000
+"""Priorities are from minus this to this: a look at the levels of a queue costs as much as there are."""
+WEIGHT_MAX: Final = 1_000
+"""Jobs of one fairness key a round, so that the others are not kept waiting for longer."""
+KEY_CHARACTERS_MAX: Final = 200
+"""Characters of a fairness key."""
+
 NO_DESCRIPTOR = -1
 """A connection without a file descriptor that we know of: `inproc`, or a libzmq that does not tell."""
 
@@ -95,8 +102,12 @@ PlainCompleted: TypeAlias = "tuple[Peer, Path, bytes, int, int, int, Body]"
 PlainSubmitted: TypeAlias = "tuple[Peer, Path, bytes, int, Body]"
 """(peer, path, id, received, body): `Submit` with nothing else in it, decoded."""
 
-NativeRun: TypeAlias = "Native | list[PlainCompleted] | list[PlainSubmitted]"
-"""A message, or a run of messages of one of the two kinds that nearly all are of: the pump may read those itself."""
+FormedSubmitted: TypeAlias = "tuple[Peer, Path, bytes, int, str, str, bytes, Body]"
+"""(peer, path, id, received, queue, fair, form, body): `Submit` that says more. These fields of it are decoded; the
+*form* is the header without them, not decoded: the requests of a client say the same there again and again."""
+
+NativeRun: TypeAlias = "Native | list[PlainCompleted] | list[PlainSubmitted] | list[FormedSubmitted]"
+"""A message, or a run of messages of one of the three kinds that nearly all are of: the pump may read those itself."""
 
 WRONG_ENDPOINT: Final = "wrong_endpoint"
 """Code of the error that answers the hello of a client at the workers' endpoint, or of a worker at the clients'."""
@@ -178,6 +189,8 @@ class WorkerHello(Said, frozen=True, kw_only=True, tag="hello"):
     """16 random bytes, drawn when the worker began; b"": it is no worker."""
     queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     """What it serves, the most important first."""
+    weights: tuple[int, ...] = ()
+    """Jobs of each of these queues a round, where they take turns; (): the most important that has something."""
     capacity: Count = 1
     """How many jobs it does at a time; for who looks at the workers."""
     running: tuple[bytes, ...] = ()
@@ -218,7 +231,7 @@ class Fail(Said, frozen=True, kw_only=True, tag="fail"):
     text: str = ""
     """A sentence for people."""
     retry_ms: Count | None = None
-    """The next attempt not before this long; None: at once."""
+    """The next attempt not before this long; None: as the job's terms say."""
     final: bool = False
     """No other attempt shall be made."""
     credit: Count = 0
@@ -319,6 +332,8 @@ class Dispatch(Said, frozen=True, kw_only=True, tag="job"):
     run_ms: int | None = None
     silence_ms: int | None = None
     headers: dict[str, str] | None = None
+    deadline_ms: int | None = None
+    """What is left of the job's time; None: it has no deadline."""
 
 
 class Ack(Said, frozen=True, kw_only=True, tag="ack"):
@@ -380,6 +395,18 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, kw_only=Tr
     """How many of the body's frames are this job's."""
 
 
+class BackoffMs(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, kw_only=True):
+    """How long a job waits after an attempt that came to nothing."""
+
+    curve: Literal["fixed", "linear", "exponential"]
+    base_ms: Count
+    """The first pause; 0: none at all."""
+    cap_ms: Count | None = None
+    """No pause is longer. None: than the broker allows."""
+    jitter: bool = False
+    """Whether a part of it is waited for, drawn from nothing to all of it."""
+
+
 class Submit(Said, frozen=True, kw_only=True, tag="submit"):
     """A client wants this job done, or these: the body is the job's, or theirs, one after the other."""
 
@@ -409,6 +436,44 @@ class Submit(Said, frozen=True, kw_only=True, tag="submit"):
     """What becomes of the job when its last asker is gone."""
     keep_ms: Count = 0
     """How long to keep the outcome after the end, also when it was received."""
+    tries: Count | None = None
+    """Counted attempts. None: the broker's limit; 0: none."""
+    errors_max: Count | None = None
+    """Attempts that may fail, of the tries. None: the queue's limit; 0: all of them."""
+    timeouts_max: Count | None = None
+    """The same of attempts that take too long or are silent for too long."""
+    losses_max: Count | None = None
+    """The same of attempts that are lost with their worker."""
+    final_kinds: tuple[str, ...] | None = None
+    """Errors of these kinds are final. None: the queue's."""
+    backoff: BackoffMs | None = None
+    """How long the job waits after an attempt that came to nothing. None: as its queue says, or not at all."""
+    priority: int | None = None
+    """Its place in the queue: higher ones go first. None: the queue's, which is 0 unless somebody has set it."""
+    fair: str = ""
+    """Fairness key: jobs of different keys take turns. "": none."""
+    weight: Count = 1
+    """Jobs of that key a round, from now on."""
+    delay_ms: Count = 0
+    """Not to start before so long after the first asking."""
+    not_before_ms: Count = 0
+    """Not to start before this moment, milliseconds since 1970 (UTC)."""
+    start_ms: Count | None = None
+    """To have started so long after the first asking. None: as its queue says; 0: whenever."""
+    deadline_ms: Count | None = None
+    """To have ended so long after the first asking. None: as its queue says; 0: whenever."""
+    takes_ms: Count = 0
+    """Not to be started when less is left than this."""
+    unique: str = ""
+    """Key of which there is one live job in its queue; "": none."""
+    unique_mode: Literal["reject", "join", "replace"] = "reject"
+    """What becomes of this request where there is one: it is refused, shares its outcome, or takes its place."""
+    unique_ms: Count = 0
+    """How long after its success the key is taken."""
+    order: str = ""
+    """Order key: of its jobs in the queue at most one is on its way, in the order of their acceptance. "": none."""
+    blocks: bool = False
+    """Whether the key is blocked when this job was discarded, for as long as its dead letter is kept."""
 
 
 class Inquire(Said, frozen=True, kw_only=True, tag="inquire"):
@@ -418,10 +483,20 @@ class Inquire(Said, frozen=True, kw_only=True, tag="inquire"):
     job: bytes = b""
     wait: bool = False
     """Whether to tell the outcome: now where there is one, else when it is there."""
+    why: bool = False
+    """Whether to say why it stands there."""
     received: Count = 0
 
 
-FromClient: TypeAlias = ClientHello | Submit | Inquire | Heartbeat
+class CancelJob(Said, frozen=True, kw_only=True, tag="cancel"):
+    """A client does not want this job any more: by the id of its request or by its own."""
+
+    id: bytes = b""
+    job: bytes = b""
+    received: Count = 0
+
+
+FromClient: TypeAlias = ClientHello | Submit | Inquire | CancelJob | Heartbeat
 
 
 class Admitted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, kw_only=True):
@@ -429,7 +504,7 @@ class Admitted(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, kw_onl
 
     id: bytes
     job: bytes = b""
-    """Id of the job; b"" where there is none, and `code` says why."""
+    """Id of the job, or of that which is there in its stead; b"" where there is none, and `code` says why."""
     position: int = 0
     """How many jobs waited before it."""
     joined: bool = False
@@ -475,6 +550,10 @@ class Outcome(Said, frozen=True, kw_only=True, tag="outcome"):
     headers: dict[str, str] | None = None
     again: bool = False
     """The broker is younger than the request: an earlier one may have had the job done before."""
+    replaced_by: bytes = b""
+    """Id of the job that took its place."""
+    job: bytes = b""
+    """Id of the job, where it is not `completed`."""
 
 
 class JobState(Said, frozen=True, kw_only=True, tag="state"):
@@ -485,6 +564,10 @@ class JobState(Said, frozen=True, kw_only=True, tag="state"):
     state: str
     attempts: int = 0
     reason: str = ""
+    code: str = ""
+    """Why it stands there, where that was asked for ..."""
+    text: str = ""
+    """... and in a sentence."""
 
 
 class TellPartial(Said, frozen=True, kw_only=True, tag="partial"):
@@ -518,7 +601,7 @@ class AttemptEnded(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     attempt: int
     cause: str
-    """`expired`, `silent`, `failed` or `worker_lost` (`core.job.Cause`)."""
+    """`expired`, `silent`, `failed`, `worker_lost` or `deadline` (`core.job.Cause`)."""
     began_ms: int
     """Milliseconds since 1970 (UTC)."""
     ended_ms: int
@@ -541,8 +624,8 @@ class Accepted(msgspec.Struct, frozen=True, tag=1, array_like=True):
     queue: str = DEFAULT_QUEUE
     accepted_ms: int = 0
     """Milliseconds since 1970 (UTC)."""
-    terms: tuple[int | None, int | None, bool, bool, int] | None = None
-    """`core.job.Terms`, field by field; None: those of the broker."""
+    terms: tuple[Any, ...] | None = None
+    """`core.terms.Terms`, field by field; None: those of the broker."""
     principal: str = ""
     request: bytes = b""
     """Request id; b"" where nobody can ask."""
@@ -550,6 +633,10 @@ class Accepted(msgspec.Struct, frozen=True, tag=1, array_like=True):
     """Of the job, where its client was told."""
     headers: dict[str, str] | None = None
     again: bool = False
+    rules: tuple[Any, ...] | None = None
+    """`core.terms.Rules`, field by field; None: nothing was agreed about it alone."""
+    due_ms: int = 0
+    """When its delay is over, milliseconds since 1970 (UTC); 0: it has none."""
 
 
 class Attempt(msgspec.Struct, frozen=True, tag=2, array_like=True):
@@ -573,6 +660,10 @@ class Attempt(msgspec.Struct, frozen=True, tag=2, array_like=True):
     text: str = ""
     claimable: bool = True
     """Whether that session can claim it: it was not given back since."""
+    failures: tuple[int, int, int] = (0, 0, 0)
+    """Attempts that came to nothing: errors, timeouts, losses."""
+    pause_ms: int = INT_MAX
+    """How long the delay was when it began: no wall clock makes it longer."""
 
 
 class Finished(msgspec.Struct, frozen=True, tag=3, array_like=True):
@@ -593,10 +684,16 @@ class Finished(msgspec.Struct, frozen=True, tag=3, array_like=True):
     kind: str = ""
     text: str = ""
     headers: dict[str, str] | None = None
+    redriven_to: bytes = b""
+    """Id of the job that was made of it; b"": none was. Then the record comes again, with the id."""
+    replaced_by: bytes = b""
+    """Id of the job that took its place."""
 
 
 class Forgotten(msgspec.Struct, frozen=True, tag=4, array_like=True):
-    """What remained of a final job is not kept any more."""
+    """What remained of a final job is not kept any more. Said of a job that is open it says nothing: that ends by
+    `Finished` and by nothing else.
+    """
 
     number: int
     kept: bool = False
@@ -614,6 +711,45 @@ class Evicted(msgspec.Struct, frozen=True, tag=5, array_like=True):
     """Milliseconds since 1970 (UTC)."""
 
 
-Record: TypeAlias = Accepted | Attempt | Finished | Forgotten | Evicted
+class QueueSet(msgspec.Struct, frozen=True, tag=6, array_like=True):
+    """A queue has these settings from here on."""
+
+    name: str
+    settings: dict[str, Any] | None = None
+    """`core.settings.QueueSettings`, those of its fields that say something, by name; None: it has none of its own."""
+
+
+class Shared(msgspec.Struct, frozen=True, tag=7, array_like=True):
+    """Which requests share a job, where it is not that alone with which it was accepted."""
+
+    number: int
+    principal: str
+    requests: tuple[tuple[bytes, int, bool, int], ...]
+    """(request id, bytes of its body, whether it wants the job to be done though nobody waits, when it was heard: ms
+    since 1970); first the job's own."""
+
+
+class KeyWindow(msgspec.Struct, frozen=True, tag=8, array_like=True):
+    """A job that held a unique key has ended well, and the key is taken until then."""
+
+    number: int
+    queue: str = DEFAULT_QUEUE
+    principal: str = ""
+    key: str = ""
+    job: bytes = b""
+    request: bytes = b""
+    until_ms: int = 0
+    """Milliseconds since 1970 (UTC); 0: no longer."""
+
+
+class Numbered(msgspec.Struct, frozen=True, tag=9, array_like=True):
+    """Jobs with numbers up to this one were accepted, whether anything is known of them or not. Only stores say it: no
+    number is given a second time, because what is kept by number may outlive its job.
+    """
+
+    last: int
+
+
+Record: TypeAlias = Accepted | Attempt | Finished | Forgotten | Evicted | QueueSet | Shared | KeyWindow | Numbered
 
 Records: TypeAlias = Sequence[Record]

@@ -22,9 +22,10 @@ from relet.core.lease import NEVER
 from relet.core.machine import Machine
 from relet.core.reports import HEARTBEATS_PER_LIVENESS
 from relet.core.roster import Session
+from relet.desk import Desk
 from relet.dialects import d2010
 from relet.events import Event
-from relet.messages import Request
+from relet.messages import Peer, Request
 from relet.store import Store
 from relet.transport.outbox import Outbox
 
@@ -56,7 +57,7 @@ class PullLike(Protocol):
 
 
 class Server:
-    """A machine between three endpoints, and optionally a store."""
+    """A machine between three endpoints, and optionally a store, and a fourth endpoint for administrators."""
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Server:
         answers: PullLike,
         publish: Callable[[Notice], None],
         store: Store | None = None,
+        admins: RouterLike | None = None,
     ) -> None:
         self.machine = machine
         self.limits = limits = machine.limits
@@ -78,7 +80,8 @@ class Server:
         self.outbox = Outbox(
             clients.send, d2010.replies, bytes_max=limits.outbox_bytes_max, bytes_total_max=limits.outboxes_bytes_max
         )
-        self._conversation = Conversation(machine, clients, workers, self.outbox)
+        self._conversation = Conversation(machine, clients, workers, self.outbox, admins)
+        self._desk = None if admins is None else Desk(machine, admins)
         self._clients = clients
         self._workers = workers
         self._answers = answers
@@ -116,16 +119,17 @@ class Server:
             machine.complete(answers, now)
             if refused:
                 machine.answers_refused(refused)
+        heard_clients = len(requests)
+        if requests and (machine.queue.settings is not None or machine.queues.only_these):
+            requests = self._admitted(requests)
         if requests:
             machine.submit(requests, now)
-        heard_clients = len(requests) + conversation.hear_clients(now)
-        if conversation.behind:
-            self.busy = True
-        elif parting and heard_clients < self._requests_read_max:  # whose connections went before all this was read
-            machine.requests.last_words_heard(parting)
+        self._hear_clients(heard_clients, parting, now)
         if asks:
             machine.ask(asks, now)
         self._refuse(now)
+        if self._desk is not None and self._desk.turn(now):
+            self.busy = True
         if self._heard_all_answers(max(len(messages), len(asks) + heard), now):
             machine.expire(now)
         self._keep_and_tell(now)
@@ -194,6 +198,25 @@ class Server:
             self._notice_intake(Event.INTAKE_RESUMED)
         self._requests_read_max = min(jobs, limits.turn_messages_max)
         return self._clients.receive(self._requests_read_max, size)
+
+    def _hear_clients(self, heard: int, parting: list[Peer], now: int) -> None:
+        """What native clients have said in this turn, in which `heard` messages of 2010 were read from the same
+        endpoint. `parting`: whose connections went before all this was read.
+        """
+        heard += self._conversation.hear_clients(now)
+        if self._conversation.behind:
+            self.busy = True
+        elif parting and heard < self._requests_read_max:
+            self.machine.requests.last_words_heard(parting)
+
+    def _admitted(self, requests: list[Request]) -> list[Request]:
+        """Of requests of 2010 those that the settings of their queue admit; the others are answered with failure."""
+        room, reason = self.machine.room_2010()
+        admitted, refused = requests[:room], requests[room:]
+        if refused:
+            self._reply_dropped(len(self.outbox.refuse(d2010.refusals((peer, path) for peer, path, _ in refused))))
+            self._refused_requests(len(refused), reason)
+        return admitted
 
     def _refuse_new(self) -> int:
         """While the broker drains, requests are answered with failure at once. Returns how many there were."""

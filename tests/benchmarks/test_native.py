@@ -57,13 +57,16 @@ def instead(name: str, *said: Header, at: int = 1, body: list[bytes] | None = No
 class StandIn(targets.Target):
     """A native broker in a thread of the test: jobs in the order in which they came, to whoever has credit.
 
-    It keeps what it heard: `heard[name]` counts messages, `complaints` names what a peer did against the protocol.
+    It keeps what it heard: `heard[name]` counts messages, `complaints` names what a peer did against the protocol;
+    `hellos` and `submits` are the headers of these.
     """
 
     def __init__(self, endpoints: list[str]) -> None:
         self.endpoints = endpoints
         self.heard: collections.Counter[str] = collections.Counter()
         self.complaints: list[str] = []
+        self.hellos: list[Header] = []
+        self.submits: list[Header] = []
         self.heartbeats = threading.Semaphore(0)
 
     @property
@@ -123,6 +126,7 @@ class Serving:
                 "new in version 7": [None, {"a": -1.5}],
             }
             self.say(socket, peer, welcome)
+            self.stand_in.hellos.append(header)
             if socket is self.workers:
                 self.expect(len(header["incarnation"]) == 16, "an incarnation has 16 bytes")
                 self.sessions[peer] = Session()
@@ -137,9 +141,15 @@ class Serving:
         self.receipts[peer] = received
         if header["t"] == "submit":
             self.expect(16 <= len(header["id"]) <= 64, "a request id has 16 to 64 bytes")
-            self.waiting.append((peer, header["id"], body, 1))
+            self.stand_in.submits.append(header)
+            if header.get("ack"):
+                self.say(self.clients, peer, {"t": "submitted", "jobs": [{"id": header["id"], "job": bytes(16)}]})
+            self.accept((peer, header["id"], body, 1), header)
         else:
             self.say(self.clients, peer, {"t": "heartbeat"})
+
+    def accept(self, job: tuple[bytes, bytes, list[bytes], int], header: Header) -> None:
+        self.waiting.append(job)
 
     def hear_worker(self, peer: bytes, header: Header, body: list[bytes]) -> None:
         session = self.sessions[peer]
@@ -194,6 +204,23 @@ class Serving:
 
 class Mortal(Serving):
     takes_back = True
+
+
+class Punctual(Serving):
+    """Heeds delays."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.due: list[tuple[float, tuple[bytes, bytes, list[bytes], int]]] = []
+
+    def accept(self, job: tuple[bytes, bytes, list[bytes], int], header: Header) -> None:
+        self.due.append((time.monotonic() + header.get("delay_ms", 0) / 1000, job))
+
+    def hand_over(self) -> None:
+        now = time.monotonic()
+        self.waiting += [job for moment, job in self.due if moment <= now]
+        self.due = [(moment, job) for moment, job in self.due if moment > now]
+        super().hand_over()
 
 
 @contextmanager
@@ -390,6 +417,101 @@ def test_a_header_that_is_cut_is_said(cut: int) -> None:
         pytest.raises(load.LoadError, match="no MessagePack map"),
     ):
         peers.flow(10, 1)
+
+
+def test_a_policy_is_said_of_every_job_that_follows() -> None:
+    """Queue, key and priority are drawn, each from as many as were said; the backoff is always the same."""
+    with broker() as target, load.load(target, connections=3, dialect="native", queues=(12, 4)) as peers:
+        peers.policy(queues=12, keys=30, priorities=3, backoff_ms=500)
+        peers.flow(600, 30)
+        peers.policy(queues=0, keys=0, priorities=0, backoff_ms=0)
+        peers.flow(10, 1)
+        drawn, plain = target.submits[:600], target.submits[600:]
+        assert [hello["queues"] for hello in target.hellos if "queues" in hello] == [
+            [f"q{n}" for n in range(first, first + 4)] for first in (0, 4, 8)
+        ]
+    assert {header["queue"] for header in drawn} == {f"q{n}" for n in range(12)}
+    assert {header["fair"] for header in drawn} == {f"key-{n}" for n in range(30)}
+    assert {header["priority"] for header in drawn} == {0, 1, 2}
+    backoff = {"curve": "exponential", "base_ms": 500, "cap_ms": 30_000, "jitter": True}
+    assert all(header["backoff"] == backoff for header in drawn)
+    assert {key for header in plain for key in header} == {"t", "id", "received"}
+
+
+def test_workers_of_some_queues_keep_their_share_of_the_asks() -> None:
+    """Who is given all the jobs asks again after each; the others' asks are unspent, also when the flow has ended."""
+    with broker() as target, load.load(target, connections=2, dialect="native", queues=(4, 2)) as peers:
+        for _ in range(3):
+            assert peers.flow(200, 20)["answered"] == 200
+        assert target.heard["ask"] == 6
+
+
+def test_queues_that_nobody_would_serve_are_refused() -> None:
+    """Three workers with two queues each cannot serve seven."""
+    with (
+        broker() as target,
+        load.load(target, connections=3, dialect="native", queues=(7, 2)) as peers,
+        pytest.raises(load.LoadError, match="so many that each queue is served"),
+    ):
+        peers.flow(1, 1)
+
+
+def test_delayed_jobs_are_due_evenly_and_none_is_early() -> None:
+    """A broker that heeds delays is a little late with each; their moments are those that were asked for."""
+    with broker(kind=Punctual) as target, load.load(target, dialect="native") as peers:
+        assert peers.delay(500, 400, 600)["answered"] == 0
+        report = peers.due(50)
+        delays = sorted(header["delay_ms"] for header in target.submits)
+        acks = sum("ack" in header for header in target.submits)
+    assert report["early"] == 0
+    assert report["late_ms"]["min"] >= 0
+    assert report["answered"] == 500
+    assert acks == 10
+    assert 0 < delays[0] <= 600
+    assert 700 < delays[-1] <= 1000
+
+
+def test_a_broker_that_does_not_heed_delays_is_early() -> None:
+    """With each of the jobs."""
+    with broker() as target, load.load(target, dialect="native") as peers:
+        peers.delay(300, 1000, 60_000)
+        report = peers.due(50)
+    assert report["early"] == 300
+    assert report["late_ms"]["max"] < 0
+
+
+def test_a_lead_that_is_too_short_is_said() -> None:
+    """No figure is better than a wrong one."""
+    with (
+        broker(kind=Punctual) as target,
+        load.load(target, dialect="native") as peers,
+        pytest.raises(load.LoadError, match=r"of 1000000 jobs were submitted within 20 ms: give it a longer lead"),
+    ):
+        peers.delay(1_000_000, 1000, 20)
+
+
+def test_a_tenant_waits_behind_the_crowd_where_nobody_is_fair() -> None:
+    """One queue, first come, first served: behind 5 jobs, and behind 50; the workers are busy all the time."""
+    medians = []
+    for crowd in (5, 50):
+        with broker() as target, load.load(target, connections=2, dialect="native", queues=(2, 2)) as peers:
+            for _ in range(2):
+                report = peers.tenant(5, crowd, 2_000, 0)
+                assert len(report["waits_ms"]) == 5
+                assert 0 < report["busy"] <= 1
+            medians.append(sorted(report["waits_ms"])[2])
+            said = [(header["fair"], header["queue"]) for header in target.submits]
+            assert said.count(("one", "q0")) == 10
+            assert set(said) == {("one", "q0"), ("crowd", "q0")}
+    assert medians[1] > medians[0]
+
+
+def test_the_crowd_may_wait_in_a_queue_of_its_own() -> None:
+    """All workers serve both queues, the tenant's first."""
+    with broker() as target, load.load(target, connections=2, dialect="native", queues=(2, 2)) as peers:
+        peers.tenant(3, 5, 2_000, 1)
+        assert {(header["fair"], header["queue"]) for header in target.submits} == {("one", "q0"), ("crowd", "q1")}
+        assert [hello["queues"] for hello in target.hellos if "queues" in hello] == [["q0", "q1"]] * 2
 
 
 def test_jobs_of_frozen_workers_start_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 import zmq
 from tests.cli.conftest import ROOT, Connect, Program, Start
 
+from relet import Admin, Client, JobRefused
 from relet.cli.broker import banner, reachable
 from relet.cli.exits import Exit
 
@@ -51,6 +52,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("1", "4161x", "3"), "WORKERS: '4161x' is no endpoint"),
         (("1", "2", "127.0.0.1:4163"), "ANSWERS: '127.0.0.1:4163': the scheme is missing; write tcp://127.0.0.1:4163"),
         (("1", "2", "inproc://answers"), "reaches only sockets of the same process"),
+        (("--admin", "4161", "4161", "2", "3"), "have the same endpoint"),
+        (("--admin", "4164x", "1", "2", "3"), "ADMIN: '4164x' is no endpoint"),
         (("4161", "tcp://*:4161", "3"), "clients and workers have the same endpoint"),
     ],
 )
@@ -152,6 +155,35 @@ def test_the_banner(start: Start) -> None:
     broker.signal(signal.SIGTERM)
     assert broker.end() == Exit.OK
     assert broker.out.text == ""
+
+
+def test_the_endpoint_of_administrators(start: Start) -> None:
+    """`--admin`: there only where it was asked for, shown in the banner, and ruled from another process."""
+    broker = start("broker.py", "--admin", "0", "0", "0", "0")
+    with Admin(broker.endpoint("admin"), timeout=SECONDS_MAX, by="ada") as admin:
+        assert admin.pause("default", "intake").paused_by == "ada"
+        with Client(broker.endpoint("clients"), timeout=SECONDS_MAX) as client:
+            with pytest.raises(JobRefused, match="paused by ada"):
+                client.enqueue(b"1")
+            admin.resume("default")
+            ticket = client.enqueue(b"1")
+        assert admin.why(ticket.job_id).code == "no_worker"
+        assert admin.cancel(ticket.job_id).state == "cancelled"
+    assert not any("warning" in line for line in broker.err.lines)
+    broker.signal(signal.SIGTERM)
+    assert broker.end() == Exit.OK
+
+
+def test_the_banner_warns_loudly_of_an_administrators_endpoint_that_is_open() -> None:
+    """Beside the warning for the others, which says less."""
+    endpoints = {"clients": "tcp://0.0.0.0:1", "workers": "tcp://127.0.0.1:2", "answers": "tcp://127.0.0.1:3"}
+    rules = {"tries": None, "timeout": None, "pump": "cython", "hears_deaths": True}
+    without = banner(endpoints, public=["clients"], **rules)  # type: ignore[arg-type]
+    assert "admin" not in without
+    text = banner({**endpoints, "admin": "tcp://0.0.0.0:4"}, public=["clients", "admin"], **rules)  # type: ignore[arg-type]
+    assert "\n  admin    tcp://0.0.0.0:4\n" in text
+    assert "clients: open to other machines; anyone who reaches it may submit and work" in text
+    assert "admin: open to other machines; anyone who reaches it RULES THIS BROKER" in text
 
 
 def test_the_banner_is_quoted_for_every_shell() -> None:

@@ -103,6 +103,7 @@ class NativeBroker(FakeBroker):
         self.epoch = 0
         self.heartbeat_ms = 10_000
         self.liveness_ms = 40_000
+        self.features: tuple[str, ...] = ()
         self.limits = {"ids": 1_000, "frames": 1_000, "body_bytes": 1 << 20}
         super().__init__(context)
 
@@ -142,7 +143,13 @@ class NativeBroker(FakeBroker):
         self.numbers[peer] = 0
         self.tell(
             peer,
-            Welcome(epoch=self.epoch, heartbeat_ms=self.heartbeat_ms, liveness_ms=self.liveness_ms, limits=self.limits),
+            Welcome(
+                epoch=self.epoch,
+                heartbeat_ms=self.heartbeat_ms,
+                liveness_ms=self.liveness_ms,
+                limits=self.limits,
+                features=self.features,
+            ),
         )
 
     def tell(self, peer: bytes, message: Any, *body: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
@@ -25,12 +26,13 @@ from relet.client.peer_native import (
     NativePeer,
     request_ids,
 )
-from relet.client.terms import Asking, Kind, Terms
+from relet.client.terms import Asking, Backoff, Kind, Terms
 from relet.client.told import Enqueued, JobStatus, Partial, Progress
 from relet.dialects.native import encode, from_client
 from relet.messages import (
     SIGNATURE,
     Admitted,
+    BackoffMs,
     ClientHello,
     Entry,
     Error,
@@ -963,7 +965,8 @@ def test_a_loss_while_the_broker_is_busy_forgets_the_hold(talk: Talk) -> None:
 
 def test_terms_and_headers_are_said_and_the_usual_ones_left_out(talk: Talk) -> None:
     """Seconds become milliseconds, rounded up; 0 stays what it means."""
-    terms = Terms(queue="q", run=0, silence=0.0001, late="current", gone="cancel", keep=1.5)
+    usually = {"queue": "q", "run": 0, "silence": 0.0001, "late": "current", "gone": "cancel", "keep": 1.5}
+    terms = Terms(**usually, priority=-3, fair="k", weight=2, order="o", blocks=True)
     asked = Request(b"x", None, Asking(Kind.JOB, terms, {"trace": "1"}))
     usual = job()
     talk.submit(asked, usual)
@@ -977,8 +980,49 @@ def test_terms_and_headers_are_said_and_the_usual_ones_left_out(talk: Talk) -> N
         late="current",
         gone="cancel",
         keep_ms=1_500,
+        priority=-3,
+        fair="k",
+        weight=2,
+        order="o",
+        blocks=True,
     )
     assert msgspec.msgpack.decode(encode(other)) == {"t": "submit", "id": usual.name}
+
+
+def test_terms_of_retries_are_said_in_the_words_of_the_protocol(talk: Talk) -> None:
+    """Seconds of a backoff become milliseconds, rounded up; budgets go as they are."""
+    pauses = Backoff(base=0.0005, cap=60, jitter=True)
+    terms = Terms(tries=0, errors_max=4, timeouts_max=3, losses_max=2, final_kinds=("E",), backoff=pauses)
+    asked = Request(b"x", None, Asking(Kind.JOB, terms))
+    talk.submit(asked)
+    (message,) = talk.said()
+    assert message == Submit(
+        id=asked.name,
+        tries=0,
+        errors_max=4,
+        timeouts_max=3,
+        losses_max=2,
+        final_kinds=("E",),
+        backoff=BackoffMs(curve="exponential", base_ms=1, cap_ms=60_000, jitter=True),
+    )
+    assert Backoff(base=0).in_ms() == BackoffMs(curve="exponential", base_ms=0)
+
+
+def test_a_unique_key_is_said_in_the_words_of_the_protocol(talk: Talk) -> None:
+    """And what is answered of it reaches the caller: which job has the key, which one took its place."""
+    asked = Request(b"x", None, Asking(Kind.JOB, Terms(unique="k", unique_mode="replace", unique_for=0.5)))
+    other = Request(b"x", None, Asking(Kind.JOB, Terms(unique="k")))
+    talk.submit(asked, other)
+    assert talk.said() == [
+        Submit(id=asked.name, unique="k", unique_mode="replace", unique_ms=500),
+        Submit(id=other.name, unique="k"),
+    ]
+    ((_, refused),) = talk.hear(Submitted(jobs=(Admitted(id=other.name, code="duplicate", job=b"j" * 16),)))
+    assert isinstance(refused, JobRefused)
+    assert (refused.code, refused.job_id) == ("duplicate", b"j" * 16)
+    ((_, failed),) = talk.outcome(asked, state="cancelled", reason="replaced", attempts=0, replaced_by=b"n" * 16)
+    assert isinstance(failed, JobFailed)
+    assert (failed.reason, failed.replaced_by) == ("replaced", b"n" * 16)
 
 
 @given(
@@ -1011,12 +1055,80 @@ def test_a_header_that_was_cut_and_put_together_is_the_header(headers: dict[str,
         ({"keep": None}, "keep"),
         ({"late": "curent"}, "did you mean 'current'"),
         ({"gone": "cancle"}, "did you mean 'cancel'"),
+        ({"tries": -1}, "0 for no limit"),
+        ({"tries": 2.0}, "whole number"),
+        ({"tries": True}, "whole number"),
+        ({"errors_max": -1}, "errors_max must be a whole number of at least 0"),
+        ({"timeouts_max": "2"}, "timeouts_max"),
+        ({"tries": 3, "losses_max": 4}, "at most tries, 3"),
+        ({"final_kinds": "ValueError"}, "tuple of names"),
+        ({"final_kinds": (ValueError,)}, "tuple of names"),
+        ({"final_kinds": ("",)}, "tuple of names"),
+        ({"backoff": 5}, "Backoff or None"),
+        ({"priority": 1_001}, "from -1000 to 1000"),
+        ({"priority": 0.5}, "whole number"),
+        ({"fair": "x" * 201}, "at most 200"),
+        ({"fair": None}, "text"),
+        ({"fair": "x", "weight": 0}, "from 1 to 1000"),
+        ({"weight": 2}, "without fair"),
+        ({"delay": -1}, "0 for none"),
+        ({"delay": None}, "delay must be a number"),
+        ({"start": -1}, "start must be a number of seconds of at least 0"),
+        ({"deadline": -1}, "deadline must be a number of seconds of at least 0"),
+        ({"takes": True}, "takes must be"),
+        ({"not_before": "tomorrow"}, "since 1970, a datetime"),
+        ({"not_before": dt.datetime(2026, 1, 1)}, "must have a time zone"),  # noqa: DTZ001 - that is what is tried
+        ({"delay": 1, "not_before": 1.0}, "leave one out"),
+        ({"start": 3, "deadline": 2}, "start must be at most deadline, 2"),
+        ({"takes": 2, "deadline": 2}, "takes must be less than deadline, 2"),
+        ({"takes": 2, "deadline": 5, "delay": 3}, "delay must be less than 3"),
+        ({"start": 2, "delay": 2}, "delay must be less than 2"),
+        ({"unique": 5}, "at most 200"),
+        ({"unique": "x" * 201}, "at most 200"),
+        ({"unique": "k", "unique_mode": "replaces"}, "did you mean 'replace'"),
+        ({"unique_mode": "join"}, "unique_mode says nothing without unique"),
+        ({"unique_for": 3}, "unique_for says nothing without unique"),
+        ({"unique": "k", "unique_for": -1}, "unique_for must be a number"),
+        ({"order": "x" * 201}, "at most 200"),
+        ({"blocks": True}, "without order"),
     ],
 )
 def test_terms_are_checked_where_they_are_made(wrong: dict[str, Any], word: str) -> None:
     """The error says what to change."""
     with pytest.raises(ValueError, match=word):
         Terms(**wrong)
+
+
+def test_delays_and_deadlines_are_said_in_milliseconds(talk: Talk) -> None:
+    """Rounded up; a moment is one of the broker's clock, in whichever zone it was written."""
+    zone = dt.timezone(dt.timedelta(hours=5))
+    moment = dt.datetime(2026, 1, 1, 5, 0, 0, 500, tzinfo=zone)
+    terms = Terms(not_before=moment, start=0.0001, deadline=2, takes=0.5)
+    asked, other = Request(b"x", None, Asking(Kind.JOB, terms)), Request(b"y", None, Asking(Kind.JOB, Terms(delay=1.5)))
+    third = Request(b"z", None, Asking(Kind.JOB, Terms(not_before=1.25)))
+    talk.submit(asked, other, third)
+    assert talk.said() == [
+        Submit(id=asked.name, not_before_ms=1_767_225_600_001, start_ms=1, deadline_ms=2_000, takes_ms=500),
+        Submit(id=other.name, delay_ms=1_500),
+        Submit(id=third.name, not_before_ms=1_250),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"base": None}, "base must be a number of seconds"),
+        ({"base": -1}, "0 for no pauses"),
+        ({"base": 2, "cap": 1}, "cap must be at least base, 2"),
+        ({"base": 2, "cap": "3"}, "cap must be a number"),
+        ({"base": 1, "curve": "exponentail"}, "did you mean 'exponential'"),
+        ({"base": 1, "jitter": 0.5}, "True or False"),
+    ],
+)
+def test_a_backoff_is_checked_where_it_is_made(wrong: dict[str, Any], word: str) -> None:
+    """The error says what to change."""
+    with pytest.raises(ValueError, match=word):
+        Backoff(**wrong)
 
 
 def test_headers_are_text_and_fit_a_message() -> None:
@@ -1168,6 +1280,21 @@ def test_the_result_is_asked_for_and_waited_for(talk: Talk) -> None:
     assert talk.hear(JobState(id=NAME, state="running"), JobState(job=b"j" * 16, state="available")) == []
     assert talk.outcome(by_name) == [(by_name, b"done")]
     assert talk.outcome(by_job, b"a", b"b") == [(by_job, [b"a", b"b"])]
+
+
+def test_who_asks_why_is_told_so_and_not_the_answer_to_another_question(talk: Talk) -> None:
+    """`inquire` with `why`; beside a question of the same name that has no `why`, a state without a reason is that
+    one's. A broker that knows no `why` is taken at its word.
+    """
+    why, state = Request(b"", None, Asking(Kind.WHY), NAME), Request(b"", None, STATE, NAME)
+    talk.submit(why, state)
+    assert talk.said() == [Inquire(id=NAME, why=True), Inquire(id=NAME)]
+    assert talk.hear(JobState(id=NAME, state="available")) == [(state, JobStatus("available"))]
+    told = JobState(id=NAME, state="available", code="behind", text="2 jobs are before it")
+    assert talk.hear(told) == [(why, JobStatus("available", code="behind", text="2 jobs are before it"))]
+    talk.submit(again := Request(b"", None, Asking(Kind.WHY, by_job=True), b"j" * 16))
+    assert talk.said() == [Inquire(job=b"j" * 16, why=True)]
+    assert talk.hear(JobState(job=b"j" * 16, state="held")) == [(again, JobStatus("held", job_id=b"j" * 16))]
 
 
 @pytest.mark.parametrize(("state", "error"), [("unknown", JobUnknown), ("expired", JobExpired)])

@@ -456,6 +456,31 @@ class NativeClient(NativePeer):
         return [(said.id.rstrip(b"-"), said.reason or said.state, body) for said, body in told]
 
 
+class NativeAdmin(NativePeer):
+    """An administrator, by hand."""
+
+    decode = staticmethod(native.to_admin)
+    body: Body = ()
+    """Of the last answer."""
+
+    def noted(self, said: Said, body: Body) -> None:
+        """With what body."""
+        self.body = body
+        super().noted(said, body)
+
+    @property
+    def port(self) -> Port:
+        """The administrators'."""
+        return self.talk.admins
+
+    def orders(self, order: Said) -> Any:
+        """What the answer to this is."""
+        self.says(order)
+        (answer,) = self.heard
+        self.heard = []
+        return answer
+
+
 class Worker2010:
     """A DEALER of the 2010 dialect at the workers' endpoint."""
 
@@ -530,7 +555,7 @@ class Talk:
     def begin(self) -> None:
         """A broker starts; with a store, it goes on with what is safe."""
         self._lives += 1
-        self.clients, self.workers, self.answers = Port(), Port(), Port()
+        self.clients, self.workers, self.answers, self.admins = Port(), Port(), Port(), Port()
         self.ears.clear()
         self.machine = self._kind(
             readable_tokens(self._lives),
@@ -544,7 +569,8 @@ class Talk:
             self.machine.load(self.store.load(), self.now)
         self.loaded = self.machine.open
         self.notices: list[Any] = []
-        self.server = Server(self.machine, self.clients, self.workers, self.answers, self.notices.append, self.store)
+        ports = self.clients, self.workers, self.answers
+        self.server = Server(self.machine, *ports, self.notices.append, self.store, self.admins)
         census.check(self.machine, loaded=self.loaded)
 
     def new_peer(self, principal: str) -> Peer:
@@ -567,6 +593,10 @@ class Talk:
         if hello:
             assert isinstance(client.hello(), Welcome)
         return client
+
+    def admin(self, name: str = "a", **options: Any) -> NativeAdmin:
+        """An administrator."""
+        return NativeAdmin(self, name, **options)
 
     def worker_2010(self) -> Worker2010:
         """A worker of the 2010 dialect."""

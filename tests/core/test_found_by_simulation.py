@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relet.core.machine import HAND_BACK_NS, Machine
+from relet.core.orders import place_of
 from relet.messages import Body, ClientHello, Peer, Submit, Submitted
 from relet.store.memory import MemoryStore
 
@@ -100,3 +101,33 @@ def test_an_old_token_takes_no_job_from_who_holds_it_now(talk: Any) -> None:
     w.connect()
     assert w.hello(running=(b"a",)).lost == ()
     assert (it.state(b"a"), it.job(b"a").attempts) == ("RUNNING", 1)
+
+
+def test_jobs_of_one_order_key_miss_their_deadlines_in_one_look(talk: Any) -> None:
+    """The end of the first lets the next one go on, which comes too late itself: it ends once."""
+    it = talk()
+    c = it.client()
+    for body in (b"a", b"b", b"c"):
+        c.submit(body, order="k", start_ms=10)
+    it.wait(10_000_000)
+    assert [reason for _, reason, _ in c.told()] == ["start_deadline"] * 3
+    assert it.counters.jobs_discarded == 3
+    assert it.counters.attempts_expired == 0
+
+
+def test_jobs_of_one_order_key_keep_their_order_though_it_was_not_safe_that_one_is_blocked() -> None:
+    """A broker ends when the acceptance of the youngest is safe, and that it is blocked is not: it goes last all the
+    same.
+    """
+    tokens = (number.to_bytes(16, "big") for number in itertools.count(1))
+    machine, kept = Machine(tokens, keeps_records=True), MemoryStore()
+    for turn, body in enumerate((b"one", b"two", b"three"), 1):
+        said = Submit(id=body.ljust(16, b"."), order="k")
+        _submit(machine, Peer(b"\0one"), said, body)
+        kept.append(turn, machine.take_records(turn))
+        machine.settled(turn)
+    loaded = Machine(tokens, keeps_records=True)
+    loaded.load(kept.load(), 0)
+    (order,) = loaded.queue.orders
+    assert order.first is not None
+    assert [job.body for job in (order.first, *sorted(order.waiting, key=place_of))] == [b"one", b"two", b"three"]

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from relet.core import job as jobs
-from relet.core.job import FINAL, HELD, TABLE, Happened, IllegalTransition, Job, Reason, State, Terms
+from relet.core.job import FINAL, HELD, TABLE, Happened, IllegalTransition, Job, Reason, State
 from relet.core.queue import Queue
 from relet.core.roster import Worker
+from relet.core.terms import Terms
 from relet.messages import Peer
 
 NOW = 7
@@ -32,11 +33,15 @@ HOW: dict[Happened, Callable[[Job], None]] = {
     Happened.HANDED_BACK: jobs.handed_back,
     Happened.POSTPONED: jobs.postponed,
     Happened.DUE: jobs.due,
+    Happened.BLOCKED: jobs.blocked,
+    Happened.UNBLOCKED: jobs.unblocked,
     Happened.FAILED_FOR_GOOD: lambda job: jobs.failed_for_good(job, NOW),
+    Happened.DEADLINE_PASSED: lambda job: jobs.deadline_passed(job, Reason.DEADLINE, NOW),
     Happened.DESERTED: lambda job: jobs.deserted(job, NOW),
     Happened.ANSWERED: lambda job: jobs.answered([job], NOW),
     Happened.ATTEMPT_ENDED: jobs.attempt_ended,
     Happened.BUDGET_SPENT: lambda job: jobs.budget_spent(job, Reason.TRIES_SPENT, NOW),
+    Happened.CANCELLED: lambda job: jobs.cancelled(job, Reason.CANCELLED, NOW),
     Happened.STOPPED: lambda job: jobs.stopped(job, NOW),
 }
 
@@ -89,6 +94,7 @@ def test_every_state_says_what_it_means(state: State) -> None:
         "COMPLETED": 5,
         "DISCARDED": 6,
         "CANCELLED": 7,
+        "BLOCKED": 8,
     }
     assert int(state) == getattr(jobs, state.name)
 

@@ -95,7 +95,8 @@ class AgainstTheModel(RuleBasedStateMachine):
         self.expected: list[tuple[int, int, int]] = []
 
     def make(self, *, keeps: bool) -> Machine:
-        drawn = (b"%016d" % number for number in itertools.count(self.drawn))
+        # The digits that differ come first: an id takes the first half of what is drawn for it.
+        drawn = ((b"%016d" % number)[::-1] for number in itertools.count(self.drawn))
         return self.kind(drawn, tries=self.tries, timeout_ns=self.timeout, limits=self.limits, keeps_records=keeps)
 
     # --- What the model knows
@@ -331,10 +332,10 @@ class GivesUpEarly(Machine):
     """One attempt fewer than allowed."""
 
     def attempt_failed(self, job: Job, cause: Any, now: int, **said: Any) -> None:
-        tries = self.tries
-        self.tries = tries - 1 if tries is not None and tries > 1 else tries
+        terms, tries = job.terms, job.terms.tries
+        job.terms = msgspec.structs.replace(terms, tries=tries - 1 if tries is not None and tries > 1 else tries)
         super().attempt_failed(job, cause, now, **said)
-        self.tries = tries
+        job.terms = terms
 
 
 class TellsOutOfOrder(Machine):

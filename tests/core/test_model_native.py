@@ -26,6 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from relet.core.flow import Flow
 from relet.core.job import (
     AVAILABLE,
     CANCELLED,
@@ -43,6 +44,7 @@ from relet.core.machine import HAND_BACK_NS, HAND_BACK_NS_MAX, RECLAIM_NS, Machi
 from relet.core.recalls import Recalls
 from relet.core.requests import TRANSIT_NS, Requests
 from relet.core.roster import Session
+from relet.core.settings import QueueSettings
 from relet.messages import (
     Cancel,
     ClientHello,
@@ -84,6 +86,8 @@ TERMS: list[dict[str, Any]] = [
     {"gone": "cancel", "late": "current", "keep_ms": 2_000},
     {"keep_ms": 2_000},
 ]
+PLACES: dict[int, dict[str, Any]] = {3: {"priority": 5}, 4: {"priority": -5, "fair": "a"}}
+"""By request: which stands where."""
 QUEUES = [("default",), ("default", "q"), ("q", "default"), ("q",)]
 FEATURES: list[tuple[str, ...]] = [("starts", "recalls"), ("starts", "recalls"), ("starts",), ()]
 PASSES = [0, 1, 20 * MS, 100 * MS, 100 * MS, 200 * MS, 250 * MS, 300 * MS, 500 * MS, 1 * S, 4 * S, 10 * S]
@@ -102,6 +106,8 @@ class MJob(msgspec.Struct, eq=False):
     ends_alone: bool
     keep: int
     accepted: int
+    priority: int = 0
+    fair: str = ""
     state: int = AVAILABLE
     attempts: int = 0
     handovers: int = 0
@@ -172,8 +178,11 @@ class AgainstTheModel(RuleBasedStateMachine):
         timeout=st.sampled_from([None, 400 * MS]),
         keeps=st.booleans(),
         handovers=st.sampled_from([2, 6]),
+        most=st.sampled_from([None, None, 1, 2]),
     )
-    def begin(self, tries: int | None, timeout: int | None, keeps: bool, handovers: int) -> None:
+    def begin(self, tries: int | None, timeout: int | None, keeps: bool, handovers: int, most: int | None) -> None:
+        self.in_flight_max = most
+        """Of each queue."""
         self.tries, self.timeout, self.keeps, self.handovers_max = tries, timeout, keeps, handovers
         self.limits = Limits(
             liveness_ns=LIVENESS,
@@ -190,6 +199,8 @@ class AgainstTheModel(RuleBasedStateMachine):
         )
         self.now = self.born = 1_000 * S
         self.machine = self.make(keeps=keeps)
+        for queue in ("default", "q") if most is not None else ():
+            self.machine.set_queue(queue, QueueSettings(in_flight_max=most))
         self.store = MemoryStore()
         self.loads_as: Any = None
         """What a machine that is loaded from the store has, if that is known."""
@@ -232,6 +243,11 @@ class AgainstTheModel(RuleBasedStateMachine):
 
     def held_by(self, name: str) -> list[MJob]:
         return [it for it in self.open(HELD, RUNNING) if it.holder == name]
+
+    def is_full(self, queue: str) -> bool:
+        """As many of its jobs are with workers as may be."""
+        most = self.in_flight_max
+        return most is not None and sum(it.queue == queue for it in self.open(HELD, RUNNING)) >= most
 
     def known(self, request: bytes) -> MJob | None:
         return next(
@@ -384,9 +400,10 @@ class AgainstTheModel(RuleBasedStateMachine):
     ) -> None:
         name = data.draw(st.sampled_from(self.present()))
         request_id = b"%016d" % request
+        place = PLACES.get(request, {})
         known = self.known(request_id)
         size = sum(map(len, body)) if isinstance(body, tuple) else len(body)
-        said = Submit(id=request_id, queue=queue, wait=wait, ack=ack, age_ms=age, **terms)
+        said = Submit(id=request_id, queue=queue, wait=wait, ack=ack, age_ms=age, **terms, **place)
         self.machine.requests.submit(self.asker(name), said, body, self.now)
         code = ""
         if known is not None:
@@ -409,6 +426,8 @@ class AgainstTheModel(RuleBasedStateMachine):
                 ends_alone=terms.get("gone") == "cancel",
                 keep=terms.get("keep_ms", 0) * MS,
                 accepted=self.now,
+                priority=place.get("priority", 0),
+                fair=place.get("fair", ""),
                 askers=[(name, request_id)] if wait else [],
             )
             self.jobs[job.number] = job
@@ -534,6 +553,7 @@ class AgainstTheModel(RuleBasedStateMachine):
         assert isinstance(welcome, Welcome)
         session.heard, session.away, session.granted = self.now, NEVER, session.handed
         for job in self.held_by(session.name):
+            job.recalled = NEVER  # it went with the connection before, and was not heard
             if job.token in running:
                 if job.state == HELD:
                     self.starts(job)
@@ -782,19 +802,26 @@ class AgainstTheModel(RuleBasedStateMachine):
             assert job.queue in self.serves(name), "a worker gets jobs of its queues only"
             assert job in waiting[job.queue]
             assert native == (real in handed)
+            assert not self.is_full(job.queue), "no more are with workers than may be"
             credit[name] -= 1
             self.is_handed(job, real, name)
             got.append((job, name))
         for queue, jobs in waiting.items():
             gone = [it for it in jobs if it.state != AVAILABLE]
-            assert gone == jobs[: len(gone)], "the oldest of a queue go first"
+            for flow in {(it.priority, it.fair) for it in jobs}:
+                alike = [it for it in jobs if (it.priority, it.fair) == flow]
+                first = [it for it in alike if it in gone]
+                assert first == alike[: len(first)], "of one priority and key the oldest go first"
+            left = [it.priority for it in jobs if it not in gone]
+            assert not left or all(it.priority >= max(left) for it in gone), "higher priorities go first"
             if len(gone) < len(jobs):
                 idle = [name for name, left in credit.items() if left and queue in self.serves(name)]
-                assert not idle, "no job waits beside credit"
+                assert not idle or self.is_full(queue), "no job waits beside credit, unless a limit keeps it"
         for job, name in got:
             for better in self.serves(name)[: self.serves(name).index(job.queue)]:
-                left = [it for it in waiting[better] if it.state == AVAILABLE]
-                assert not left, f"{name} got a job of {job.queue} though one of {better} waited"
+                better_jobs = [it for it in waiting[better] if it.state == AVAILABLE]
+                passed_over = bool(better_jobs) and not self.is_full(better)
+                assert not passed_over, f"{name} got a job of {job.queue} though one of {better} waited"
         failed = [it for it in (*dispatched, *handed) if fails()]
         self.machine.undelivered(failed, self.now)
         for real in reversed(failed):
@@ -937,7 +964,8 @@ class AgainstTheModel(RuleBasedStateMachine):
             assert session.away == NEVER
             assert self.now >= job.began + RECALL, "nothing is recalled at once"
             assert 2 * (job.handovers + 1) <= self.handovers_max, "half of the budget is left"
-            assert not [it for it in self.open(AVAILABLE) if it.queue == job.queue], "nothing waits"
+            waits = any(it.queue == job.queue for it in self.open(AVAILABLE))
+            assert not waits or self.is_full(job.queue), "nothing waits that may go"
             assert job.queue not in before, "one recall at a time"
             credit = self.credit()
             idle = [
@@ -1168,6 +1196,24 @@ class RecallsForTheBusy(Machine):
         self.recalls = Broken(self)
 
 
+class RecallsBesideWhatMayGo(Machine):
+    """Something waits, and goes to who asks in the same turn: nothing had to be recalled for it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+
+        class Broken(Recalls):
+            def _recall(self, session: Session, now: int) -> None:
+                queues = {place.queue: place.queue.plain for place in session.places}
+                for queue in queues:
+                    queue.plain = Flow()
+                super()._recall(session, now)
+                for queue, plain in queues.items():
+                    queue.plain = plain
+
+        self.recalls = Broken(self)
+
+
 class KeepsNoClaims(Machine):
     """What a session claims is not written down."""
 
@@ -1186,6 +1232,7 @@ BROKEN = [
     ForgetsWhoWaitsToo,
     DropsAtTheFirstReceipt,
     RecallsForTheBusy,
+    RecallsBesideWhatMayGo,
     KeepsNoClaims,
 ]
 
@@ -1197,7 +1244,7 @@ def test_the_model_disagrees_with_a_broken_machine(kind: type[Machine]) -> None:
     """
     broken = type("Broken", (AgainstTheModel,), {"kind": kind})
     few = settings(
-        max_examples=500,
+        max_examples=2_000,
         stateful_step_count=50,
         deadline=None,
         phases=[Phase.generate],

@@ -14,13 +14,14 @@ from hypothesis import given
 from relet import broker
 from relet.broker import LeaseClock
 from relet.core.askers import Askers
-from relet.core.job import AVAILABLE, COMPLETED, DISCARDED, HELD, RUNNING, Job, Terms
+from relet.core.job import AVAILABLE, COMPLETED, DISCARDED, HELD, RUNNING, Job
 from relet.core.kept import Kept
 from relet.core.lease import NEVER, Deadlines, Lane
 from relet.core.limits import BODY_BYTES_LEAST, FRAMES_LEAST, LimitError, Limits
 from relet.core.outcomes import OUTCOME_BYTES, Outcomes
 from relet.core.queue import Queue, Queues
 from relet.core.roster import Roster, Session
+from relet.core.terms import Terms
 from relet.dialects import d2010
 from relet.events import Event
 from relet.log import LINES_MAX, WINDOW_NS, Publisher
@@ -50,7 +51,7 @@ def test_a_queue_gives_the_oldest_and_counts_exactly(steps: list[str], rng: rand
             queue.came_back(job)
             job.attempts = 1
         elif step == "take":
-            job = queue.take()
+            job = queue.take(0)
             assert (job.number if job else None) == min(waiting, default=None)
             if job:
                 taken.append(waiting.pop(job.number))
@@ -73,8 +74,8 @@ def test_a_queue_forgets_what_has_left_it() -> None:
         job.state = COMPLETED
         queue.left(job)
     assert len(queue) == 10
-    assert len(queue._numbers) < 200
-    assert [queue.take() for _ in range(11)] == [*jobs[990:], None]
+    assert len(queue.plain._numbers) < 200
+    assert [queue.take(0) for _ in range(11)] == [*jobs[990:], None]
     assert len(queue) == 0
 
 
@@ -171,7 +172,7 @@ def test_deadlines_take_so_many_at_a_time() -> None:
 
 def test_a_queue_of_a_name_is_one_and_the_default_is_always_there() -> None:
     """`named` makes, `get` looks; who holds one holds it for all."""
-    queues = Queues()
+    queues = Queues(queues_max=10)
     assert queues.named("default") is queues.get("default") is queues.default
     assert queues.get("q") is None
     queue = queues.named("q")

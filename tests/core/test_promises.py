@@ -468,7 +468,7 @@ def test_promise_7_bounded_everything_many_that_a_lost_worker_held_are_let_again
         it.machine.finished.clear()
         assert it.counters.attempts_lost == expected
     assert order == list(range(1, 26))
-    assert it.machine.next_deadline() is None
+    assert it.machine.next_deadline() == it.now + it.machine.limits.kept_ns
 
 
 def test_the_stop_ends_everything_in_steps(play: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 from relet.conversation import ACK_NS_MAX
 from relet.core.limits import Limits
 from relet.core.machine import HAND_BACK_NS, HAND_BACK_NS_MAX, TOKENS_MAX
+from relet.core.settings import QueueSettings
 from relet.dialects import native
 from relet.events import Event
 from relet.messages import (
@@ -165,7 +166,9 @@ def _held_beside_idle(talk: Any, **options: Any) -> Any:
 
 
 def test_a_job_that_is_held_for_long_is_recalled_for_an_idle_worker(talk: Any) -> None:
-    """`recall`: "The broker recalls what has been held for long while another worker asks and nothing waits"."""
+    """`recall`: "The broker recalls what has been held for long while another worker asks and nothing waits
+    that may go".
+    """
     it, _, busy, idle = _held_beside_idle(talk)
     it.wait(100 * MS - 1)
     assert busy.take(Recall) == []
@@ -192,7 +195,7 @@ def test_a_recall_is_asked_for_when_the_idle_worker_comes_later(talk: Any) -> No
 
 
 def test_nothing_is_recalled_while_something_waits(talk: Any) -> None:
-    """`recall`: "and nothing waits"; also not in the turn in which somebody asks and something waits."""
+    """`recall`: "and nothing waits that may go"; also not in the turn in which somebody asks and something waits."""
     it = talk(limits=Limits(recall_ns=100 * MS))
     c, busy = it.client(), it.worker("busy", credit=2)
     c.submit_many(b"a", b"b", b"c")
@@ -201,6 +204,101 @@ def test_nothing_is_recalled_while_something_waits(talk: Any) -> None:
     it.now += 1 * S
     idle.ask()
     assert (idle.got, busy.take(Recall)) == ([b"c"], [])
+
+
+LIMITS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"in_flight_max": 2}, {}),
+    ({"in_flight_max": 2}, {"priority": 5}),
+    ({"key_in_flight_max": 2}, {"fair": "a"}),
+    ({"in_flight_max": 2, "rate": 100.0}, {}),
+]
+
+
+@pytest.mark.parametrize(("settings", "terms"), LIMITS)
+def test_a_held_job_is_recalled_though_a_limit_keeps_others_waiting(
+    talk: Any, settings: dict[str, Any], terms: dict[str, Any]
+) -> None:
+    """`recall`: "jobs that a limit of the queue or of their fairness key keeps back do not count". Found by use: fifty
+    short jobs waited for a long one while three workers had nothing to do.
+    """
+    it = talk(limits=Limits(recall_ns=100 * MS))
+    it.machine.set_queue("default", QueueSettings(**settings))
+    c, busy = it.client(), it.worker("busy", credit=3)
+    c.submit_many(b"a", b"b", b"c", b"d", **terms)
+    assert busy.got == [b"a", b"b"]
+    busy.start(b"a")
+    idle = it.worker("idle", credit=1)
+    it.wait(200 * MS)
+    assert [said.tokens for said in busy.take(Recall)] == [(busy.token(b"b"),)]
+    busy.hand_back(b"b")
+    for name in (b"b", b"c", b"d"):
+        assert (idle.got[-1], busy.got) == (name, [b"a", b"b"])
+        idle.complete(name, turn=False)
+        idle.ask()
+    it.wait(10 * S)
+    assert busy.take(Recall) == [], "it holds nothing, and what it runs is its own"
+
+
+def test_what_another_key_holds_is_recalled_too(talk: Any) -> None:
+    """Everything that waits is of a key that has as many as it may: what is held goes to who has nothing to do."""
+    it = talk(limits=Limits(recall_ns=100 * MS))
+    it.machine.set_queue("default", QueueSettings(key_in_flight_max=1))
+    c, busy = it.client(), it.worker("busy", credit=3)
+    c.submit(b"a", fair="a")
+    c.submit(b"free")
+    c.submit(b"b", fair="b")
+    c.submit(b"a2", fair="a")
+    busy.start(busy.got[0])
+    held = busy.got[1:]
+    assert it.state(b"a2") == "AVAILABLE"
+    idle = it.worker("idle", credit=2, capacity=2)
+    it.wait(200 * MS)
+    assert [said.tokens for said in busy.take(Recall)] == [(busy.token(held[0]),)]
+    busy.hand_back(held[0])
+    it.wait(200 * MS)
+    assert [said.tokens for said in busy.take(Recall)] == [(busy.token(held[1]),)]
+    busy.hand_back(held[1])
+    assert sorted(idle.got) == sorted(held)
+    it.wait(10 * S)
+    assert (busy.take(Recall), idle.take(Recall)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "terms"), [({"rate": 0.1, "burst": 2}, {}), ({"key_rate": 0.1, "key_burst": 2}, {"fair": "a"})]
+)
+def test_nothing_is_recalled_that_would_have_to_wait_for_a_rate(
+    talk: Any, settings: dict[str, Any], terms: dict[str, Any]
+) -> None:
+    """It was counted when it went, and would be once more."""
+    it = talk(limits=Limits(recall_ns=100 * MS))
+    it.machine.set_queue("default", QueueSettings(**settings))
+    c, busy = it.client(), it.worker("busy", credit=2)
+    c.submit_many(b"a", b"b", b"c", **terms)
+    busy.start(b"a")
+    idle = it.worker("idle", credit=1)
+    it.wait(9 * S)
+    assert (busy.take(Recall), idle.got) == ([], [])
+    it.wait(1 * S)
+    assert (busy.take(Recall), idle.got) == ([], [b"c"])
+
+
+def test_jobs_that_a_limit_lets_go_are_shared_among_who_asks(talk: Any) -> None:
+    """As many as may be are with workers, one each: each that holds gives to each that has none, and then it rests."""
+    it = talk(limits=Limits(recall_ns=100 * MS))
+    it.machine.set_queue("default", QueueSettings(in_flight_max=4))
+    c, first = it.client(), it.worker("first", credit=4)
+    c.submit_many(*(b"%d" % number for number in range(8)))
+    first.start(b"0")
+    others = [it.worker(f"w{number}", credit=4) for number in range(3)]
+    for _ in range(3):
+        it.wait(200 * MS)
+        for recall in first.take(Recall):
+            for token in recall.tokens:
+                first.hand_back(token)
+    assert (first.got, [w.got for w in others]) == ([b"0", b"1", b"2", b"3"], [[b"1"], [b"2"], [b"3"]])
+    recalled = it.counters.handovers_recalled
+    it.wait(60 * S)
+    assert it.counters.handovers_recalled == recalled == 3
 
 
 def test_nothing_is_recalled_for_a_worker_that_would_only_hold_it(talk: Any) -> None:

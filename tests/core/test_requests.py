@@ -21,10 +21,11 @@ from relet.dialects import native
 from relet.messages import (
     HEADER_BYTES,
     Cancel,
+    CancelJob,
     ClientHello,
     Error,
-    Evicted,
     Heartbeat,
+    Inquire,
     Item,
     JobState,
     Refused,
@@ -908,7 +909,7 @@ def test_a_stop_after_a_fresh_job_was_deserted(talk: Any) -> None:
     it.turn()
     assert d.told() == [(b"b", "broker_stopped", ())]
     assert len(it.machine.queue) == 0
-    assert it.machine.queue.take() is None
+    assert it.machine.queue.take(it.now) is None
 
 
 def test_the_bodies_of_deserted_jobs_are_not_kept(talk: Any) -> None:
@@ -980,6 +981,48 @@ def test_what_is_not_known_is_unknown_or_expired(talk: Any) -> None:
     assert c.inquire(id=name(b"a")).state == "expired"
     for never in (b"short", b"\xff" * 16):
         assert c.inquire(job=never).state == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"run_ms": 691_200_000}, "run_ms is 691200000: at most 604800000 (--run-max), or 0 for no limit"),
+        ({"silence_ms": 0}, "silence_ms is 0: 1 to 604800000 (--run-max), or nil where it may be silent"),
+        ({"keep_ms": 7_200_000}, "keep_ms is 7200000: at most 3600000 (--outcome)"),
+        ({"unique": "k", "unique_ms": 604_800_001}, "unique_ms is 604800001: at most 604800000 (--unique-max)"),
+    ],
+)
+def test_what_is_out_of_range_is_named_with_its_bound_and_the_option(
+    talk: Any, fields: dict[str, Any], text: str
+) -> None:
+    """`bad_request`: "`text` says what and what to change"."""
+    assert talk().client().asks(b"a", **fields).text == text
+
+
+def test_a_job_that_ends_with_its_askers_goes_on_until_somebody_has_asked(talk: Any) -> None:
+    """`gone`: "who says `wait: false` is none"; who waits for it later is one."""
+    it = talk()
+    c, d = it.client("c"), it.client("d")
+    job = c.asks(b"a", wait=False, gone="cancel").job
+    c.lose()
+    it.wait(5_000_000_000)
+    assert d.inquire(id=name(b"a"), wait=True).state == "available"
+    d.lose()
+    it.wait(5_000_000_000)
+    assert it.client("e").inquire(job=job).reason == "asker_gone"
+
+
+def test_who_asks_for_two_is_told_to_name_one(talk: Any) -> None:
+    """`bad_request`: "or both"; the error says which request was meant, or may have been."""
+    it = talk()
+    c = it.client()
+    job = c.asks(b"a").job
+    for said in (Inquire(id=name(b"a"), job=job), CancelJob(id=name(b"a"), job=job)):
+        c.says(said)
+        (error,) = c.take(Error)
+        assert (error.code, error.id) == ("bad_request", name(b"a"))
+        assert "not both" in error.text
+    assert it.machine.open == 1
 
 
 @pytest.mark.parametrize("wait", [False, True])
@@ -1091,7 +1134,7 @@ def test_what_was_kept_is_bounded_by_the_limits_of_today(talk: Any) -> None:
     assert [job.request for job in it.machine.requests.outcomes] == [name(b"4"), name(b"5")]
     assert [job.number for job in it.machine.kept] == [6]
     it.turn()
-    assert {record.number for record in store.load() if not isinstance(record, Evicted)} == {5, 6}
+    assert {record.number for record in store.load() if hasattr(record, "number")} == {5, 6}
     c = it.client()
     assert c.asks(b"0", age_ms=1_000).code == "expired"
 

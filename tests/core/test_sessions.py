@@ -13,6 +13,7 @@ import pytest
 
 from relet.core.limits import Limits
 from relet.core.machine import HAND_BACK_NS
+from relet.core.settings import QueueSettings
 from relet.events import Event
 from relet.messages import Cancel, Error, Goodbye, Heartbeat, Welcome, WorkerAsk
 
@@ -46,7 +47,7 @@ def test_welcome_says_the_bounds_and_where_the_session_stands(talk: Any) -> None
     assert "credit" not in said.limits
     assert "run_ms" not in said.limits
     assert "retry_ms" not in said.limits
-    assert said.features == ("follows",)
+    assert said.features == ("follows", "cancels")
 
 
 @pytest.mark.parametrize(
@@ -56,8 +57,12 @@ def test_welcome_says_the_bounds_and_where_the_session_stands(talk: Any) -> None
         {"queues": ("",)},
         {"queues": ("x" * 201,)},
         {"queues": tuple(f"q{number}" for number in range(101))},
+        {"queues": ("a", "b"), "weights": (1,)},
+        {"queues": ("a", "a"), "weights": (1, 2)},
+        {"queues": ("a", "b"), "weights": (1, 0)},
+        {"queues": ("a", "b"), "weights": (1, 1_001)},
     ],
-    ids=["no queue", "no name", "long name", "too many"],
+    ids=["no queue", "no name", "long name", "too many", "no weight", "twice", "weight 0", "large weight"],
 )
 def test_a_hello_that_cannot_be_is_answered_with_its_fault(talk: Any, wrong: Any) -> None:
     """`queues`: 1 to 100 names of 1 to 200 characters; `bad_header` "holds a field of the wrong type or value"."""
@@ -69,6 +74,46 @@ def test_a_hello_that_cannot_be_is_answered_with_its_fault(talk: Any, wrong: Any
     assert it.counters.workers_arrived == 0
     worker.ask()
     assert [error.code for error in worker.take(Error)] == ["no_session"]
+
+
+def test_queues_with_weights_take_turns(talk: Any) -> None:
+    """So many jobs of each a round as its weight, and a queue that has nothing keeps nobody waiting."""
+    it = talk()
+    c, w = it.client(), it.worker(hello=False, queues=("a", "b", "c"))
+    w.hello(weights=(3, 1, 2))
+    for number in range(8):
+        c.submit(b"a%d" % number, queue="a")
+        c.submit(b"b%d" % number, queue="b")
+    w.ask(16)
+    assert "".join(body.decode()[0] for body in w.got) == "aaabaaabaabbbbbb"
+    assert w.got[:4] == [b"a0", b"a1", b"a2", b"b0"]
+
+
+def test_weights_hold_from_job_to_job(talk: Any) -> None:
+    """A worker that asks for one job at a time has as many of each."""
+    it = talk()
+    c, w = it.client(), it.worker(hello=False, queues=("a", "b"))
+    w.hello(weights=(2, 1))
+    for number in range(6):
+        c.submit(b"a%d" % number, queue="a")
+        c.submit(b"b%d" % number, queue="b")
+    for _ in range(9):
+        w.ask()
+        w.complete(w.got[-1])
+    assert "".join(body.decode()[0] for body in w.got) == "aabaabaab"
+
+
+def test_a_queue_that_may_give_nothing_loses_its_turn(talk: Any) -> None:
+    """A pause or a limit of one leaves the asks to the others."""
+    it = talk()
+    it.machine.set_queue("a", QueueSettings(in_flight_max=1))
+    c, w = it.client(), it.worker(hello=False, queues=("a", "b"))
+    w.hello(weights=(9, 1))
+    for number in range(3):
+        c.submit(b"a%d" % number, queue="a")
+        c.submit(b"b%d" % number, queue="b")
+    w.ask(6)
+    assert sorted(w.got) == [b"a0", b"b0", b"b1", b"b2"]
 
 
 @pytest.mark.parametrize("size", [0, 15, 17])

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relet.core import job as happened
-from relet.core.job import Job, Reason, Terms
+from relet.core.job import Job, Reason
 from relet.core.queue import Queue
 from relet.core.roster import Worker
+from relet.core.terms import Terms
 from relet.dialects import d2010
 from relet.messages import Peer
 from relet.transport.plain import pack_path, unpack_path

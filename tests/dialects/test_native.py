@@ -21,16 +21,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relet import messages
-from relet.core import reports, requests
+from relet import desk, messages
+from relet.core import administration, dead, queue, reports, requests
 from relet.core.job import TABLE, Cause, Reason, State
+from relet.core.why import Why
 from relet.dialects import d2010, native
 from relet.messages import (
     MAGIC,
     SIGNATURE,
     VERSION,
     Admitted,
+    BackoffMs,
     Entry,
+    Error,
     FromClient,
     FromWorker,
     Heartbeat,
@@ -38,6 +41,7 @@ from relet.messages import (
     ToClient,
     ToWorker,
 )
+from relet.orders import DeadLine, FromAdmin, Order, QueueLine, ToAdmin
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text()
@@ -49,6 +53,7 @@ READERS: tuple[Callable[[int, bytes], Any], ...] = (
     native.to_worker,
     native.to_client,
 )
+ALL_READERS = (*READERS, native.from_admin, native.to_admin)
 
 
 def code_of(read: Callable[[int, bytes], Any], header: bytes, version: int = VERSION) -> str:
@@ -87,10 +92,11 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("header", UNREADABLE.values(), ids=UNREADABLE.keys())
-@pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
+@pytest.mark.parametrize("read", ALL_READERS, ids=lambda read: read.__name__)
 def test_bytes_that_are_no_header_are_refused(read: Callable[[int, bytes], Any], header: bytes) -> None:
     """`bad_header`: whatever msgspec raises for it, also what is no DecodeError: no UTF-8, a nesting too deep."""
-    assert code_of(read, header) in ("bad_header", "unknown_command" if b"hello" in header else "bad_header")
+    unknown = "wrong_endpoint" if read is native.from_admin else "unknown_command"
+    assert code_of(read, header) in ("bad_header", unknown if b"hello" in header else "bad_header")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +114,9 @@ def test_bytes_that_are_no_header_are_refused(read: Callable[[int, bytes], Any],
         (native.from_client, {"t": "submit", "id": b"i" * 16, "age_ms": -1}),
         (native.from_client, {"t": "submit", "id": b"i" * 16, "run_ms": (1 << 64) - 1}),
         (native.from_client, {"t": "submit", "id": b"i" * 16, "late": "never"}),
+        (native.from_client, {"t": "submit", "id": b"i" * 16, "errors_max": -1}),
+        (native.from_client, {"t": "submit", "id": b"i" * 16, "backoff": {"curve": "fixed"}}),
+        (native.from_client, {"t": "submit", "id": b"i" * 16, "backoff": {"curve": "steep", "base_ms": 1}}),
         (native.from_client, {"t": "submit", "jobs": [{"frames": 1}]}),
         (native.from_client, {"t": "submit", "jobs": [{"id": b"i" * 16, "frames": -1}]}),
         (native.from_client, {"t": "heartbeat", "received": -1}),
@@ -184,9 +193,9 @@ BYTES = HEADERS.map(lambda header: bytes(msgpack.packb(header))).flatmap(
 @example(b"\x80", 1)
 def test_any_bytes_are_read_or_refused(header: bytes, version: int) -> None:
     """Nothing that a peer can send raises anything but `BadMessage`, and what is read can be said again."""
-    for read in READERS:
+    for read in ALL_READERS:
         code = code_of(read, header, version)
-        assert code in ("", "bad_version", "bad_header", "unknown_command")
+        assert code in ("", "bad_version", "bad_header", "unknown_command", "wrong_endpoint")
         if not code:
             said = read(version, header)
             assert repr(read(VERSION, native.encode(said))) == repr(said)  # a NaN equals nothing
@@ -234,6 +243,8 @@ SPEAKERS: dict[str, tuple[Callable[[int, bytes], Any], Any]] = {
     "client says": (native.from_client, FromClient),
     "broker to worker": (native.to_worker, ToWorker),
     "broker to client": (native.to_client, ToClient),
+    "administrator says": (native.from_admin, FromAdmin),
+    "broker to administrator": (native.to_admin, ToAdmin),
 }
 VECTORS = vectors(NATIVE)
 GOOD = [it for it in VECTORS if "refused as" not in it.title]
@@ -280,7 +291,7 @@ def test_every_message_has_a_vector(speaker: str) -> None:
     structs = {str(it.__struct_config__.tag) for it in SPEAKERS[speaker][1].__args__}
     if speaker == "broker to client":
         structs.discard("heartbeat")  # the same frame as to a worker
-    if speaker == "broker to worker":
+    if speaker in ("broker to worker", "broker to administrator"):
         structs.discard("error")  # the same frame as to a client
     assert shown == structs
 
@@ -341,16 +352,26 @@ def fields_of(text: str) -> dict[str, tuple[str, str]]:
 SHARED = ("credit", "started")
 NESTED: dict[tuple[str, str], Any] = {
     ("submit", "jobs"): Item,
+    ("submit", "backoff"): BackoffMs,
     ("submitted", "jobs"): Admitted,
     ("outcome", "ledger"): Entry,
+    ("job", "ledger"): Entry,
+    ("queues", "queues"): QueueLine,
+    ("queue", "queue"): QueueLine,
+    ("dead", "letters"): DeadLine,
+    ("dead_job", "letter"): DeadLine,
+    ("dead_job", "ledger"): Entry,
 }
-DIRECTIONS = {"worker": (FromWorker,), "client": (FromClient,), "broker": (ToWorker, ToClient)}
+DIRECTIONS = {"worker": (FromWorker,), "client": (FromClient,), "broker": (ToWorker, ToClient)} | {
+    "administrator": (FromAdmin,),
+    "broker to administrator": (ToAdmin,),
+}
 BY_HEADING: dict[tuple[str, str], Any] = {
     (str(it.__struct_config__.tag), direction): it
     for direction, unions in DIRECTIONS.items()
     for union in unions
     for it in union.__args__
-    if it is not Heartbeat
+    if it is not Heartbeat and (it is not Error or direction == "broker")
 } | {("heartbeat", "both ways"): Heartbeat}
 SECTIONS = dict(sections(NATIVE))
 
@@ -416,12 +437,12 @@ def codes_in_the_code() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
                 found.add(str(node.value.value))
-    for module in (messages, native, requests, reports):
+    for module in (messages, native, queue, requests, reports):
         for line in inspect.getsource(module).splitlines():
             constant = re.match(r'([A-Z_]+): Final = "([a-z_]+)"$', line)
             if constant and constant[1].lower() == constant[2]:
                 found.add(constant[2])
-    return found | {"no_session", "too_many_peers", "too_large"}
+    return found | {administration.UNKNOWN_JOB, dead.REDRIVEN, "no_session", "too_many_peers", "too_large"}
 
 
 def test_every_code_stands_in_a_table() -> None:
@@ -433,8 +454,22 @@ def test_every_code_stands_in_a_table() -> None:
     assert all(tables.values())
     assert set().union(*tables.values()) == codes_in_the_code()
     assert tables["refused"] == {reports.NOT_OPEN, reports.SUPERSEDED, reports.CEILING, reports.BAD_REPORT, "too_large"}
-    submitted = (requests.BUSY, requests.DRAINING, requests.TOO_LARGE, requests.BAD_ID, requests.BAD_REQUEST)
-    assert tables["submitted"] == {*submitted, requests.CONFLICT, requests.EXPIRED, requests.TOO_MANY_ASKERS}
+    submitted = (requests.BUSY, requests.DRAINING, messages.TOO_LARGE, requests.BAD_ID, requests.BAD_REQUEST)
+    of_queues = (queue.UNKNOWN_QUEUE, queue.TOO_MANY_QUEUES, requests.QUEUE_PAUSED, requests.QUEUE_FULL)
+    others = (requests.CONFLICT, requests.EXPIRED, requests.DUPLICATE, requests.TOO_MANY_ASKERS)
+    assert tables["submitted"] == {*submitted, *of_queues, *others}
+
+
+def test_every_order_is_a_verb_and_has_an_id() -> None:
+    """What administrators may say is what the table of verbs carries out; the id is the same in all."""
+    assert set(desk.VERBS) == set(FromAdmin.__args__)
+    assert all(issubclass(it, Order) for it in desk.VERBS)
+    assert all("id" in it.__struct_fields__ for it in ToAdmin.__args__)
+
+
+def test_every_why_is_explained() -> None:
+    """In the order in which they are looked at."""
+    assert [words_in(row[0])[0] for row in rows(NATIVE, "| why code |")] == [it.value for it in Why]
 
 
 def test_every_reason_cause_state_and_feature_is_named() -> None:
@@ -448,7 +483,8 @@ def test_every_reason_cause_state_and_feature_is_named() -> None:
     assert features == {*reports.FEATURES, *requests.FEATURES}
     cancels = next(row[3] for row in rows(SECTIONS["Message: `cancel` (broker)"], "| field |") if row[0] == "`reason`")
     machine = (ROOT / "lib" / "relet" / "core" / "machine.py").read_text()
-    said = set(re.findall(r'self\.leave\(job, "(\w+)"\)', machine)) | {Cause.EXPIRED.value, Cause.SILENT.value}
+    said = set(re.findall(r'self\.leave\(job, "(\w+)"\)', machine))
+    said |= {Cause.EXPIRED.value, Cause.SILENT.value, Cause.DEADLINE.value}
     recalls = (ROOT / "lib" / "relet" / "core" / "recalls.py").read_text()
     said |= set(re.findall(r'reports\.cancel\(job\.holder, job\.token, "(\w+)"\)', recalls))
     assert set(words_in(cancels)) == said

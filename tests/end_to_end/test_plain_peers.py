@@ -128,6 +128,21 @@ def test_a_thousand_jobs_by_plain_peers_through_a_restart_and_a_death(place: Pla
     assert any(said.get("again") for said, _ in client.outcomes.values())
 
 
+def test_a_plain_client_on_terms_that_cannot_be_does_not_wait_for_ever(place: Place) -> None:
+    """Whatever field it is: the refusal names the request."""
+    broker = place.broker()
+    for terms in ({"priority": 5_000}, {"errors_max": -1}, {"tries": -1}, {"late": "never"}):
+        client = Client(broker.endpoints["clients"], **terms)
+        name = client.submit(b"job")
+        limit = time.monotonic() + LIMIT_S
+        while client.open:
+            assert time.monotonic() < limit, terms
+            client.turn(0.01)
+        said, body = client.outcomes[name]
+        assert (said["state"], said["reason"], body) == ("refused", "bad_request", [])
+        client.socket.close(linger=0)
+
+
 def test_plain_programs_speak_to_each_other(place: Place) -> None:
     """`plain_client.py` reads jobs and prints outcomes, `plain_worker.py` does them."""
     broker = place.broker()

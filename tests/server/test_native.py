@@ -373,6 +373,12 @@ def test_busy_is_told_before_the_broker_stops_reading(site: Site) -> None:
         ({"id": b"i" * 16, "run_ms": 1 << 62}, "bad_request"),
         ({"id": b"i" * 16, "silence_ms": 0}, "bad_request"),
         ({"id": b"i" * 16, "keep_ms": 1 << 62}, "bad_request"),
+        ({"id": b"i" * 16, "errors_max": -1}, "bad_request"),
+        ({"id": b"i" * 16, "tries": -1}, "bad_request"),
+        ({"id": b"i" * 16, "start_ms": -1}, "bad_request"),
+        ({"id": b"i" * 16, "late": "never"}, "bad_request"),
+        ({"id": b"i" * 16, "headers": "none"}, "bad_request"),
+        ({"jobs": [{"id": b"i" * 16, "frames": -1}]}, "bad_request"),
         ({"id": b"i" * 16, "age_ms": 1 << 62}, "expired"),
         ({"id": b"i" * 16, "age_ms": 3_600_001}, "expired"),
     ],
@@ -385,6 +391,22 @@ def test_a_request_that_cannot_be_a_job_is_told_why(site: Site, fields: dict[str
     client.say({"t": "submit", **fields}, b"job")
     assert refused(client) == code
     assert (site.broker.jobs_open, site.broker.counters.requests_refused) == (0, 1)
+
+
+def test_many_that_cannot_be_read_are_refused_one_by_one(site: Site) -> None:
+    """`submitted` where it concerns requests for jobs whose ids can be read; an `error` has the id of an inquiry."""
+    site.open()
+    client = Client(site)
+    names = [b"%016d" % number for number in range(3)]
+    client.say({"t": "submit", "tries": "many", "jobs": [{"id": each} for each in names]}, b"1", b"2", b"3")
+    said = client.hear(Submitted)[0]
+    assert [(job.id, job.code) for job in said.jobs] == [(each, "bad_request") for each in names]
+    assert "tries" in said.jobs[0].text
+    client.say({"t": "submit", "id": b"short", "tries": -1}, b"1")
+    assert (error(client).code, site.broker.counters.requests_refused) == ("bad_header", 3)
+    client.say({"t": "inquire", "id": names[0], "wait": "yes"})
+    answer = error(client)
+    assert (answer.code, answer.of, answer.id) == ("bad_header", "inquire", names[0])
 
 
 @pytest.mark.parametrize(

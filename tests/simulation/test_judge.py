@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from relet.core.askers import Asker
-from relet.core.job import Job, Terms
+from relet.core.job import Job
 from relet.core.limits import Limits
 from relet.core.queue import Queue
+from relet.core.terms import Terms
 from relet.dialects import native
 from relet.messages import (
     SIGNATURE,

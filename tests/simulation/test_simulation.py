@@ -17,6 +17,7 @@ from relet.testing import simulate as program
 from relet.testing.clock import MS, S
 from relet.testing.native_peers import NativeClient
 from relet.testing.peers import Habits
+from relet.testing.simulate import POLICIES
 
 
 def test_no_job_is_lost_and_no_failure_is_false_in_ten_thousand() -> None:
@@ -38,6 +39,14 @@ def test_no_job_is_lost_and_no_failure_is_false_in_ten_thousand() -> None:
         assert summary.counts[outcome], f"nothing came to {outcome}: this run shows nothing about it"
 
 
+def test_what_was_agreed_holds_in_four_thousand() -> None:
+    """Settings of queues and what jobs ask for beyond the plain, judged from outside, where there is much of it."""
+    summary = program.simulate("tests", 4_000, processes=1, kinds=("policies",))
+    assert not summary.failures, summary.text()
+    for policy in POLICIES:
+        assert summary.counts[policy], f"there was no {policy}: this run shows nothing about it"
+
+
 @pytest.mark.parametrize("seed", ["trace/1", "trace/5", "trace/8"])
 def test_same_seed_same_trace(seed: str) -> None:
     """A world that is played twice goes the same way, message for message."""
@@ -52,7 +61,7 @@ from relet.testing import World
 from relet.testing.world import draw
 for number in (*range(24), 178):  # the last one is where tokens that were lost were taken from a set
     seed = f"trace/{number}"
-    config = draw(random.Random(seed), "native", "both")
+    config = draw(random.Random(seed), "native", "both", "policies")
     config.jobs = 60
     print(World(seed, config, watch=True).play().digest)
 """
@@ -172,7 +181,7 @@ def test_worlds_that_were_judged_wrongly(seed: str) -> None:
     """After a restart the age of an outcome is told by the wall clock, which had gone on while the broker was deaf; and
     of outcomes that ended in one turn any may be the first to be forgotten.
     """
-    World(seed).play()
+    World(seed, kinds=("2010", "native", "both", "both")).play()
 
 
 def test_the_clock_keeps_appointments_in_order() -> None:

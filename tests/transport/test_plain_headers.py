@@ -1,4 +1,4 @@
-"""The C pump reads the two headers that nearly all native messages have: it reads them as the dialect does, or not."""
+"""The C pump reads the headers that nearly all native messages have: it reads them as the dialect does, or not."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
 import zmq
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relet.dialects import native
-from relet.messages import INT_MAX, MAGIC, SIGNATURE, VERSION, Complete, Submit
+from relet.messages import INT_MAX, MAGIC, SIGNATURE, VERSION, BackoffMs, Complete, Submit
 from relet.transport.pump import PumpUnavailable, implementation
 
 from .conftest import LIMIT_MS, Net
@@ -24,7 +25,10 @@ VALUES = st.one_of(
     NUMBERS,
     st.sampled_from(["complete", "submit", "heartbeat", ID, b"", b"l" * 255, b"l" * 256, None, True, 1.0, [1]]),
 )
-KEYS = st.sampled_from(["t", "token", "id", "n", "credit", "started", "received", "queue", "x"])
+KEYS = st.sampled_from(["t", "token", "id", "n", "credit", "started", "received", "queue", "fair", "priority", "x"])
+DEEP: list[Any] = []
+for _ in range(12):
+    DEEP = [DEEP]
 USUAL = {
     "t": st.sampled_from(["complete", "submit"]),
     "token": st.binary(max_size=20),
@@ -34,6 +38,17 @@ USUAL = {
     "started": NUMBERS,
     "received": NUMBERS,
 }
+TERMS = {
+    "queue": st.sampled_from(["", "default", "images", "q" * 31, "q" * 32, "ä" * 60, b"images", 7, None]),
+    "fair": st.sampled_from(["", "key", "ä" * 20, b"key", ["key"]]),
+    "priority": st.sampled_from([0, -1, 5, -1000, "high", None]),
+    "weight": st.sampled_from([1, 1000, -(2**40), 2**40]),
+    "backoff": st.sampled_from([{"curve": "fixed", "base_ms": 1}, {"curve": "fixed"}, {}, None]),
+    "final_kinds": st.sampled_from([[], ["E"], ["E"] * 20, {"E": 1}]),
+    "ack": st.booleans(),
+    "headers": st.sampled_from([None, {}, {"a": "b"}]),
+    "later": st.sampled_from([1.5, [1, [2, {"a": None}]], b"x" * 20, DEEP, {str(n): n for n in range(20)}]),
+}
 
 
 def packed(pairs: list[tuple[str, Any]]) -> bytes:
@@ -42,8 +57,18 @@ def packed(pairs: list[tuple[str, Any]]) -> bytes:
 
 
 PAIRS = st.lists(st.one_of([st.tuples(st.just(key), values) for key, values in USUAL.items()]), max_size=6)
+TERMED = st.builds(
+    lambda usual, terms, order: packed(order.sample(pairs := [*usual, *terms], len(pairs))),
+    st.just([("t", "submit"), ("id", ID)]),
+    st.lists(st.one_of([st.tuples(st.just(key), values) for key, values in TERMS.items()]), max_size=6),
+    st.randoms(use_true_random=False),
+)
 NEARLY = st.one_of(
     PAIRS.map(packed),
+    TERMED,
+    st.builds(lambda header, at, byte: header[:at] + byte + header[at + 1 :], TERMED, st.integers(0, 80),
+              st.binary(max_size=2)),
+    st.builds(lambda header, size: header[:size], TERMED, st.integers(0, 80)),
     st.lists(st.tuples(KEYS, VALUES), max_size=6).map(packed),
     st.builds(lambda header, at, byte: header[:at] + byte + header[at + 1 :], PAIRS.map(packed), st.integers(0, 40),
               st.binary(max_size=2)),
@@ -57,6 +82,16 @@ COMPLETED = st.builds(
     started=st.integers(0, INT_MAX),
 )
 SUBMITTED = st.builds(Submit, id=st.binary(min_size=1, max_size=64), received=st.integers(0, INT_MAX))
+FORMED = st.builds(
+    Submit,
+    id=st.binary(min_size=1, max_size=64),
+    received=st.integers(0, INT_MAX),
+    queue=st.sampled_from(["", "images", "ä" * 20]),
+    fair=st.sampled_from(["", "key"]),
+    priority=st.sampled_from([None, -1, 7]),
+    backoff=st.sampled_from([None, BackoffMs(curve="linear", base_ms=100, jitter=True)]),
+    final_kinds=st.sampled_from([(), ("ValueError", "KeyError")]),
+)
 
 
 class Ear:
@@ -123,16 +158,44 @@ def test_what_the_pump_reads_is_what_the_dialect_reads(ear: Ear, headers: list[b
             case [token, n, credit, started]:
                 said = Complete(token=token, n=n, credit=credit, started=started)
                 assert decoded(native.from_worker, header) == said
+            case [name, received, queue, fair, form]:
+                shared = native.form_of(form)
+                whole = decoded(native.from_client, header)
+                read = {"id": name, "received": received, "queue": queue, "fair": fair}
+                assert whole == (None if shared is None else msgspec.structs.replace(shared, **read))
+                ((*_, again, _),) = native.messages_of([(None, path, *fields, body)])
+                assert decoded(native.from_client, again) == whole
 
 
-@given(said=st.lists(st.one_of(COMPLETED, SUBMITTED), min_size=1, max_size=6))
+@given(said=st.lists(st.one_of(COMPLETED, SUBMITTED, FORMED), min_size=1, max_size=6))
 def test_what_the_dialect_writes_the_pump_reads(ear: Ear, said: list[Complete | Submit]) -> None:
     """Runs of one kind are one list each, and say what was said."""
     runs = ear.hear(*([SIGNATURE, native.encode(each), b"body"] for each in said))
-    assert all(native.is_completed(run) or native.is_submitted(run) for run in runs)
+    assert all(native.is_completed(run) or native.is_submitted(run) or native.is_formed(run) for run in runs)
     assert all(len(one[0]) != len(other[0]) for one, other in itertools.pairwise(runs))
     messages = [message for run in runs for message in native.messages_of(run)]
-    assert [message[3] for message in messages] == [native.encode(each) for each in said]
+    headers = [message[3] for message in messages]
+    assert [decoded(native.from_worker, it) or decoded(native.from_client, it) for it in headers] == said
+
+
+def test_what_is_of_one_request_is_in_no_form(ear: Ear) -> None:
+    """Such a request is handed on as it came; else a client would have as many forms as requests."""
+    alone = [
+        {"ack": True}, {"jobs": []}, {"age_ms": 1}, {"headers": {}}, {"order": "o"}, {"unique": "u"}, {"delay_ms": 1},
+        {"not_before_ms": 1},
+    ]  # fmt: skip
+    headers = [native.encode({"t": "submit", "id": ID, "queue": "images", **fields}) for fields in alone]
+    assert [run[3] for run in ear.hear(*([SIGNATURE, header] for header in headers))] == headers
+
+
+def test_requests_of_one_form_differ_in_what_is_read_of_them(ear: Ear) -> None:
+    """Wherever it stands in the header: the rest is the same bytes."""
+    first = packed([("t", "submit"), ("id", ID), ("queue", "a"), ("priority", 3), ("fair", "x"), ("late", "any")])
+    second = packed([("priority", 3), ("received", 7), ("t", "submit"), ("late", "any"), ("id", b"j" * 16)])
+    ((one, other),) = ear.hear([SIGNATURE, first, b"1"], [SIGNATURE, second, b"2"])
+    assert one[2:6] == (ID, 0, "a", "x")
+    assert other[2:6] == (b"j" * 16, 7, "default", "")
+    assert one[6] == other[6] == packed([("t", "submit"), ("priority", 3), ("late", "any")])
 
 
 def test_bodies_and_return_paths_of_a_run(ear: Ear) -> None:

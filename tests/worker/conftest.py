@@ -297,6 +297,10 @@ class Lines:
             pass
         return line
 
+    def events(self) -> list[str]:
+        """The events of the lines that are here now; they are not here again."""
+        return [self._queue.get()["event"] for _ in range(self._queue.qsize())]
+
 
 @pytest.fixture(autouse=True)
 def lines() -> Iterator[Lines]:

@@ -87,6 +87,13 @@ def test_a_worker_says_hello_asks_does_the_job_and_asks_again(native_broker: Nat
     assert (worker.counters.jobs, worker.counters.answered, worker.counters.welcomes) == (3, 3, 1)
 
 
+def test_queues_may_have_weights(native_broker: NativeBroker) -> None:
+    """They are said in the hello, one for each queue in its order."""
+    with Running(Worker(native_broker.workers, echo, queues={"mail": 3, "reports": 1})):
+        hello = native_broker.welcome()
+        assert (hello.queues, hello.weights) == (("mail", "reports"), (3, 1))
+
+
 def test_the_endpoint_for_answers_may_be_named_and_is_not_used(native_broker: NativeBroker) -> None:
     """Programs name all three; nobody listens there, and nobody minds."""
     broker = native_broker
@@ -225,8 +232,11 @@ def test_what_a_handler_raises_is_said_and_the_worker_goes_on(native_broker: Nat
         assert kinds[:3] == [(kind, None, False) for kind in ("ZeroDivisionError", "MemoryError", "RecursionError")]
         assert kinds[3:] == [("quota", 250, False), ("broken", None, True)]
         assert (said[0].text, said[3].text) == ("on purpose", "tomorrow")
-        for _ in range(3):
-            assert lines.wait_for("handler_failed")["level"] == "error"
+        for number in (b"1", b"2", b"3"):
+            line = lines.wait_for("handler_failed")
+            assert line["level"] == "error"
+            assert (line["queue"], line["attempt"]) == ("default", 1)
+            assert bytes.fromhex(line["job"]) == number.rjust(16, b"j")
         broker.give(b"6", b"back")
         assert broker.hear(HandBack).token == b"6"
         broker.give(b"7", b"none")
@@ -922,8 +932,8 @@ def test_an_attempt_is_not_begun_in_the_instant_an_earlier_one_is_answered(nativ
     [
         (("tcp://127.0.0.1:1", len), "handler="),
         ((len,), "handler="),
-        ((4162,), "'tcp://localhost:4162', not int"),
-        (("4162", b"4163"), "not bytes"),
+        ((4162,), r"workers is .* 'tcp://localhost:4162', not 4162 \(int\)"),
+        (("4162", b"4163"), r"answers is .* not b'4163' \(bytes\)"),
     ],
 )
 @pytest.mark.parametrize("dialect", ["native", "2010"])
@@ -963,6 +973,9 @@ def test_what_cannot_be_is_refused_when_the_worker_is_made() -> None:
     for queues in ((), ("",), ("x" * 201,), ("a", "a"), (3,), ("\udcff",), tuple(map(str, range(101)))):
         with pytest.raises(ValueError, match=r"queue|surrogates"):
             Worker(workers, echo, queues=queues)
+    for weight in (0, 1_001, 1.5, True, "2"):
+        with pytest.raises(ValueError, match="weight of queue 'a' is a whole number from 1 to 1000"):
+            Worker(workers, echo, queues={"a": weight})
     for ahead in (0, 1_001):
         with pytest.raises(ValueError, match="ahead"):
             Worker(workers, echo, ahead=ahead)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -1079,6 +1080,32 @@ def test_a_refused_extension_is_taken_back_from_the_deadline() -> None:
     talk.turn(ReportRefused(n=said.n, token=b"a", code="ceiling"))
     assert view.deadline == before
     assert not view.cancelled
+
+
+@pytest.mark.parametrize(("run_ms", "left"), [(10_000, 3), (1_000, 1)])
+def test_the_deadline_of_the_job_is_that_of_the_attempt_where_it_is_sooner(run_ms: int, left: int) -> None:
+    """It counts from the hand-over, whenever the job is started; no extension moves it."""
+    talk = Talk().ready()
+    (job,) = talk.give(b"a", run_ms=run_ms, deadline_ms=5_000)
+    talk.wait(2_000)
+    assert talk.start(job)
+    now = time.monotonic()
+    view, _ = handler_of(talk, job)
+    assert view.deadline is not None
+    assert left - 0.5 < view.deadline - now < left + 0.5
+    view.extend(1_000)
+    assert 2.5 < view.deadline - now < 3.5
+    assert not view.cancelled
+
+
+def test_a_job_may_have_a_deadline_and_no_run_limit() -> None:
+    """Then that is the attempt's; 0 ms are some, too."""
+    talk = Talk().ready()
+    (job,) = talk.give(b"a", deadline_ms=0)
+    assert talk.start(job)
+    view, _ = handler_of(talk, job)
+    assert view.deadline is not None
+    assert view.deadline <= time.monotonic()
 
 
 def extended(talk: Talk, *seconds: float) -> tuple[CurrentJob, float, list[Any]]:

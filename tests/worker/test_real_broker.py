@@ -11,7 +11,7 @@ import pytest
 import relet
 from relet.worker import FailJob, HandBack, current_job
 
-from .conftest import WAIT_SECONDS, Gate, Running, until
+from .conftest import WAIT_SECONDS, Gate, Lines, Running, until
 
 LOOPBACK = "tcp://127.0.0.1:*"
 
@@ -150,3 +150,103 @@ def test_what_lies_with_a_busy_worker_is_recalled_for_one_that_has_nothing_to_do
             gate.leave.put(b"0")
             assert futures[0].result(WAIT_SECONDS) == b"0"
     assert busy.counters.handed_back == 4
+
+
+@pytest.mark.parametrize("by", ["future", "map", "request_id", "job_id"])
+def test_a_cancelled_job_ends_in_the_hands_of_its_worker(endpoints: dict[str, str], by: str, lines: Lines) -> None:
+    """The handler sees `job.cancelled`; what it answers all the same is refused, and nobody logs that."""
+    begun: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def handler(data: bytes) -> bytes:
+        if data == b"long":
+            job = current_job()
+            begun.put(data)
+            until(lambda: job.cancelled)
+        return data
+
+    with (
+        Running(worker_of(endpoints, handler)) as worker,
+        relet.Client(endpoints["clients"], timeout=WAIT_SECONDS) as client,
+    ):
+        if by == "future":
+            future = client.submit(b"long")
+            begun.get(timeout=WAIT_SECONDS)
+            assert future.cancel()
+            assert future.cancelled()
+        elif by == "map":
+            for answer in client.map([b"short", b"long", b"long"]):
+                assert answer == b"short"
+                begun.get(timeout=WAIT_SECONDS)
+                break
+        else:
+            ticket = client.enqueue(b"long")
+            begun.get(timeout=WAIT_SECONDS)
+            name: Any = {by: getattr(ticket, by)}
+            status = client.cancel(**name)
+            assert (status.state, status.attempts, status.reason) == ("cancelled", 1, "cancelled")
+            assert client.cancel(**name).reason == "cancelled", "saying it twice is harmless"
+            with pytest.raises(relet.JobFailed, match="cancelled"):
+                client.result(**name)
+        assert client.call(b"next") == b"next"
+        until(lambda: worker.counters.reports_refused == 1)
+        assert (worker.counters.cancelled, worker.counters.reports_late) == (1, 1)
+    assert begun.empty()
+    assert "answer_refused" not in lines.events()
+
+
+def test_a_job_that_others_wait_for_outlives_a_cancel(endpoints: dict[str, str]) -> None:
+    """One of two clients wants it no more: the other has its answer. What waits in the first one ends."""
+    gate = Gate()
+    clients = endpoints["clients"]
+    with (
+        Running(worker_of(endpoints, gate)) as worker,
+        relet.Client(clients, timeout=WAIT_SECONDS) as one,
+        relet.Client(clients, timeout=WAIT_SECONDS) as two,
+    ):
+        name = b"of both of them."
+        futures = [client.submit(b"x", request_id=name) for client in (one, two)]
+        assert gate.has() == b"x"
+        assert [client.state(name).state for client in (one, two)] == ["running", "running"]
+        assert one.cancel(name).reason == "detached"
+        with pytest.raises(relet.JobFailed, match="detached"):
+            futures[0].result(WAIT_SECONDS)
+        gate.leave.put(b"done")
+        assert futures[1].result(WAIT_SECONDS) == b"done"
+        assert worker.counters.cancelled == 0
+
+
+def test_unique_jobs_are_one_at_a_time(endpoints: dict[str, str]) -> None:
+    """Joined they share an answer; one that waits is replaced, one in hand is not; for a while after it the key is
+    taken.
+    """
+    gate = Gate()
+    clients = endpoints["clients"]
+
+    def terms(mode: str, key: str = "k", **more: Any) -> relet.Terms:
+        return relet.Terms(unique=key, unique_mode=mode, **more)  # type: ignore[arg-type]
+
+    with (
+        Running(worker_of(endpoints, gate, ahead=1)),
+        relet.Client(clients, timeout=WAIT_SECONDS) as one,
+        relet.Client(clients, timeout=WAIT_SECONDS) as two,
+    ):
+        first = one.submit(b"first", terms=terms("join", unique_for=600, keep=600))
+        assert gate.has() == b"first"
+        ticket = two.enqueue(b"second", terms=terms("join"))
+        assert ticket.joined
+        for mode in ("reject", "replace"):
+            with pytest.raises(relet.JobRefused) as refused:
+                two.call(b"other", terms=terms(mode))
+            assert (refused.value.code, refused.value.job_id) == ("duplicate", ticket.job_id)
+        waiting = one.submit(b"waiting", terms=terms("reject", "l"))
+        assert one.state(job_id=ticket.job_id).state == "running"
+        instead = two.enqueue(b"instead", terms=terms("replace", "l"))
+        with pytest.raises(relet.JobFailed, match="replaced") as replaced:
+            waiting.result(WAIT_SECONDS)
+        assert replaced.value.replaced_by == instead.job_id
+        gate.leave.put(b"of both")
+        assert (first.result(WAIT_SECONDS), two.result(ticket.request_id)) == (b"of both", b"of both")
+        assert two.call(b"third", terms=terms("join")) == b"of both"
+        assert gate.has() == b"instead"
+        gate.leave.put(b"done")
+        assert two.result(instead.request_id) == b"done"

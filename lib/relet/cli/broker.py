@@ -25,6 +25,7 @@ from relet.cli.limits import add_limits, chosen_limits
 from relet.cli.logs import add_logging, configure, wants_colour
 from relet.cli.parser import Parser, endpoint, fail, say, sibling
 from relet.cli.quantities import count, duration_or_zero, timeout, written_duration
+from relet.cli.queues import chosen_queues, queues_file
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from relet.transport.endpoints import Endpoint
 
 PROGRAM = "broker.py"
-ROLES = ("clients", "workers", "answers")
+ROLES = ("clients", "workers", "answers", "admin")
 DRAIN_SECONDS = 10.0
 WILDCARDS = {"tcp://0.0.0.0:": "tcp://127.0.0.1:", "tcp://*:": "tcp://127.0.0.1:", "tcp://[::]:": "tcp://[::1]:"}
 DESCRIPTION = """\
@@ -71,6 +72,19 @@ def build_parser() -> Parser:
     parser.add_argument("-t", "--tries", type=count, metavar="N", help="attempts per job [no limit]")
     parser.add_argument(
         "-T", "--timeout", type=timeout, metavar="TIME", help="time per attempt: 2, 500ms, 2s, 1m [none]"
+    )
+    parser.add_argument(
+        "--admin",
+        metavar="ENDPOINT",
+        help="where administrators list, pause and set queues, show and cancel jobs; who reaches it rules the broker:"
+        " take 4164 or ipc://PATH [none]",
+    )
+    parser.add_argument(
+        "--queues",
+        type=queues_file,
+        metavar="FILE",
+        help="settings of queues, a TOML file: [queue.NAME] tables, and only_these = true at the top where no other"
+        " queue may be used [none]",
     )
     parser.add_argument(
         "--drain",
@@ -141,11 +155,13 @@ def mind_the_collector() -> None:
 
 
 def checked_endpoints(values: argparse.Namespace) -> None:
-    """Looks at the three endpoints; ends the program where one cannot be meant."""
+    """Looks at the endpoints; ends the program where one cannot be meant."""
     from relet.transport.endpoints import EndpointError, check_distinct, parse_bind
 
     endpoints: dict[str, Endpoint] = {
-        role: endpoint(role, getattr(values, role), parse_bind, program=PROGRAM) for role in ROLES
+        role: endpoint(role, getattr(values, role), parse_bind, program=PROGRAM)
+        for role in ROLES
+        if getattr(values, role) is not None
     }
     try:
         check_distinct(endpoints)
@@ -166,9 +182,11 @@ def opened_broker(values: argparse.Namespace) -> Broker:
             tries=values.tries,
             timeout=values.timeout,
             limits=Limits(**chosen_limits(values)),
+            **chosen_queues(values),
             drain=values.drain,
             pump=values.pump,
             trace=values.log_level == "debug",
+            admin=values.admin,
         )
     except BindError as error:
         fail(Exit.UNREACHABLE, error.strerror or str(error), program=PROGRAM)
@@ -220,7 +238,7 @@ def banner(
 ) -> str:
     """What a broker says when it is bound: roles, rules, warnings, and the next command to type."""
     bold, yellow, plain = ("\x1b[1m", "\x1b[33m", "\x1b[0m") if wants_colour() else ("", "", "")
-    rows = [(role, endpoints[role]) for role in ROLES]
+    rows = [(role, endpoints[role]) for role in ROLES if role in endpoints]
     rows += [
         ("tries", "no limit" if tries is None else f"{tries}, then the client is told that its job failed"),
         (
@@ -231,10 +249,16 @@ def banner(
         ("pid", str(os.getpid())),
     ]
     lines = [f"{bold}relet {__version__}{plain}", *(f"  {name:<8} {value}" for name, value in rows)]
-    if public:
+    working = [role for role in public if role != "admin"]
+    if working:
         lines.append(
-            f"  {yellow}warning{plain}  {' and '.join(public)}: open to other machines; "
+            f"  {yellow}warning{plain}  {' and '.join(working)}: open to other machines; "
             "anyone who reaches it may submit and work"
+        )
+    if "admin" in public:
+        lines.append(
+            f"  {yellow}warning{plain}  admin: open to other machines; anyone who reaches it RULES THIS BROKER: "
+            "take a loopback address or ipc"
         )
     if not hears_deaths:
         lines.append(

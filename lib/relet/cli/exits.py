@@ -11,14 +11,15 @@ class Exit(IntEnum):
     OK = 0
     """All went well; also after a signal, where nobody was owed an answer."""
     JOB_FAILED = 1
-    """testclient: a job failed, an answer was wrong, or none came in time."""
+    """testclient: a job failed, an answer was wrong, or none came in time. relet: the broker did not do what was asked,
+    or not all of it."""
     USAGE = 2
     """The command line cannot be meant, or the project is not set up; one line says what to type."""
     UNREACHABLE = 3
-    """broker: an endpoint cannot be bound. testclient: no broker answered within `--wait`."""
+    """broker: an endpoint cannot be bound. testclient, relet: no broker answered within `--wait`, or `--timeout`."""
     OWED = 4
     """broker: it stopped while clients were owed answers, and told each of them that its job failed."""
     CRASHED = 70
     """testworker: it crashed on purpose (`--crash`)."""
     INTERRUPTED = 130
-    """testclient, demo: ended by Ctrl-C, after the summary so far."""
+    """testclient, demo: ended by Ctrl-C, after the summary so far. relet: what was asked may have been done."""

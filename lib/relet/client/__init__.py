@@ -4,6 +4,7 @@
 `blocking` is the shell for programs with threads.
 """
 
+from relet.client.admin import Admin, DeadLetter, Explanation, JobInfo, OrderRefused, QueueInfo, Swept
 from relet.client.blocking import Client
 from relet.client.errors import (
     BrokerLost,
@@ -14,25 +15,35 @@ from relet.client.errors import (
     JobRefused,
     JobUnknown,
     UnexpectedAnswer,
+    UnreadableAnswer,
 )
-from relet.client.terms import Terms
+from relet.client.terms import Backoff, Terms
 from relet.client.told import Enqueued, JobStatus, Partial, Progress
 from relet.client.waiting import JobFuture
 
 __all__ = [
+    "Admin",
+    "Backoff",
     "BrokerLost",
     "Client",
     "ClientClosed",
     "ClientError",
+    "DeadLetter",
     "Enqueued",
+    "Explanation",
     "JobExpired",
     "JobFailed",
     "JobFuture",
+    "JobInfo",
     "JobRefused",
     "JobStatus",
     "JobUnknown",
+    "OrderRefused",
     "Partial",
     "Progress",
+    "QueueInfo",
+    "Swept",
     "Terms",
     "UnexpectedAnswer",
+    "UnreadableAnswer",
 ]

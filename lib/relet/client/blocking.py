@@ -17,7 +17,7 @@ from relet.client.engine import Engine
 from relet.client.peer import USUAL, Body, Counters, Peer
 from relet.client.peer2010 import CORRELATION_SECRET_BYTES, Peer2010, correlations
 from relet.client.peer_native import NativePeer, request_ids
-from relet.client.terms import Asking, Kind, Terms
+from relet.client.terms import REQUEST_ID_BYTES, Asking, Kind, Terms
 from relet.client.told import Enqueued, JobStatus
 from relet.client.waiting import (
     AsTheyCome,
@@ -34,7 +34,7 @@ from relet.client.waiting import (
     Waiter,
 )
 from relet.dialects.native import REQUEST_ID_BYTES_MAX, REQUEST_ID_BYTES_MIN
-from relet.transport.endpoints import Endpoint, parse_connect
+from relet.transport.endpoints import check_text, parse_connect
 from relet.transport.link import BODY_BYTES_MAX, DIALECT_2010, DIALECT_DEFAULT, DIALECT_NATIVE
 
 REQUESTS_OPEN_MAX: Final = 100_000
@@ -97,7 +97,8 @@ class Client:
         _check_count("requests_open_max", requests_open_max)
         _check_count("requests_open_bytes_max", requests_open_bytes_max)
         _check_count("body_bytes_max", body_bytes_max)
-        endpoint = _endpoint(clients)
+        check_text("clients", clients)
+        endpoint = parse_connect(clients)
         if endpoint.scheme == "inproc" and context is None:
             raise ValueError("inproc:// needs the context of the broker: Client(..., context=...)")
         self._is_native = _is_native(dialect)
@@ -158,7 +159,7 @@ class Client:
                 answers with one empty frame looks the same).
             JobRefused: the broker did not take the job, nor would it later. While it is busy, the job waits here and is
                 offered again.
-            TimeoutError: no answer in time. The job may still be done.
+            TimeoutError: no answer in time. The job may still be done; `cancel` ends it, by a `request_id` of your own.
             BrokerLost: the connection was lost, and `resend` is off.
             ClientClosed: the client was closed meanwhile.
             UnexpectedAnswer: the answer has not one frame.
@@ -208,11 +209,13 @@ class Client:
         on_partial: OnPartial | None = None,
         on_progress: OnProgress | None = None,
     ) -> JobFuture[bytes]:
-        """A future for the answer to one job; other parameters and errors as for `call`.
+        """A future for the answer to one job; other parameters and errors as for `call`. Its `request_id` is there at
+        once, to log it, or to ask about the job.
 
-        A future that is cancelled frees its place; its job may still be done. Callbacks run in the library's thread:
-        keep them short, and never wait in them. `on_partial` is called with each `Partial` that the worker sends ahead
-        of its answer, `on_progress` with each `Progress`; what these two raise is logged.
+        A future that is cancelled frees its place, and the broker ends its job, running or not, unless others wait for
+        it. One whose time is up leaves its job alone: ask again under its `request_id`, or `cancel` it. Callbacks run
+        in the library's thread: keep them short, and never wait in them. `on_partial` is called with each `Partial`
+        that the worker sends ahead of its answer, `on_progress` with each `Progress`; what these two raise is logged.
         """
         return self._submit(Submitted, _frame(data), timeout, terms, headers, request_id, on_partial, on_progress)
 
@@ -248,9 +251,11 @@ class Client:
             self._need_native("on_partial and on_progress")
         asking = self._asking(terms, headers, follow=follow)
         name = self._id(request_id)
+        if not name and self._is_native:  # else the library's thread draws one later: the caller shall have it now
+            name = os.urandom(REQUEST_ID_BYTES)
         future: JobFuture[Any] = JobFuture()
         request = kind(body, self._in_nanoseconds(timeout), asking, name, future, on_partial, on_progress)
-        future.engine, future.request = self._engine, request
+        future.stands_for(request, self._engine)
         try:
             self._engine.submit(request)
         except BaseException:  # as in `_call`: nobody gets the future
@@ -386,6 +391,29 @@ class Client:
         status: JobStatus = self._call(self._question(Call, Kind.STATE, request_id, job_id, timeout))
         return status
 
+    def why(self, request_id: bytes | None = None, *, job_id: bytes | None = None, timeout: Timeout = ...) -> JobStatus:
+        """Where a job stands, and why there: no worker asks for its queue, somebody has paused it, others are before it
+        ... (`code`, `text`). Parameters and errors as for `state`.
+        """
+        status: JobStatus = self._call(self._question(Call, Kind.WHY, request_id, job_id, timeout))
+        return status
+
+    def cancel(
+        self, request_id: bytes | None = None, *, job_id: bytes | None = None, timeout: Timeout = ...
+    ) -> JobStatus:
+        """This client does not want a job any more: returns what became of it. Parameters and errors as for `state`.
+
+        Where nobody else is there who waits for it, the job ends for good, wherever it stands: `cancelled`. A worker
+        that has it is told (`job.cancelled`), and what it answers is refused. Where others wait for it, it goes on for
+        them, and the reason is `detached`, or the state that of a job that goes on. A job that has ended before is left
+        as it is, and one that is not known is `unknown` or `expired`.
+
+        What waits here for the same job by the same name ends with `JobFailed` (`cancelled` or `detached`). Ask for it
+        again, if you must, when this has returned.
+        """
+        status: JobStatus = self._call(self._question(Call, Kind.CANCEL, request_id, job_id, timeout))
+        return status
+
     def _question(
         self, call: type[Call], kind: Kind, request_id: bytes | None, job_id: bytes | None, timeout: Timeout
     ) -> Call:
@@ -441,7 +469,8 @@ class Client:
         """The answers to many jobs, while they come.
 
         Reads `datas` only as far as the window allows, and nothing before the first answer is asked for. What comes is
-        handed on before more is read. Leaving the loop early abandons what is open.
+        handed on before more is read. Leaving the loop early, also by an error, cancels what is open: nobody else could
+        ask for it. A job whose time is up is left alone.
 
         Args:
             datas: the jobs' bodies; may be endless.
@@ -511,7 +540,7 @@ class Client:
                     take(batches.get(), requests)
         finally:
             if requests:
-                engine.abandon(list(requests.values()))
+                engine.abandon(list(requests.values()), withdraw=True)
 
     # --- The end.
 
@@ -566,13 +595,6 @@ class Client:
                 " 16 random ones, or the SHA-256 of what makes the request the same"
             )
         return name
-
-
-def _endpoint(clients: object) -> Endpoint:
-    if isinstance(clients, str):
-        return parse_connect(clients)
-    example = f"tcp://localhost:{clients if isinstance(clients, int) else 4161}"
-    raise TypeError(f"clients is an endpoint as text, such as {example!r}, not {type(clients).__name__}")
 
 
 def _check_count(name: str, value: object) -> None:

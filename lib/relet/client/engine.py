@@ -73,7 +73,8 @@ class Engine:
         self._lock = threading.RLock()  # reentrant: a signal handler may close the client in the midst of `submit`
         self._room = threading.Condition(self._lock)
         self._inbox: collections.deque[Waiter] = collections.deque()
-        self._unwanted: collections.deque[list[Waiter]] = collections.deque()
+        self._unwanted: collections.deque[tuple[list[Waiter], bool]] = collections.deque()
+        """What nobody wants any more, and whether its jobs are to end."""
         self._closed_because: str | None = None
         self._alarm = Alarm()
         self._endpoint = endpoint
@@ -158,10 +159,10 @@ class Engine:
         if deadline is not None:
             request.timeout_ns = max(0, deadline - time.monotonic_ns())
 
-    def abandon(self, requests: Sequence[Waiter]) -> None:
-        """Nobody wants the outcomes of these any more."""
+    def abandon(self, requests: Sequence[Waiter], *, withdraw: bool = False) -> None:
+        """Nobody wants the outcomes of these any more. `withdraw`: nor that their jobs are done."""
         if self._closed_because is None:  # else they end by that, and nobody takes them from here
-            self._unwanted.append(list(requests))
+            self._unwanted.append((list(requests), withdraw))
             self._alarm.ring()
 
     def must_not_wait(self) -> None:
@@ -205,6 +206,7 @@ class Engine:
             link = Link(context, zmq.DEALER, self._endpoint, time.monotonic_ns())
             try:
                 self._turns(link)
+                self._drop(_take_all(self._unwanted))
                 if farewell := self.peer.farewell():
                     link.send(farewell)
                     link.close(FAREWELL_MS_MAX)
@@ -254,8 +256,7 @@ class Engine:
         unwanted = _take_all(self._unwanted)  # before the inbox, where their requests may still be
         if inbox:
             peer.submit(_take_all(inbox), now)
-        for requests in unwanted:
-            self._drop(requests)
+        self._drop(unwanted)
         due = peer.due
         if due is not None and due <= now:
             self._deliver(peer.expire(now))
@@ -272,11 +273,12 @@ class Engine:
         self._log_refusals(now)
         return len(messages) < TURN_MESSAGES_MAX and (stuck or not peer.wants_to_send), stuck
 
-    def _drop(self, requests: Sequence[Waiter]) -> None:
-        ended = self.peer.abandon(requests)
-        self._make_room(len(ended), sum(request.bytes for request in ended))
-        for request in ended:
-            request.dropped()
+    def _drop(self, unwanted: Sequence[tuple[list[Waiter], bool]]) -> None:
+        for requests, withdraw in unwanted:
+            ended = self.peer.withdraw(requests) if withdraw else self.peer.abandon(requests)
+            self._make_room(len(ended), sum(request.bytes for request in ended))
+            for request in ended:
+                request.dropped()
 
     def _idle(self) -> bool:
         return not (self._inbox or self._unwanted or self._closed_because)

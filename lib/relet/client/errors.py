@@ -18,12 +18,16 @@ class JobFailed(ClientError):
     Args:
         message: the text, where there is nothing to make one of.
         state: `discarded` or `cancelled`; "" where it is not known, as for all that follows.
-        reason: the rule that ended it: `tries_spent`, `handovers_spent`, `failed`, `asker_gone`, `broker_stopped`.
+        reason: the rule that ended it: `tries_spent`, `errors_spent`, `timeouts_spent`, `losses_spent`,
+            `handovers_spent`, `failed`, `start_deadline`, `deadline`, `asker_gone`, `cancelled`, `replaced`, `detached`
+            (it goes on for others), `broker_stopped`.
         kind: the name of the last failure's error, as its worker said it.
         text: its text.
         attempts: how many counted.
         ledger: the attempts that did not lead to an answer, oldest first.
         request_id: what it was asked under.
+        replaced_by: id of the job that took its place.
+        job_id: what the broker calls it; b"" where nobody has seen it yet but its client.
     """
 
     def __init__(
@@ -37,6 +41,8 @@ class JobFailed(ClientError):
         attempts: int = 0,
         ledger: tuple[Entry, ...] = (),
         request_id: bytes = b"",
+        replaced_by: bytes = b"",
+        job_id: bytes = b"",
     ) -> None:
         super().__init__(message or _line(state, reason, kind, text, attempts, ledger))
         self.state = state
@@ -46,6 +52,8 @@ class JobFailed(ClientError):
         self.attempts = attempts
         self.ledger = ledger
         self.request_id = request_id
+        self.replaced_by = replaced_by
+        self.job_id = job_id
 
 
 def _line(state: str, reason: str, kind: str, text: str, attempts: int, ledger: tuple[Entry, ...]) -> str:
@@ -64,13 +72,15 @@ class JobRefused(ClientError):
     """The broker did not take the job, and would not take it later either; or it did not take who waits for its result.
 
     `code` is a word for programs (`too_large`, `conflict`, `expired`, `bad_request` ...: docs/protocol.md, messages
-    `submitted` and `error`), `text` a sentence for people.
+    `submitted` and `error`), `text` a sentence for people. `job_id` is that of the job that has the unique key, where
+    the code is `duplicate`.
     """
 
-    def __init__(self, code: str, text: str = "") -> None:
+    def __init__(self, code: str, text: str = "", job_id: bytes = b"") -> None:
         super().__init__(f"{code}: {text}" if text else code)
         self.code = code
         self.text = text
+        self.job_id = job_id
 
 
 class JobUnknown(ClientError):
@@ -90,6 +100,12 @@ class BrokerLost(ClientError):
 
 class ClientClosed(ClientError):
     """The client was closed, or belongs to the process that this one was forked from."""
+
+
+class UnreadableAnswer(ClientError):
+    """The broker has answered an administrator's order, and with something that this library cannot read: it may be of
+    another version. The order was carried out, or refused; what it says is not known.
+    """
 
 
 class UnexpectedAnswer(ClientError):

@@ -102,6 +102,8 @@ class Counters(msgspec.Struct):
     """Requests whose time was up before an answer came."""
     abandoned: int = 0
     """Requests that nobody wanted any more: cancelled futures, iterators closed early."""
+    withdrawn: int = 0
+    """Of these, the jobs that the broker is told to end, unless others wait for them."""
     resent: int = 0
     """Requests sent again after the connection, or the session, was lost."""
     losses: int = 0
@@ -248,6 +250,10 @@ class Peer(ABC, Generic[R]):
             self._give_up(request)
         self.counters.abandoned += len(ended)
         return ended
+
+    def withdraw(self, requests: Iterable[R]) -> list[R]:
+        """As `abandon`; and their jobs are to end, which the broker is told where the dialect has a word for it."""
+        return self.abandon(requests)
 
     def expire(self, now: int) -> list[tuple[R, Outcome]]:
         """Do what is due, and end the requests whose time is up."""

@@ -20,6 +20,9 @@ number shows it, but the broker's answer to a heartbeat does: so heartbeats are 
 lost because there were too many of them, so what is open is asked for again in parts, and a heartbeat behind each: its
 answer comes behind the outcomes of the part that were there, and then the next part goes.
 
+**What is not wanted any more** and was sent, is withdrawn: the broker is told `cancel` until it has answered, on each
+connection anew. What is cancelled by its name is likewise not submitted again.
+
 **Refusals** that will pass (`busy`, `draining`) hold back all jobs for as long as the broker says: to send others in
 the meantime would only have them refused as well. A job that was ended only because its broker stopped
 (`broker_stopped`) is held back likewise: it is asked for again at the next broker, as if this one had been killed.
@@ -32,19 +35,21 @@ import os
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from itertools import count, islice
-from typing import Final, Generic, cast
+from typing import Final, Generic, TypeAlias, cast
 
 from relet.client.errors import JobExpired, JobFailed, JobRefused, JobUnknown
-from relet.client.peer import Message, Outcome, Peer, R, Request, answer_of
+from relet.client.peer import GIVEN_UP_MAX, Message, Outcome, Peer, R, Request, answer_of
 from relet.client.terms import REQUEST_ID_BYTES, Kind
 from relet.client.told import Enqueued, JobStatus, Partial, Progress
 from relet.dialects import native as dialect
 from relet.events import Event
 from relet.messages import (
     SIGNATURE,
+    TOO_LARGE,
     VERSION,
     WRONG_ENDPOINT,
     Admitted,
+    CancelJob,
     ClientHello,
     Error,
     Heartbeat,
@@ -102,9 +107,11 @@ TEXT_MAX: Final = 500
 COMPLETED: Final = "completed"
 UNKNOWN: Final = "unknown"
 EXPIRED: Final = "expired"
-TOO_LARGE: Final = "too_large"
 NO_SESSION: Final = "no_session"
 BROKER_STOPPED: Final = "broker_stopped"
+CANCELLED: Final = "cancelled"
+CANCELS: Final = "cancels"
+"""What a broker lists that knows `cancel`."""
 
 
 def request_ids() -> Iterator[bytes]:
@@ -126,6 +133,15 @@ class _Phase(Enum):
 class _Control(Enum):
     HELLO = "hello"
     HEARTBEAT = "heartbeat"
+
+
+class _Withdrawal:
+    """A cancel for whose answer nobody waits."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
 
 
 class _Group(Generic[R]):
@@ -166,6 +182,9 @@ class _Group(Generic[R]):
         return True
 
 
+_Offer: TypeAlias = "R | _Group[R] | _Control | _Withdrawal"
+
+
 class NativePeer(Peer[R]):
     """All open requests of one client, and what it says and hears in the native dialect.
 
@@ -176,6 +195,9 @@ class NativePeer(Peer[R]):
         agent: name and version of the program, for who looks at the broker.
         endpoint: where the broker is to be, for the texts of errors.
     """
+
+    _cancels = True
+    """Whether the broker knows `cancel`, as far as is known."""
 
     def __init__(self, names: Iterator[bytes], *, resend: bool = True, agent: str = "", endpoint: str = "") -> None:
         super().__init__(names, resend=resend, endpoint=endpoint)
@@ -189,7 +211,11 @@ class NativePeer(Peer[R]):
         sent."""
         self._ended: list[tuple[R, Outcome]] = []
         """What has ended between two calls that could tell so."""
-        self._offered: list[R | _Group[R] | _Control] = []
+        self._withdrawn: dict[bytes, None] = {}
+        """Names of jobs that the broker is to end, as far as it has not answered yet, the oldest first; and ..."""
+        self._withdrawals: dict[bytes, None] = {}
+        """... those of them that are not sent."""
+        self._offered: list[_Offer[R]] = []
         self._offered_only_jobs = False
         self._offered_receipt = (0, 0)  # how many of these must go for `received` to have been said, and what
         # The session.
@@ -258,6 +284,33 @@ class NativePeer(Peer[R]):
             self._unsent[key] = request
         else:
             self._questions[key] = request
+            if kind is Kind.CANCEL:
+                self._is_cancelled(request)
+
+    def _is_cancelled(self, request: R) -> None:
+        """What is not with the broker now is not submitted any more; whether it ever was the broker will say."""
+        if not self._cancels:
+            self._ended.append((request, JobRefused("unknown_command", "this broker does not know `cancel`")))
+            return
+        for each in self._named(request.name):
+            if each.asking.submits and (each.key in self._unsent or each.key in self._refused):
+                self._ended.append((each, JobFailed(state=CANCELLED, reason=CANCELLED, request_id=each.name)))
+
+    def withdraw(self, requests: Iterable[R]) -> list[R]:
+        """As in the base class. A name that somebody else here still asks for is not withdrawn."""
+        ended = self.abandon(requests)
+        if self._cancels:
+            for request in ended:
+                if request.asking.kind is Kind.JOB and request.asked_at and not self._named(request.name):
+                    self.counters.withdrawn += 1
+                    self._withdrawn[request.name] = self._withdrawals[request.name] = None
+                    if len(self._withdrawn) > GIVEN_UP_MAX:
+                        self._end_withdrawal(next(iter(self._withdrawn)))
+        return ended
+
+    def _end_withdrawal(self, name: bytes) -> None:
+        del self._withdrawn[name]
+        self._withdrawals.pop(name, None)
 
     @property
     def unsent(self) -> int:
@@ -265,10 +318,13 @@ class NativePeer(Peer[R]):
         return len(self._unsent) + len(self._questions) + len(self._refused)
 
     def farewell(self) -> list[Message]:
-        """As in the base class: the last receipt, for the broker keeps outcomes that nobody has receipted."""
-        if self._phase is not _Phase.READY or self._received == self._receipted:
+        """As in the base class: what is not wanted, and the last receipt, for the broker keeps outcomes without one."""
+        if self._phase is not _Phase.READY:
             return []
-        return [(SIGNATURE, dialect.encode(Heartbeat(received=self._received)))]
+        said: list[Message] = [(SIGNATURE, _cancel(name)) for name in self._withdrawals]
+        if self._received != self._receipted:
+            said.append((SIGNATURE, dialect.encode(Heartbeat(received=self._received))))
+        return said
 
     def close(self) -> list[R]:
         """As in the base class."""
@@ -321,6 +377,10 @@ class NativePeer(Peer[R]):
         for key in self._questions:
             del self._unsent[key]
         self._refused = {}
+        self._withdrawals = dict(self._withdrawn)
+        for request in self._questions.values():
+            if request.asking.kind is Kind.CANCEL:
+                self._is_cancelled(request)
         self._offered = []
         self._held_until = self._gap_due = self._again_left = None
         self._stopped = False
@@ -343,6 +403,7 @@ class NativePeer(Peer[R]):
         self._welcomed_at = self._counted_at = now
         self._heartbeat_ns = max(welcome.heartbeat_ms * MILLISECOND, HEARTBEAT_NS_MIN)
         self._liveness_ns = max(welcome.liveness_ms * MILLISECOND, 2 * self._heartbeat_ns)
+        self._may_cancel(welcome.features)
         limits = welcome.limits
         # Half of the frames: signature, header and a return path are frames, too. They have bytes as well.
         bytes_max = limits.get("body_bytes", 0)
@@ -359,14 +420,24 @@ class NativePeer(Peer[R]):
             )
         self._epoch = welcome.epoch
 
+    def _may_cancel(self, features: tuple[str, ...]) -> None:
+        self._cancels = CANCELS in features
+        if not self._cancels:
+            self._withdrawn, self._withdrawals = {}, {}
+            for request in self._questions.values():
+                if request.asking.kind is Kind.CANCEL:
+                    self._is_cancelled(request)
+
     # --- Time.
 
     def expire(self, now: int) -> list[tuple[R, Outcome]]:
         """As in the base class."""
-        ended = [(request, outcome) for request, outcome in self._ended if self._open.get(request.key) is request]
+        ended: list[tuple[R, Outcome]] = []
+        for request, outcome in self._ended:
+            if self._open.get(request.key) is request:
+                self._forget(request)
+                ended.append((request, outcome))
         self._ended = []
-        for request, _ in ended:
-            self._forget(request)
         ended += super().expire(now)
         if self._phase is _Phase.GREETING and not self._hello_due and now >= self._greeted_at + GREETING_NS:
             self._greet_again(now)
@@ -445,12 +516,12 @@ class NativePeer(Peer[R]):
         if self._phase is _Phase.READY:
             may_submit = bool(self._unsent) and self._held_until is None
             may_ask = (may_submit or bool(self._questions)) and self._again_left != 0
-            return may_ask or self._beat_due or self._receipt_due
+            return may_ask or self._beat_due or self._receipt_due or bool(self._withdrawals)
         return self._hello_due
 
     def outgoing(self, messages_max: int, now: int) -> list[Message]:
         """As in the base class: what keeps the session alive first, then questions, then jobs."""
-        offered: list[R | _Group[R] | _Control] = []
+        offered: list[_Offer[R]] = []
         messages: list[Message] = []
         self._offered = offered
         self._offered_only_jobs = False
@@ -465,6 +536,9 @@ class NativePeer(Peer[R]):
             offered.append(_Control.HEARTBEAT)
             messages.append((SIGNATURE, dialect.encode(Heartbeat(received=self._received))))
             self._offered_receipt = (1, self._received)
+        for name in islice(self._withdrawals, messages_max - len(messages)):
+            offered.append(_Withdrawal(name))
+            messages.append((SIGNATURE, _cancel(name)))
         if self._again_left is not None:
             messages_max = min(messages_max, len(messages) + self._again_left)
         for request in islice(self._questions.values(), messages_max - len(messages)):
@@ -539,6 +613,8 @@ class NativePeer(Peer[R]):
                     self._heartbeat_went(now)
                 elif isinstance(item, _Group):
                     self._jobs_went(item.requests, at)
+                elif isinstance(item, _Withdrawal):
+                    self._withdrawals.pop(item.name, None)
                 elif isinstance(item, Request):
                     if item.asking.submits:
                         self._jobs_went([item], at)
@@ -550,7 +626,7 @@ class NativePeer(Peer[R]):
             self._gathered_bytes = 0
             self._receipt_due = False
 
-    def _went_again(self, offered: list[R | _Group[R] | _Control]) -> None:
+    def _went_again(self, offered: list[_Offer[R]]) -> None:
         """These go now, of what is asked for in parts."""
         went = sum(len(item.requests) if isinstance(item, _Group) else isinstance(item, Request) for item in offered)
         self._again_left = max(0, (self._again_left or 0) - went)
@@ -604,7 +680,9 @@ class NativePeer(Peer[R]):
                 self._gathered_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
             else:
                 self._misnumbered(number, now)
-            if told.reason == BROKER_STOPPED and self._resend and self._is_asked_again(name, now):
+            if (told.reason == BROKER_STOPPED and self._resend and self._is_asked_again(name, now)) or (
+                self._withdrawn and self._answers_a_withdrawal(told)
+            ):
                 continue
             if guests and name in guests:
                 self._outcome_for_guests(told, frames, ended)
@@ -651,6 +729,8 @@ class NativePeer(Peer[R]):
             attempts=told.attempts,
             ledger=told.ledger,
             request_id=request.name if not request.asking.by_job else b"",
+            replaced_by=told.replaced_by,
+            job_id=told.job,
         )
 
     def _is_asked_again(self, name: bytes, now: int) -> bool:
@@ -666,11 +746,28 @@ class NativePeer(Peer[R]):
             self._hold(BROKER_STOPPED, "the broker has stopped: the next one is asked", STOPPED_NS, now)
         return bool(stopped)
 
+    def _answers_a_withdrawal(self, told: Told) -> bool:
+        """Whether this is the answer to a cancel, and to nothing that was asked since; it may have been on its way."""
+        name = told.id
+        if name not in self._withdrawn:
+            return False
+        sent = name not in self._withdrawals
+        self._end_withdrawal(name)
+        if told.state != CANCELLED or not sent:
+            return False
+        self._given_up.pop(name, None)
+        return True
+
     def _outcome_for_guests(self, told: Told, frames: tuple[bytes, ...], ended: list[tuple[R, Outcome]]) -> None:
         for request in list(self._guests[told.id]):
-            if request.asking.kind in (Kind.JOB, Kind.RESULT):
+            kind = request.asking.kind
+            if kind in (Kind.JOB, Kind.RESULT):
                 self._forget(request)
                 ended.append((request, self._outcome(told, frames, request)))
+            elif kind is Kind.CANCEL and request.key not in self._questions:
+                self._forget(request)
+                status = JobStatus(told.state, attempts=told.attempts, reason=told.reason, job_id=told.job)
+                ended.append((request, status))
 
     def _answered_again(self) -> None:
         if not self.counters.answered_again:
@@ -796,7 +893,7 @@ class NativePeer(Peer[R]):
             else:
                 self.counters.refused += 1
                 self._forget(request)
-                ended.append((request, JobRefused(item.code, item.text)))
+                ended.append((request, JobRefused(item.code, item.text, item.job)))
 
     def _hold(self, code: str, text: str, hold_ns: int, now: int) -> None:
         """Send no jobs for as long as the broker says."""
@@ -808,12 +905,19 @@ class NativePeer(Peer[R]):
 
     def _stands(self, told: JobState, ended: list[tuple[R, Outcome]]) -> None:
         name = told.id or told.job
+        if name in self._withdrawn:
+            self._end_withdrawal(name)
         requests = self._named(name)
         is_asked = any(request.asking.submits for request in requests)
+        others = any(request.asking.kind in (Kind.STATE, Kind.CANCEL) for request in requests)
         for request in requests:
             outcome: Outcome
-            if request.asking.kind is Kind.STATE:
-                outcome = JobStatus(told.state, attempts=told.attempts, reason=told.reason)
+            kind = request.asking.kind
+            if kind is Kind.WHY and not told.code and told.state not in (UNKNOWN, EXPIRED) and others:
+                continue  # this answers one of those
+            if kind in (Kind.STATE, Kind.WHY, Kind.CANCEL):
+                job_id = b"" if told.state in (UNKNOWN, EXPIRED) else told.job
+                outcome = JobStatus(told.state, told.attempts, told.reason, told.code, told.text, job_id)
             elif request.asking.kind is not Kind.RESULT or is_asked:  # what is asked for here will come
                 continue
             elif told.state == UNKNOWN:
@@ -882,8 +986,15 @@ def _age_ms(request: Request, now: int) -> int:
     return max(1, (now - request.asked_at) // MILLISECOND) if request.asked_at else 0
 
 
+def _cancel(name: bytes) -> bytes:
+    return dialect.encode(CancelJob(id=name))
+
+
 def _question(request: Request) -> bytes:
-    wait = request.asking.kind is Kind.RESULT
+    if request.asking.kind is Kind.CANCEL:
+        named = CancelJob(job=request.name) if request.asking.by_job else CancelJob(id=request.name)
+        return dialect.encode(named)
+    wait, why = request.asking.kind is Kind.RESULT, request.asking.kind is Kind.WHY
     if request.asking.by_job:
-        return dialect.encode(Inquire(job=request.name, wait=wait))
-    return dialect.encode(Inquire(id=request.name, wait=wait))
+        return dialect.encode(Inquire(job=request.name, wait=wait, why=why))
+    return dialect.encode(Inquire(id=request.name, wait=wait, why=why))

@@ -15,9 +15,10 @@ class Enqueued(msgspec.Struct, frozen=True):
     job_id: bytes
     """16 bytes in the layout of UUIDv7 (RFC 9562), chosen by the broker."""
     position: int = 0
-    """How many jobs waited before it."""
+    """How many jobs waited in its queue when it came, whatever their priorities and keys; `why` tells how many are
+    before it."""
     joined: bool = False
-    """The broker knew the request: this is its job, and no new one."""
+    """The broker knew the request, or one with its unique key: this is its job, and no new one."""
 
 
 class JobStatus(msgspec.Struct, frozen=True):
@@ -30,6 +31,12 @@ class JobStatus(msgspec.Struct, frozen=True):
     """Counted so far."""
     reason: str = ""
     """Why it is not completed, where it has ended otherwise."""
+    code: str = ""
+    """Of `Client.why`: why it is where it is, a word for programs (docs/protocol.md) ..."""
+    text: str = ""
+    """... and a sentence for people."""
+    job_id: bytes = b""
+    """What the broker calls it, and administrators find it by; b"" where it is not known."""
 
 
 class Partial(msgspec.Struct, frozen=True):

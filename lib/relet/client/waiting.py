@@ -78,8 +78,8 @@ class MultipartCall(Call):
 class Abandons(Protocol):
     """What a cancelled future needs of the engine."""
 
-    def abandon(self, requests: Sequence[Waiter]) -> None:
-        """Nobody wants the outcomes of these any more."""
+    def abandon(self, requests: Sequence[Waiter], *, withdraw: bool = False) -> None:
+        """Nobody wants the outcomes of these any more; `withdraw`: nor that their jobs are done."""
 
 
 class Submitted(Waiter):
@@ -118,7 +118,7 @@ class Submitted(Waiter):
     def settle(self, outcome: Outcome) -> None:
         """Settle the future, unless it was cancelled."""
         future = self._future
-        future.request = None  # ends the cycle too
+        future.stands_for(None)  # ends the cycle too
         if future.set_running_or_notify_cancel():
             if isinstance(outcome, Exception):
                 future.set_exception(outcome)
@@ -127,7 +127,7 @@ class Submitted(Waiter):
 
     def dropped(self) -> None:
         """The future was cancelled."""
-        self._future.request = None
+        self._future.stands_for(None)
         self._future.set_running_or_notify_cancel()  # for who waits for a set of futures
 
 
@@ -141,27 +141,35 @@ class MultipartSubmitted(Submitted):
 class JobFuture(Future[T]):
     """What `submit` returns: a `concurrent.futures.Future`, and what came beside the answer.
 
-    Cancelling it gives up the request and frees its place; the job may still be done.
+    Cancelling it gives up the request and frees its place, and the broker ends the job, unless others wait for it.
     """
 
     headers: Mapping[str, str] = MappingProxyType({})
     """Once it is done: the headers of the answer, which are the worker's where it gave any, else the job's."""
     again: bool = False
     """Once it is done: an earlier broker, which this one knows nothing of, may have had the job done before."""
-    engine: Abandons | None = None
-    request: Submitted | None = None
-    """What to give up; None where it has ended."""
+    request_id: bytes = b""
+    """What the job was asked for under: other processes, `Client.state`, `why` and `cancel`, and who administrates the
+    broker, find it by this. b"" in the dialect of 2010."""
+    _engine: Abandons | None = None
+    _request: Submitted | None = None
+
+    def stands_for(self, request: Submitted | None, engine: Abandons | None = None) -> None:
+        """For the library: what to give up when this is cancelled; None where it has ended."""
+        self._request = request
+        if request is not None:
+            self._engine, self.request_id = engine, request.name
 
     def cancel(self) -> bool:
-        """As in the base class: nobody waits for the outcome any more.
+        """As in the base class: nobody waits for the outcome any more, and the job is not wanted.
 
-        The job is not ended by it, whether it waits or runs: a broker can be told only by the end of the client's
-        connection (`Terms.gone`) that nobody wants a job.
+        The broker is told so, and ends it wherever it stands, unless others wait for it; the worker that has it is told
+        in turn (`job.cancelled`). The dialect of 2010 has no word for that: there the job is done all the same.
         """
         cancelled = super().cancel()
-        engine, request = self.engine, self.request
+        engine, request = self._engine, self._request
         if cancelled and engine is not None and request is not None:
-            engine.abandon([request])
+            engine.abandon([request], withdraw=True)
         return cancelled
 
 

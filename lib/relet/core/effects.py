@@ -46,7 +46,11 @@ class Counters(msgspec.Struct):
     requests_refused: int = 0
     """Messages of clients that could never become a job."""
     requests_joined: int = 0
-    """Requests that were known: asked again."""
+    """Requests that were known: asked again, or of a unique key whose job they share."""
+    jobs_replaced: int = 0
+    """Of those cancelled, jobs whose place another with the same unique key took."""
+    windows_cut: int = 0
+    """Unique keys that were free before their time after a success was over, because there were too many."""
     messages_refused: int = 0
     """Native messages that could not be taken."""
     replies_unroutable: int = 0
@@ -55,6 +59,10 @@ class Counters(msgspec.Struct):
     """Outcomes whose client did not read while its outbox was full."""
     outcomes_received: int = 0
     """Outcomes that native clients have said to have received."""
+    letters_redriven: int = 0
+    """Jobs that were made of dead letters; they are among the accepted."""
+    letters_purged: int = 0
+    """Dead letters that somebody wanted gone."""
     outcomes_forgotten: int = 0
     """Outcomes that a bound of number or bytes made the broker forget before they were received."""
     workers_arrived: int = 0
@@ -77,6 +85,15 @@ class Route:
         self.path = path
         self.worker = worker
         """Whether it is somebody at the workers' endpoint."""
+
+
+class AtDesk(Route):
+    """Where an administrator is answered."""
+
+    __slots__ = ()
+
+    def __init__(self, peer: Peer, path: bytes) -> None:
+        super().__init__(peer, path, worker=False)
 
 
 Saying: TypeAlias = "tuple[Asker | Worker | Route, Said, Body]"

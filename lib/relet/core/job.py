@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from relet.core.terms import Rules, Terms
 from relet.messages import AttemptEnded, Body, Key, Path, Peer
 
 if TYPE_CHECKING:
     from relet.core.askers import Asker
     from relet.core.lease import Timer
+    from relet.core.levels import FairKey
     from relet.core.queue import Queue
     from relet.core.roster import Worker
 
@@ -26,8 +28,9 @@ class State(IntEnum):
     """Where a job stands. Numbers are stored, so they never change."""
 
     DELAYED = 1
-    """It waits for a moment: its last attempt failed, and its worker said when the next may be. The moment moves it on;
-    so do a late answer, the loss of its askers where they want that, and the end of the broker."""
+    """It waits for a moment: it was not to start before, or its last attempt came to nothing, and its worker or its
+    terms say when the next may be. The moment moves it on; so do a late answer, the return of a session that was taken
+    for lost, the loss of its askers where they want that, and the end of the broker."""
     AVAILABLE = 2
     """It waits for an ask, at its place by age. A dispatch moves it on; so do a late answer and the end of the
     broker."""
@@ -44,8 +47,11 @@ class State(IntEnum):
     """Final: a budget is spent, or its worker said that it has failed for good. The client is told that it failed; the
     job is kept as a dead letter."""
     CANCELLED = 7
-    """Final: the broker ended before the job did, or nobody waits for it who wanted it else. The client is told that it
-    failed."""
+    """Final: it was cancelled, the broker ended before it did, or nobody waits for it who wanted it else. The client is
+    told that it failed."""
+    BLOCKED = 8
+    """Another job of its order key goes first. The end of that one moves it on, unless it was discarded and blocks the
+    key: then the end of its dead letter. So does what ends an AVAILABLE job, but an answer: it was never dispatched."""
 
 
 # The hot path compares with these: `x == State.MEMBER` costs 77 ns, a module's constant 11.
@@ -56,8 +62,11 @@ RUNNING: Final[int] = int(State.RUNNING)
 COMPLETED: Final[int] = int(State.COMPLETED)
 DISCARDED: Final[int] = int(State.DISCARDED)
 CANCELLED: Final[int] = int(State.CANCELLED)
+BLOCKED: Final[int] = int(State.BLOCKED)
 
 FINAL: Final = frozenset({COMPLETED, DISCARDED, CANCELLED})
+
+_NOTHING_AGREED: Final = Terms()
 
 
 class Happened(StrEnum):
@@ -84,12 +93,20 @@ class Happened(StrEnum):
     """The same, and the next attempt is not to be before some moment."""
     DUE = "due"
     """That moment has come."""
+    BLOCKED = "blocked"
+    """It was accepted, and another job of its order key goes first."""
+    UNBLOCKED = "unblocked"
+    """It is the first of its order key now."""
     BUDGET_SPENT = "budget_spent"
     """An attempt ended, or one more hand-over was given back, and there is nothing left to spend."""
     FAILED_FOR_GOOD = "failed_for_good"
-    """Its worker said that no other attempt shall be made."""
+    """No other attempt shall be made: its worker said so, or the error is of a kind that is final for it."""
+    DEADLINE_PASSED = "deadline_passed"
+    """It had to have started by now, or to have ended, or would have to start when that is over."""
     DESERTED = "deserted"
     """All who asked for it are gone, and want it to end then."""
+    CANCELLED = "cancelled"
+    """Nobody wants it any more, and that was said, by the last who asked for it or for them; or another replaces it."""
     STOPPED = "stopped"
     """The broker ends."""
 
@@ -105,22 +122,37 @@ class Row(NamedTuple):
 
 TABLE: Final = (
     Row(State.DELAYED, Happened.DUE, State.AVAILABLE, "place by age"),
+    Row(State.DELAYED, Happened.CLAIMED, State.RUNNING, "lease goes on, ledger entry struck out"),
     Row(State.DELAYED, Happened.ANSWERED, State.COMPLETED, "late answer; reply"),
+    Row(State.DELAYED, Happened.DEADLINE_PASSED, State.DISCARDED, "failure told; dead letter"),
     Row(State.DELAYED, Happened.DESERTED, State.CANCELLED, "failure told"),
+    Row(State.DELAYED, Happened.CANCELLED, State.CANCELLED, "failure told"),
     Row(State.DELAYED, Happened.STOPPED, State.CANCELLED, "failure told"),
+    Row(State.AVAILABLE, Happened.BLOCKED, State.BLOCKED, "another job of its order key goes first"),
+    Row(State.DELAYED, Happened.BLOCKED, State.BLOCKED, "the same; what is left of its delay follows"),
+    Row(State.BLOCKED, Happened.UNBLOCKED, State.AVAILABLE, "place by age"),
+    Row(State.BLOCKED, Happened.POSTPONED, State.DELAYED, "the same, and its delay is not over"),
+    Row(State.BLOCKED, Happened.DEADLINE_PASSED, State.DISCARDED, "failure told; dead letter"),
+    Row(State.BLOCKED, Happened.DESERTED, State.CANCELLED, "failure told"),
+    Row(State.BLOCKED, Happened.CANCELLED, State.CANCELLED, "failure told"),
+    Row(State.BLOCKED, Happened.STOPPED, State.CANCELLED, "failure told"),
     Row(State.AVAILABLE, Happened.DISPATCHED, State.RUNNING, "lease, attempt + 1"),
     Row(State.AVAILABLE, Happened.HANDED_OVER, State.HELD, "token"),
     Row(State.AVAILABLE, Happened.CLAIMED, State.RUNNING, "lease goes on, ledger entry struck out"),
     Row(State.AVAILABLE, Happened.ANSWERED, State.COMPLETED, "late answer; reply"),
     Row(State.DELAYED, Happened.BUDGET_SPENT, State.DISCARDED, "too many lost hand-overs; failure told; dead letter"),
     Row(State.AVAILABLE, Happened.BUDGET_SPENT, State.DISCARDED, "too many lost hand-overs; failure told; dead letter"),
+    Row(State.AVAILABLE, Happened.DEADLINE_PASSED, State.DISCARDED, "failure told; dead letter"),
     Row(State.AVAILABLE, Happened.DESERTED, State.CANCELLED, "failure told"),
+    Row(State.AVAILABLE, Happened.CANCELLED, State.CANCELLED, "failure told"),
     Row(State.AVAILABLE, Happened.STOPPED, State.CANCELLED, "failure told"),
     Row(State.HELD, Happened.STARTED, State.RUNNING, "lease, attempt + 1"),
     Row(State.HELD, Happened.GIVEN_BACK, State.AVAILABLE, "handovers + 1, old place"),
     Row(State.HELD, Happened.HANDED_BACK, State.DELAYED, "handovers + 1, up to half of them; a pause that grows"),
     Row(State.HELD, Happened.ANSWERED, State.COMPLETED, "late answer; reply; its holder is told to drop it"),
+    Row(State.HELD, Happened.DEADLINE_PASSED, State.DISCARDED, "failure told; its holder is told to drop it"),
     Row(State.HELD, Happened.DESERTED, State.CANCELLED, "failure told; its holder is told to drop it"),
+    Row(State.HELD, Happened.CANCELLED, State.CANCELLED, "failure told; its holder is told to drop it"),
     Row(State.HELD, Happened.STOPPED, State.CANCELLED, "failure told"),
     Row(State.RUNNING, Happened.GIVEN_BACK, State.AVAILABLE, "attempt given back, handovers + 1, old place"),
     Row(State.RUNNING, Happened.HANDED_BACK, State.DELAYED, "attempt given back, handovers + 1; a pause that grows"),
@@ -129,7 +161,9 @@ TABLE: Final = (
     Row(State.RUNNING, Happened.POSTPONED, State.DELAYED, "ledger entry"),
     Row(State.RUNNING, Happened.BUDGET_SPENT, State.DISCARDED, "ledger entry; failure told; dead letter"),
     Row(State.RUNNING, Happened.FAILED_FOR_GOOD, State.DISCARDED, "ledger entry; failure told; dead letter"),
+    Row(State.RUNNING, Happened.DEADLINE_PASSED, State.DISCARDED, "failure told; its holder is told to stop"),
     Row(State.RUNNING, Happened.DESERTED, State.CANCELLED, "failure told; its holder is told to stop"),
+    Row(State.RUNNING, Happened.CANCELLED, State.CANCELLED, "failure told; its holder is told to stop"),
     Row(State.RUNNING, Happened.STOPPED, State.CANCELLED, "failure told"),
 )
 
@@ -145,6 +179,8 @@ class Cause(StrEnum):
     """Its worker said so."""
     WORKER_LOST = "worker_lost"
     """The connection of its worker went, or nothing was heard of it for too long."""
+    DEADLINE = "deadline"
+    """The job's time was up, not that of the attempt."""
 
 
 class Reason(StrEnum):
@@ -152,12 +188,28 @@ class Reason(StrEnum):
 
     TRIES_SPENT = "tries_spent"
     """As many counted attempts as allowed, none answered."""
+    ERRORS_SPENT = "errors_spent"
+    """As many of them failed as may (`errors_max`), as their workers said."""
+    TIMEOUTS_SPENT = "timeouts_spent"
+    """As many of them took too long, or were silent for too long, as may (`timeouts_max`)."""
+    LOSSES_SPENT = "losses_spent"
+    """As many of them were lost with their worker as may (`losses_max`)."""
+    START_DEADLINE = "start_deadline"
+    """It had not started when it had to have."""
+    DEADLINE = "deadline"
+    """It had not ended when it had to have, or its next attempt could not have."""
     HANDOVERS_SPENT = "handovers_spent"
     """Too many hand-overs came to nothing and were given back (`handovers_max`)."""
     FAILED = "failed"
-    """Its worker said that it has failed for good."""
+    """It has failed for good: its worker said so, or the error is of a kind that is final for it."""
     ASKER_GONE = "asker_gone"
     """All who asked for it are gone, and had said that it shall end then."""
+    CANCELLED = "cancelled"
+    """The last who asked for it said that they want it no more."""
+    REPLACED = "replaced"
+    """Another job with its unique key took its place while it waited."""
+    DETACHED = "detached"
+    """Of no job: what an asker is told that wants it no more, while others do, for whom it goes on."""
     BROKER_STOPPED = "broker_stopped"
     """The broker was stopped, and its drain time was over."""
 
@@ -182,19 +234,8 @@ _GIVEN_BACK: Final = _moves(Happened.GIVEN_BACK)
 _ANSWERED: Final = _moves(Happened.ANSWERED)
 
 
-class Terms(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What was agreed about a job when it was submitted. Many jobs share one."""
-
-    run_ns: int | None = None
-    """Limit of one attempt, from its start; None: none."""
-    silence_ns: int | None = None
-    """An attempt must be reported on at least so often; None: need not."""
-    late_any: bool = True
-    """Whether any attempt may complete the job; else the current one only."""
-    ends_alone: bool = False
-    """Whether it ends when nobody waits for it any more."""
-    keep_ns: int = 0
-    """How long its outcome is kept also when it was received."""
+NONE_FAILED: Final = (0, 0, 0)
+"""(errors, timeouts, losses): attempts that came to nothing, by kind. All jobs share it until the first one does."""
 
 
 Asked: TypeAlias = "tuple[Asker, bytes, bool]"
@@ -261,6 +302,8 @@ class Job(msgspec.Struct, gc=False, eq=False):
     text: str = ""
     ledger: tuple[AttemptEnded, ...] = ()
     """The attempts that ended badly; the last `ledger_entries_max` of them."""
+    failures: tuple[int, int, int] = NONE_FAILED
+    """How many of all that did, of each kind (`core.retry`)."""
     id: bytes = b""
     """Laid out as UUIDv7; drawn when somebody is first told of it."""
     unreceived: int = 0
@@ -275,6 +318,10 @@ class Job(msgspec.Struct, gc=False, eq=False):
     """What its outcome counts for as long as that is kept for who asks again; 0: it is not."""
     again: bool = False
     """It was first asked before this broker began: an earlier one may have had it done."""
+    flow: FairKey | None = None
+    """Of whose jobs it is counted as one that is with a worker; None: it is not counted."""
+    rules: Rules | None = None
+    """What was agreed about this one alone."""
 
 
 def _illegal(job: Job, happened: Happened) -> IllegalTransition:
@@ -396,19 +443,56 @@ def due(job: Job) -> None:
     _moved(job, Happened.DUE)
 
 
+def blocked(job: Job) -> None:
+    """Another job of its order key goes first."""
+    _moved(job, Happened.BLOCKED)
+
+
+def unblocked(job: Job) -> None:
+    """It is the first of its order key now."""
+    _moved(job, Happened.UNBLOCKED)
+
+
 def budget_spent(job: Job, reason: Reason, now: int) -> None:
     """There is nothing left to spend on this job."""
     _ended(job, Happened.BUDGET_SPENT, reason, now)
 
 
 def failed_for_good(job: Job, now: int) -> None:
-    """Its worker said that no other attempt shall be made."""
+    """No other attempt shall be made."""
     _ended(job, Happened.FAILED_FOR_GOOD, Reason.FAILED, now)
+
+
+def deadline_passed(job: Job, reason: Reason, now: int) -> None:
+    """It comes too late."""
+    _ended(job, Happened.DEADLINE_PASSED, reason, now)
 
 
 def deserted(job: Job, now: int) -> None:
     """Nobody waits for it any more."""
     _ended(job, Happened.DESERTED, Reason.ASKER_GONE, now)
+
+
+def cancelled(job: Job, reason: Reason, now: int) -> None:
+    """It is wanted no more."""
+    _ended(job, Happened.CANCELLED, reason, now)
+
+
+def detached(job: Job, now: int) -> Job:
+    """What is told to one who wants it no more, while it goes on for others: an end that nobody can ask for."""
+    return Job(
+        job.number,
+        None,
+        b"",
+        b"",
+        job.accepted_ns,
+        job.queue,
+        _NOTHING_AGREED,
+        state=CANCELLED,
+        attempts=job.attempts,
+        reason=Reason.DETACHED.value,
+        ended_ns=now,
+    )
 
 
 def stopped(job: Job, now: int) -> None:

@@ -8,9 +8,9 @@ A lane is a plain dict. To find its oldest entry it walks over those deleted bef
 look is one walk, however many leases it ends. An `OrderedDict` finds it at once, and beside a million running jobs
 costs each an eighth more for its linked list.
 
-Deadlines that are truly individual - a delay, a lease that was extended, a worker that must not be silent for long -
-stand in `Deadlines`: a heap of (moment, number) that never holds a job. A deadline that moves later only changes the
-job; its entry is put right when it comes up.
+Deadlines that are truly individual - a delay, the moment by which a job must have started or ended, a lease that was
+extended, a worker that must not be silent for long - stand in `Deadlines`: a heap of (moment, number) that never holds
+a job. A deadline that moves later only changes the job; its entry is put right when it comes up.
 """
 
 from __future__ import annotations
@@ -33,15 +33,18 @@ class Timer(Protocol):
     """Where deadlines stand. The machine deletes there what ends early."""
 
     running: dict[int, Job]
+    recalled: bool
+    """Whether those are jobs that were recalled."""
 
 
 class Lane:
     """The running jobs of one lease length."""
 
-    __slots__ = ("due", "lease_ns", "running")
+    __slots__ = ("due", "lease_ns", "recalled", "running")
 
-    def __init__(self, lease_ns: int) -> None:
+    def __init__(self, lease_ns: int, *, recalled: bool = False) -> None:
         self.lease_ns = lease_ns
+        self.recalled = recalled
         self.running: dict[int, Job] = {}
         """By job number, oldest dispatch first. The machine deletes here what ends early."""
         self.due = NEVER
@@ -75,9 +78,10 @@ class Lane:
 class Deadlines:
     """Jobs with a deadline of their own, `due_ns`."""
 
-    __slots__ = ("_heap", "running")
+    __slots__ = ("_heap", "recalled", "running")
 
-    def __init__(self) -> None:
+    def __init__(self, *, recalled: bool = False) -> None:
+        self.recalled = recalled
         self.running: dict[int, Job] = {}
         """By job number."""
         self._heap: list[tuple[int, int]] = []

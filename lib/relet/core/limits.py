@@ -16,6 +16,10 @@ BODY_BYTES_LEAST = 256
 """Bytes that a native message may need without any body: the hello of a worker with its agent and two queues has 132, a
 request with all its terms 145. Below it native peers are told `too_large` for all that they say."""
 
+KEYS_RESTING_MAX = 100_000
+"""Fairness keys of one queue that are remembered for their rate alone, because nobody takes from a queue without
+workers, and each costs about 400 bytes. Above it the one whose bucket would be full soonest begins with its burst."""
+
 
 class LimitError(ValueError):
     """A limit that cannot be; the text names it and says what it may be."""
@@ -65,6 +69,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Dead letters and outcomes that reached nobody of 2010, kept for inspection; the oldest go first."""
     kept_bytes_max: int = 64 * MIB
     """Bytes of their bodies and answers."""
+    kept_ns: int = 14 * DAY_NS
+    """How long they are kept, two weeks: somebody has looked at them by then, or nobody will."""
     ledger_entries_max: int = 100
     """Failed attempts remembered of one job; the oldest go first."""
     ledger_bytes_max: int = 16 * KIB
@@ -91,16 +97,25 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of their results, because they are kept in memory."""
     outcome_ns: int = 3_600_000_000_000
     """How long an outcome is kept for who asks again, an hour: connections and programs come back within it."""
+    unique_ns_max: int = 7 * DAY_NS
+    """The longest time after a success in which its unique key is taken."""
+    unique_windows_max: int = 100_000
+    """Unique keys that are taken after the success of their jobs; the oldest is free early."""
     run_ns_max: int = 7 * DAY_NS
     """The longest run limit, and the ceiling of its extensions: a week. A job that may run for longer has none."""
     retry_ns_max: int = 7 * DAY_NS
     """The longest pause before the next attempt, whatever its worker asks for: a job must not be put off for ever."""
+    ahead_ns_max: int = 366 * DAY_NS
+    """How far ahead a delay or a deadline may lie, a year: what is to be kept for longer belongs into a calendar."""
     headers_bytes_max: int = 8 * KIB
     """Bytes of the headers of one job or answer, names and values, because every open job keeps its own."""
     ids_per_message_max: int = 1_000
     """Jobs in one message, because they are admitted in one turn."""
     queues_per_worker_max: int = 100
     """Queues that one native worker may serve, because it has a place in the line of each."""
+    queues_max: int = 100_000
+    """Queues that are there at a time, because each costs about 2 KiB: those with settings, and those that a job or a
+    worker names."""
     error_text_max: int = 1_000
     """Characters of what a worker may say of a failure; the rest is cut off."""
 

@@ -20,15 +20,19 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final
 
+import msgspec
+
 from relet.core import job as happened
-from relet.core import records
+from relet.core import records, retry, timing
+from relet.core.dead import DeadLetters
 from relet.core.effects import Counters, Notice, Saying, Told
 from relet.core.job import (
     AVAILABLE,
+    BLOCKED,
     COMPLETED,
     DELAYED,
     DISCARDED,
@@ -39,16 +43,19 @@ from relet.core.job import (
     Job,
     Reason,
     State,
-    Terms,
 )
 from relet.core.kept import Kept, ledger_bytes
 from relet.core.lease import NEVER, Deadlines, Lane
 from relet.core.limits import Limits
+from relet.core.orders import order_of, place_of
 from relet.core.queue import Queue, Queues
 from relet.core.recalls import Recalls
 from relet.core.reports import Reports
-from relet.core.requests import Requests
+from relet.core.requests import QUEUE_FULL, Requests, closed
 from relet.core.roster import Roster, Session, Worker
+from relet.core.settings import FROM_CONFIGURATION, QueueSettings, SettingsError
+from relet.core.terms import Terms
+from relet.core.unique import Held, Window
 from relet.events import Event
 from relet.messages import (
     NO_DESCRIPTOR,
@@ -96,9 +103,8 @@ class Machine:
         broker, which began at `began_ns`, lease time.
         """
         self.limits = limits = limits or Limits()
-        self.tries = tries
         self.timeout_ns = timeout_ns
-        self.terms = Terms(run_ns=timeout_ns)
+        self.terms = Terms(run_ns=timeout_ns, tries=tries)
         """What holds for a job that says nothing else."""
         self.trace = trace
         self.epoch = epoch
@@ -108,7 +114,7 @@ class Machine:
         self.draining = False
         """No new jobs."""
         self.counters = Counters()
-        self.queues = Queues()
+        self.queues = Queues(queues_max=limits.queues_max)
         self.queue = self.queues.default
         """Where the jobs wait that name no queue."""
         self.roster = Roster(
@@ -118,11 +124,24 @@ class Machine:
             workers_max=limits.peers_max,
             paths_max=limits.paths_per_peer_max,
         )
-        self.kept = Kept(jobs_max=limits.kept_jobs_max, bytes_max=limits.kept_bytes_max)
+        self.kept = Kept(jobs_max=limits.kept_jobs_max, bytes_max=limits.kept_bytes_max, age_ns_max=limits.kept_ns)
         self.open = 0
         """Jobs that are not final."""
         self.open_bytes = 0
         """Bytes of their bodies, headers and return paths (`held`)."""
+        self._later: list[tuple[int, int, Queue]] = []
+        """A heap (moment, number, queue): when a rate lets something go."""
+        self._looks = 0
+        self._following: deque[Job] = deque()
+        """Blocked jobs that are the first of their order keys now, and are to go on."""
+        self._lifted: list[Job] = []
+        """Jobs with an order key that are kept no more: if they blocked it, it is free."""
+        self.ordered = 0
+        """Open jobs with an order key, of those that are in their queues."""
+        self.elsewhere = 0
+        """Open jobs in other queues than the default one."""
+        self._terms_differ = False
+        """Jobs of 2010 may be on other terms than `terms`, because their queue has, or had, settings."""
 
         self.finished: list[Job] = []
         """Effect: jobs of 2010 that became final, in that order; their clients are to be told."""
@@ -147,9 +166,10 @@ class Machine:
         self.stirred: dict[Queue, None] = {}
         """Queues in which something may be matched."""
         self.deadlines = Deadlines()
-        """Delays, and leases with an end of their own."""
+        """Delays, moments by which jobs must have started or ended, and leases with an end of their own."""
         self.reports = Reports(self)
         self.requests = Requests(self)
+        self.dead = DeadLetters(self)
         self._lane = Lane(timeout_ns) if timeout_ns is not None else None
         self._reclaim = Lane(RECLAIM_NS)
         """Jobs of 2010 that were running when an earlier broker ended, where jobs have no timeout."""
@@ -161,8 +181,8 @@ class Machine:
         self._losses = 0
         self._of_lost: list[Job] = []
         """Jobs of the first of these whose leases are being ended, oldest last."""
-        self.handovers_max = limits.handovers_of(tries)
-        """Hand-overs of one job that may come to nothing."""
+        self._unstopped: list[Queue] | None = None
+        """While the broker ends: queues in which jobs may still wait."""
         self.number = 0
         """Of the job that was accepted last."""
         self.keeps_records = keeps_records
@@ -183,7 +203,8 @@ class Machine:
     def submit(self, batch: list[Request], now: int) -> None:
         """Clients of 2010 want these jobs done. The shell asks `room` before it reads them."""
         number, size = self.number, 0
-        queue, terms = self.queue, self.terms
+        queue = self.queue
+        terms = queue.terms or self.terms
         jobs = []
         for peer, path, body in batch:
             number += 1
@@ -199,32 +220,53 @@ class Machine:
             for job in jobs:  # an id that a worker hears must be the same after a restart
                 self.requests.id_of(job, now)
                 self._records.append(records.accepted(self, job))
+        elif terms.priority or timing.has_deadline(terms):
+            for job in jobs:
+                self._goes_live(job)
         else:
             queue.fresh.extend(jobs)
         if self.trace:
             for job in jobs:
                 self._notice_accepted(job)
 
-    def accept(self, jobs: list[Job], size: int, now: int) -> None:
+    def accept(self, jobs: list[Job], size: int, now: int, *, plain: bool = True) -> None:
         """Native clients want these jobs done; `requests` has made them, with the next numbers. `size`: what they
-        hold.
+        hold; `plain`: whether they all are, and wait for nothing but their turn.
         """
         self.number += len(jobs)
         self.open += len(jobs)
         self.open_bytes += size
         self.counters.jobs_accepted += len(jobs)
+        default = self.queue
         if self.keeps_records:
             self._accepted.extend(jobs)
             for job in jobs:  # an id that a worker hears must be the same after a restart
                 self.requests.id_of(job, now)
                 self._records.append(records.accepted(self, job))
+                if job.queue is not default:
+                    self._entered(job.queue)
+        elif not plain:
+            stirred, count = self.stirred, 0
+            for job in jobs:
+                queue, terms, rules = job.queue, job.terms, job.rules
+                if queue is not default:
+                    queue.open += 1
+                    count += 1
+                waits = job.state != AVAILABLE or terms.total_ns is not None or terms.start_ns is not None
+                if waits or (rules is not None and rules.order):
+                    self._goes_live(job)
+                else:
+                    queue.append(job)
+                    stirred[queue] = None
+            self.elsewhere += count
         else:
-            default, append, stirred = self.queue, self.queue.fresh.append, self.stirred
+            append, stirred = default.fresh.append, self.stirred
             for job in jobs:
                 queue = job.queue
                 if queue is default:  # which is always looked at
                     append(job)
                 else:
+                    self._entered(queue)
                     queue.fresh.append(job)
                     stirred[queue] = None
         if self.trace:
@@ -319,6 +361,14 @@ class Machine:
             (finished if job.request is None else natively).append(job)
         self.open -= len(done)
         self.open_bytes -= size
+        if self.elsewhere:
+            self._left_queues(done)
+        if self.queues.count:
+            for job in done:
+                if job.flow is not None:
+                    self._is_back(job)
+        if self.ordered:
+            self._orders_go_on(done)
         self.counters.jobs_completed += len(done)
         if natively:
             self.requests.ended(natively)
@@ -384,13 +434,17 @@ class Machine:
 
     def _keep_outcome(self, job: Job) -> None:
         if job.state == COMPLETED and job not in self.kept:  # the others are kept already, or were never begun
-            self._keep(job)
+            gone = self._keep(job)
             if self.keeps_records:
                 self._record_finished(job)
+            for it in gone:
+                self.forgotten(it)
 
     def expire(self, now: int) -> None:
         """Ends the leases whose time is up and those of lost workers whose grace is over, some at a time."""
         budget = self.limits.turn_steps_max
+        while self._later and self._later[0][0] <= now:
+            self.stirred[heapq.heappop(self._later)[2]] = None
         while self._lost and self._lost[0][0] <= now and budget > 0:
             worker = self._lost[0][2]
             if not self._of_lost:
@@ -414,14 +468,49 @@ class Machine:
         if now >= self.deadlines.due and budget > 0:
             for job in self.deadlines.take_expired(now, budget):
                 budget -= 1
-                if job.state == DELAYED:
-                    happened.due(job)
-                    self._waits(job)
-                else:
-                    self.attempt_failed(job, Cause.EXPIRED if now >= job.ends_ns else Cause.SILENT, now)
+                if job.state not in FINAL:  # else it was behind one of these that ended, and came too late itself
+                    self._came_up(job, now)
         self.recalls.expire(now)
         self.reports.expire(now)
         self.requests.expire(now)
+        self.dead.expire(now)
+        if self._following or self._lifted:
+            self._go_on(now)
+
+    def _came_up(self, job: Job, now: int) -> None:
+        """The moment has come at which something was to be decided of this job: a delay is over, or a deadline, or a
+        limit of its attempt, or a worker that had it before the broker began has not claimed it.
+        """
+        if job.state in (DELAYED, AVAILABLE, BLOCKED):
+            if now >= timing.waits_until(job):
+                self.missed(job, now)
+            elif job.state == DELAYED:
+                happened.due(job)
+                self._waits(job, now)
+        elif now >= timing.out_until(job):
+            if job.state == HELD:
+                self.missed(job, now)
+            else:
+                self.attempt_failed(job, Cause.DEADLINE, now)
+        elif job.holder is None and job.seq:
+            self.let_again(job, Cause.WORKER_LOST, now)
+        elif job.state == HELD:  # it has not started in time, but was handed over
+            self.watch_held(job)
+        else:
+            self.attempt_failed(job, Cause.EXPIRED if now >= job.ends_ns else Cause.SILENT, now)
+
+    def watch_held(self, job: Job) -> None:
+        """A held job has no timer; it may have a deadline."""
+        until = timing.out_until(job)
+        if until != NEVER:
+            self.deadlines.begin(job, until)
+
+    def missed(self, job: Job, now: int) -> None:
+        """A job that waits or is held comes too late: a holder is told to drop it."""
+        reason = timing.too_late(job)
+        self.leave(job, "deadline")
+        happened.deadline_passed(job, reason, now)
+        self._discarded(job)
 
     def next_deadline(self) -> int | None:
         """When `expire` next has something to do; None when nothing is waited for. May be in the past."""
@@ -432,32 +521,54 @@ class Machine:
             self.deadlines.due,
             self.reports.due(),
             self.requests.due(),
+            self.dead.due(),
         )
         if self._lane is not None and self._lane.due < due:
             due = self._lane.due
+        if self._later and self._later[0][0] < due:
+            due = self._later[0][0]
         if self._lost and self._lost[0][0] < due:
             due = self._lost[0][0]
+        if self._following or self._lifted:
+            due = -NEVER
         return None if due == NEVER else due
 
     def match(self, now: int) -> None:
-        """Hands waiting jobs to waiting asks: the oldest job of each queue to the worker whose turn it is."""
-        self._match(self.queue, now)
-        if self.stirred:
-            stirred, self.stirred = self.stirred, {}
-            for queue in stirred:
-                self._match(queue, now)
+        """Hands waiting jobs to waiting asks: the first job of each queue to the worker whose turn it is."""
+        if self._following or self._lifted:
+            self._go_on(now)
+        self._match_stirred(now)
+        while self.stirred:  # by what ended meanwhile, because its time is up
+            self._match_stirred(now)
         count = len(self.dispatched) + len(self.handed)
         if count:
             self.counters.dispatches += count
 
-    def _match(self, queue: Queue, now: int) -> None:  # noqa: PLR0915 - the hot path: a call for each job would cost more
-        line = queue.line
-        if not line:
-            return
-        by_token, tokens = self.by_token, self.tokens
+    def _match_stirred(self, now: int) -> None:
+        stirred, self.stirred = self.stirred, {}
+        for queue in (self.queue, *stirred):  # all of them first: a worker is given the most important of what came
+            for service, index in queue.services:
+                service.stir(index)
         jobs: list[Job] = []
         handed: list[Job] = []
+        self._match(self.queue, now, jobs, handed)
+        for queue in stirred:
+            if queue.line and not (queue.services and queue.is_bare()):  # else it was given out by way of another queue
+                self._match(queue, now, jobs, handed)
+        if jobs or handed:
+            self._are_out(jobs, handed, now)
+
+    def _match(  # noqa: PLR0915 - the hot path: a call for each job would cost more
+        self, queue: Queue, now: int, jobs: list[Job], handed: list[Job]
+    ) -> None:
+        """Adds what it hands out to `jobs`, or to `handed` where the worker says when it starts."""
+        line = queue.line
+        if not line or queue.paused:
+            return
+        by_token, tokens = self.by_token, self.tokens
+        levels, take = queue.levels, queue.plain.take
         looks = len(line) > 1 and bool(self.roster.sessions)
+        overdue = self.deadlines.due <= now  # more came up in this turn than it could end
         while line:
             worker = line[0].worker
             if not worker.credit:
@@ -466,9 +577,20 @@ class Machine:
             if looks and type(worker) is Session and len(worker.jobs) >= worker.capacity:
                 looks = queue.puts_idle_first()  # who only asks ahead comes after who has nothing to do
                 continue
-            job = _choice(worker) if worker.chooses else queue.take()
+            service = worker.service
+            job = service.take(now) if service is not None else take() if levels is None else queue.take(now)
             if job is None:
+                if levels is not None:
+                    self._look_later(queue, levels.wakes_at(now), now)
                 break
+            if overdue and job.timer is not None and job.due_ns <= now:
+                job.queue.came_back(job)
+                self.missed(job, now)
+                continue
+            if job.token and (other := self._another(job, worker)) is not None:
+                self._hand_to(other, job)
+                (handed if other.confirms else jobs).append(job)
+                continue
             if type(worker) is Session:
                 if job.token:
                     self._renew_token(job, native=True)
@@ -496,6 +618,9 @@ class Machine:
                 line.popleft().in_line = False
             elif len(line) > 1:
                 line.rotate(-1)
+
+    def _are_out(self, jobs: list[Job], handed: list[Job], now: int) -> None:
+        """These have their holders."""
         self.roster.asks -= len(jobs) + len(handed)
         if jobs:
             happened.dispatched(jobs, now)
@@ -511,6 +636,30 @@ class Machine:
         if self.trace:
             for job in (*jobs, *handed):
                 self._notice_dispatched(job)
+
+    def _look_later(self, queue: Queue, moment: int, now: int) -> None:
+        """Something may go from this queue then, though nothing happens."""
+        if moment != NEVER and not now < queue.wakes_at <= moment:
+            queue.wakes_at = moment
+            self._looks += 1
+            heapq.heappush(self._later, (moment, self._looks, queue))
+
+    def _another(self, job: Job, worker: Worker) -> Worker | None:
+        """Who is to have this job in the place of the worker whose turn it is, because that has just failed it."""
+        failed_by = retry.failed_by(job)
+        return job.queue.another(failed_by) if failed_by and failed_by == worker.name else None
+
+    def _hand_to(self, worker: Worker, job: Job) -> None:
+        """A job that was out before goes to a worker whose turn it is not; its place in the line stays."""
+        if type(worker) is Session:
+            self._renew_token(job, native=True)
+            worker.handed = job.seq = worker.handed + 1
+        elif job.seq or not job.terms.late_any:
+            self._renew_token(job, native=False)
+        worker.take(job)
+        job.partials = 0
+        job.holder = worker
+        worker.credit -= 1
 
     def _sort_out(self, jobs: list[Job]) -> None:
         """Jobs whose attempts begin with the dispatch: to workers of 2010, or to sessions that do not say starts."""
@@ -572,7 +721,7 @@ class Machine:
     def begin_leases(self, jobs: list[Job], now: int) -> None:
         """The attempts of these begin now, and with them their limits."""
         lane = self._lane
-        if self.requests.open:
+        if self.requests.open or self._terms_differ:
             own = [job for job in jobs if job.terms is not self.terms]
             for job in own:
                 terms = job.terms
@@ -585,10 +734,14 @@ class Machine:
 
     def deadline(self, job: Job, now: int) -> None:
         """Something was heard of a running attempt that has limits of its own: the end of its silence moves."""
-        silence_ns = job.terms.silence_ns
-        due = job.ends_ns if silence_ns is None else min(job.ends_ns, now + silence_ns)
+        terms = job.terms
+        due = job.ends_ns if terms.silence_ns is None else min(job.ends_ns, now + terms.silence_ns)
+        if terms.total_ns is not None:
+            due = min(due, timing.ends_at(job))
         if due != NEVER:
             self.deadlines.begin(job, due)
+        else:
+            self.stop_timer(job)
 
     def extend(self, job: Job, ends_ns: int, now: int) -> None:
         """The run limit of a running attempt ends then, if that is later than it would."""
@@ -606,41 +759,75 @@ class Machine:
 
     def claim(self, job: Job, session: Session, now: int) -> None:
         """A session is back with a job that it had in another life of the broker, or of itself."""
-        if job.state == AVAILABLE:
-            job.queue.left(job)
+        self.stop_timer(job)
+        if job.state in (AVAILABLE, DELAYED):
+            if job.state == AVAILABLE:
+                job.queue.left(job)
             happened.claimed(job)
             if job.ledger and job.ledger[-1].attempt == job.attempts:
                 job.ledger = job.ledger[:-1]
-        else:
-            self.stop_timer(job)
+                retry.count(job, Cause.WORKER_LOST, -1)
         # Its lease began before others that stand in the lane already.
         ends_ns = NEVER if job.terms.run_ns is None else job.began_ns + job.terms.run_ns
         job.ends_ns = max(ends_ns, job.ends_ns) if job.extended == job.attempts else ends_ns
         self.deadline(job, now)
         job.holder = session
         session.take(job)
+        job.queue.went(job)
         if self.keeps_records:
             self._record_attempt(job)
 
     def stop(self, now: int, jobs_max: int) -> int:
         """Ends up to `jobs_max` open jobs, because the broker ends; returns how many are left."""
+        jobs_max = self._stop_some(now, jobs_max)
+        if jobs_max > 0 and self.open:  # what waited for another that has ended waits in its queue now
+            self._unstopped = None
+            self._stop_some(now, jobs_max)
+        return self.open
+
+    def _stop_some(self, now: int, jobs_max: int) -> int:
+        """The same; returns how many more might have been ended. Queues that are empty are not looked at again."""
         for job in list(islice(self.by_token.values(), jobs_max)):
             if job.state not in FINAL:  # else it had several tokens
                 self.leave(job, "")
                 self._stopped(job, now)
                 jobs_max -= 1
-        for queue in self.queues:
-            while jobs_max > 0 and (waiting := queue.take()) is not None:
+        if self._unstopped is None:
+            self._unstopped = list(self.queues)[::-1]
+        while self._unstopped and jobs_max > 0:
+            queue = self._unstopped[-1]
+            queue.paused = False
+            queue.allow(None)
+            while jobs_max > 0 and (waiting := queue.take(now)) is not None:
                 self.forget_tokens(waiting)  # it may have come back
+                self.stop_timer(waiting)
                 self._stopped(waiting, now)
                 jobs_max -= 1
+            for blocked in list(islice(queue.orders.blocked(), max(0, jobs_max))):  # by dead letters
+                self.leave(blocked, "")
+                self._stopped(blocked, now)
+                jobs_max -= 1
+            if jobs_max > 0:
+                self._unstopped.pop()
+        for job in list(islice(self.deadlines.running.values(), max(0, jobs_max))):  # delayed ones that nobody has had
+            self.leave(job, "")
+            self._stopped(job, now)
+            jobs_max -= 1
         for jobs in (self._accepted, *(jobs for _, jobs in self._unsafe)):
             while jobs and jobs_max > 0:
                 job = jobs.pop()
                 if job.state not in FINAL:
+                    self._never_enters(job)
                     self._stopped(job, now)
                     jobs_max -= 1
-        return self.open
+        return jobs_max
+
+    def _never_enters(self, job: Job) -> None:
+        """It ends before its acceptance is safe: it stands in no queue yet, and the place that was kept for it in its
+        order key is free.
+        """
+        if job.rules is not None and job.rules.place:
+            self._lifted.append(job)
 
     def _stopped(self, job: Job, now: int) -> None:
         happened.stopped(job, now)
@@ -658,6 +845,16 @@ class Machine:
         self.counters.jobs_cancelled += 1
         self._ended_badly(job)
         return True
+
+    def cancel(self, job: Job, reason: Reason, now: int) -> None:
+        """This open job is wanted no more: it ends at once, wherever it stands, and a holder is told to stop."""
+        if job.state != AVAILABLE or not self.keeps_records or job.number <= self._number_safe:
+            self.leave(job, "cancelled")
+        else:
+            self._never_enters(job)
+        happened.cancelled(job, reason, now)
+        self.counters.jobs_cancelled += 1
+        self._ended_badly(job)
 
     # --- The doors: what a store keeps
 
@@ -679,30 +876,46 @@ class Machine:
         while self._unsafe and self._unsafe[0][0] <= turn:
             _, jobs = self._unsafe.popleft()
             for job in jobs:
-                job.queue.fresh.append(job)
-                self.stirred[job.queue] = None
                 self._number_safe = job.number
+                if job.state not in FINAL:  # else it was cancelled meanwhile
+                    self._goes_live(job)
 
     def load(self, kept: Iterable[Record], now: int) -> None:
         """Builds an empty machine from records. Jobs come without askers; the leases of running ones begin again."""
         jobs, final = records.rebuilt(self, kept, now)
+        for it in final:
+            if it.kept and it.job.state == DISCARDED and not (it.job.terms.skips or it.redriven_to):
+                self._name(it.job)
+                it.job.queue.orders.block(it.job)
+        for job in sorted(filter(order_of, jobs), key=_place_in_order):
+            job.queue.orders.enter(job)
         for job in jobs:
             self._loaded(job, now)
         final.sort(key=_end_of)  # the oldest go first
         excess: list[Job] = []  # the bounds may be smaller than they were
-        for job, is_kept, _ in final:
-            if is_kept:
-                excess += self.kept.keep(job)
+        for it in final:
+            if it.kept:
+                self._name(it.job)
+                excess += self.kept.keep(it.job, it.redriven_to)
             else:
-                job.body = b""
-        self.requests.restore_outcomes([job for job, _, is_owed in final if is_owed])
+                it.job.body = b""
+            if not it.owed:
+                self.requests.uniques.guests.pop(it.job, None)
+        self.requests.restore_outcomes([it.job for it in final if it.owed])
         for job in excess:
             self.forgotten(job)
-        numbers = [job.number for job in jobs] + [job.number for job, _, _ in final]
-        self.number = self._number_safe = max(numbers, default=0)
+        for job in jobs:
+            if job.state == BLOCKED and job.queue.orders.is_first(job):
+                self._follows(job)
+        self._go_on(now)
+        numbers = [job.number for job in jobs] + [it.job.number for it in final]
+        self.number = self._number_safe = max([self.number, *numbers])  # as a store has said
 
     def _loaded(self, job: Job, now: int) -> None:
         self.open += 1
+        if job.queue is not self.queue:
+            self._entered(job.queue)
+        self._terms_differ |= job.terms is not self.terms
         self.open_bytes += held(job)
         if job.request is not None:
             self.requests.restore(job)
@@ -710,20 +923,148 @@ class Machine:
             if token:
                 self.by_token[token] = job
         if job.state in (HELD, RUNNING):
-            if job.seq:
+            job.queue.went(job)
+            if job.seq and timing.ends_at(job) != NEVER:
+                self.deadlines.begin(job, min(now + self._unclaimed.lease_ns, timing.out_until(job)))
+            elif job.seq:
                 self._unclaimed.begin((job,), now)
             elif job.terms.run_ns is not None:
                 self.begin_leases([job], now)
+            elif timing.ends_at(job) != NEVER:
+                job.ends_ns = now + RECLAIM_NS
+                self.deadline(job, now)
             else:
                 self._reclaim.begin((job,), now)
-        elif job.state == DELAYED:
-            self.deadlines.begin(job, job.due_ns)
-        elif job.token:
-            job.queue.came_back(job)
-            self.stirred[job.queue] = None
         else:
-            job.queue.fresh.append(job)
-            self.stirred[job.queue] = None
+            self._goes_live(job)
+            return
+        if order_of(job):
+            self.ordered += 1
+
+    def _goes_live(self, job: Job) -> None:
+        """A job that waits, for its turn, for others or for its moment, begins to; its acceptance is safe."""
+        until = timing.waits_until(job)
+        if order_of(job) and not self._is_first(job):
+            if until != NEVER:
+                self.deadlines.begin(job, until)
+            return
+        if job.state == DELAYED:
+            self.deadlines.begin(job, min(job.due_ns, until))
+            return
+        if until != NEVER:
+            self.deadlines.begin(job, until)
+        if job.token:
+            job.queue.came_back(job)
+        else:
+            job.queue.append(job)
+        self.stirred[job.queue] = None
+
+    # --- The doors: settings of queues
+
+    def configure(self, queues: Mapping[str, QueueSettings], *, only_these: bool = False) -> None:
+        """The broker begins with these settings; after `load`. What somebody has paused stays so. Raises
+        `SettingsError`.
+        """
+        self.queues.only_these = only_these
+        for name, settings in queues.items():
+            queue = self.queues.get(name)
+            if queue is None and len(self.queues) >= self.limits.queues_max:
+                raise SettingsError(f"there are more queues than may be: {self.limits.queues_max} (queues_max)")
+            before = None if queue is None else queue.settings
+            chosen = settings
+            if before is not None and not settings.paused and before.paused_by != FROM_CONFIGURATION:
+                chosen = msgspec.structs.replace(settings, paused=before.paused, paused_by=before.paused_by)
+            if chosen != before:
+                self.set_queue(name, chosen)
+
+    def set_queue(self, name: str, settings: QueueSettings | None) -> Queue:
+        """The queue of this name has these settings from now on; None: none of its own, and it is gone when nobody
+        names it. Raises `SettingsError` where a bound of the broker is against it.
+        """
+        if settings is not None:
+            self._check_settings(settings)
+        queue = self.restore_queue(name, settings)
+        if self.keeps_records:
+            self._records.append(records.queue_set(name, settings))
+        return queue
+
+    def _check_settings(self, settings: QueueSettings) -> None:
+        """Raises `SettingsError` where a job could not ask for that itself."""
+        limits, backoff = self.limits, settings.backoff
+        for word, ns, name in (
+            ("run", settings.run_ns, "run_ns_max"),
+            ("start", settings.start_ns, "ahead_ns_max"),
+            ("deadline", settings.total_ns, "ahead_ns_max"),
+            ("cap of backoff", None if backoff is None else backoff.cap_ns, "retry_ns_max"),
+        ):
+            most = getattr(limits, name)
+            if ns is not None and ns > most:
+                raise SettingsError(f"{word} is {ns / 1e9:g} s: at most {most / 1e9:g} ({name})")
+
+    def restore_queue(self, name: str, settings: QueueSettings | None) -> Queue:
+        """The same for settings that come out of a store."""
+        terms = None if settings is None else settings.terms(self.terms)
+        queue = self.queues.named(name)
+        counted = queue.counts
+        self.queues.set(name, settings, None if terms is self.terms else terms)
+        self._terms_differ |= self.queue.terms is not None
+        self.stirred[queue] = None  # it may have been paused
+        if queue.counts and not counted:
+            for job in self.by_token.values():
+                if job.queue is queue and job.state in (HELD, RUNNING):
+                    queue.went(job)
+        self.kept.bounds_changed(queue)
+        return queue
+
+    def open_in(self, queue: Queue) -> int:
+        """Jobs of this queue that are not final."""
+        return self.open - self.elsewhere if queue is self.queue else queue.open
+
+    def is_safe(self, job: Job) -> bool:
+        """Whether it may be dispatched, as far as a store goes."""
+        return not self.keeps_records or job.number <= self._number_safe
+
+    def unsafe_in(self, queue: Queue) -> int:
+        """Jobs of this queue whose acceptance is not safe yet."""
+        unsafe = (self._accepted, *(jobs for _, jobs in self._unsafe))
+        return sum(job.queue is queue and job.state not in FINAL for jobs in unsafe for job in jobs)
+
+    def told_of(self) -> list[Job]:
+        """All jobs of which somebody may know the id: those that workers had, and those that came natively. Some of
+        them twice.
+        """
+        return [*self.by_token.values(), *self.requests.all(), *self.kept]
+
+    def room_2010(self) -> tuple[int, str]:
+        """How many jobs of clients of 2010 the settings of their queue admit, and why no more; the shell asks before it
+        submits them.
+        """
+        settings = self.queue.settings
+        if settings is None:
+            refusal = self.queues.refusal(self.queue.name)
+            return (NEVER, "") if refusal is None else (0, refusal[0])
+        open_jobs = self.open_in(self.queue)
+        refused = closed(self.queue.name, settings, open_jobs)
+        if refused is not None:
+            return 0, refused[0]
+        return (NEVER if settings.jobs_max is None else settings.jobs_max - open_jobs), QUEUE_FULL
+
+    def _entered(self, queue: Queue) -> None:
+        """A job was accepted in a queue that is not the default one."""
+        queue.open += 1
+        self.elsewhere += 1
+
+    def _left_queues(self, jobs: Iterable[Job]) -> None:
+        """These have ended."""
+        default, count = self.queue, 0
+        for job in jobs:
+            queue = job.queue
+            if queue is not default:
+                queue.open -= 1
+                count += 1
+        self.elsewhere -= count
+
+    # --- Looking in
 
     def room(self) -> tuple[int, int]:
         """(jobs, bytes) that may still be taken in, the reserve included; 0 or less: read no clients."""
@@ -737,10 +1078,11 @@ class Machine:
         """Every open job, in no order that matters. For inspection: it costs a walk over all of them."""
         yield from {job.number: job for job in self.by_token.values()}.values()
         for queue in self.queues:
-            yield from (job for job in queue.fresh if job.state not in FINAL)
-        yield from self._accepted
-        for _, jobs in self._unsafe:
-            yield from jobs
+            yield from (job for job in queue if not job.token)
+            yield from queue.orders.blocked()
+        yield from (job for job in self.deadlines.running.values() if job.state == DELAYED and not job.token)
+        for jobs in (self._accepted, *(jobs for _, jobs in self._unsafe)):
+            yield from (job for job in jobs if job.state not in FINAL)
 
     # --- What doors have in common
 
@@ -748,34 +1090,98 @@ class Machine:
         """The job is about to end: it stands in no table of open jobs any more, and a holder is told why."""
         if job.state == AVAILABLE:
             job.queue.left(job)
-        else:
-            holder = job.holder
-            self._end_lease(job)
-            if why and holder is not None and holder.recalls:
-                self.reports.cancel(holder, job.token, why)
+        holder = job.holder
+        self._end_lease(job)
+        if why and holder is not None and holder.recalls:
+            self.reports.cancel(holder, job.token, why)
         self.forget_tokens(job)
 
     def _end_lease(self, job: Job) -> None:
-        """A held or running job has no lease any more, a delayed one waits for no moment."""
+        """A held or running job has no lease any more, one that waits no moment to wait for."""
         if job.holder is not None:
             job.holder.drop(job)
+        if job.flow is not None:
+            self._is_back(job)
         self.stop_timer(job)
+
+    def _is_back(self, job: Job) -> None:
+        """A job is with no worker any more, and was counted as one that is: another may go."""
+        job.queue.is_back(job)
+        self.stirred[job.queue] = None
 
     def stop_timer(self, job: Job) -> None:
         """No deadline stands for this job."""
         timer = job.timer
         if timer is not None:
             timer.running.pop(job.number, None)
-            if timer is self.recalls.lane:
+            if timer.recalled:
                 job.queue.recalls -= 1
             job.timer = None
 
-    def _waits(self, job: Job) -> None:
-        """The job is available again."""
+    def _waits(self, job: Job, now: int) -> None:
+        """The job is available again, if it is not too late."""
         job.queue.came_back(job)
+        until = timing.waits_until(job)
+        if now >= until:
+            self.missed(job, now)
+            return
+        if until != NEVER:
+            self.deadlines.begin(job, until)
         self.stirred[job.queue] = None
         if self.keeps_records:
             self._record_attempt(job)
+
+    def _is_first(self, job: Job) -> bool:
+        """Whether no other job of its order key goes before this one, which begins to wait."""
+        self.ordered += 1
+        goes = job.queue.orders.enter(job)
+        if job.state != BLOCKED:  # one that was before this broker began goes on when all are loaded
+            if goes:
+                return True
+            happened.blocked(job)
+            if self.keeps_records:
+                self._record_attempt(job)
+        job.ends_ns = job.due_ns  # its timer is for its deadline now
+        return False
+
+    def _orders_go_on(self, ended: Iterable[Job]) -> None:
+        """These have ended: where one was the first of its order key, the next one is."""
+        for job in ended:
+            if order_of(job) and job in job.queue.orders:  # else its acceptance was not safe
+                blocks = job.state == DISCARDED and not job.terms.skips and job in self.kept
+                self.ordered -= 1
+                self._follows(job.queue.orders.ended(job, blocks=blocks))
+
+    def _follows(self, job: Job | None) -> None:
+        """This job, if any, is the first of its order key now, and goes on soon: it may be too late, and the next one
+        after it, and so on, which is too much for whoever ended the one before.
+        """
+        if job is not None:
+            self._following.append(job)
+
+    def _go_on(self, now: int) -> None:
+        """Those that have become the first of their order keys, and those whose keys are lifted; some at a time."""
+        lifted, self._lifted = self._lifted, []
+        for letter in lifted:
+            self._follows(letter.queue.orders.lift(letter))
+        steps = self.limits.turn_steps_max
+        while self._following and steps > 0:
+            steps -= 1
+            job = self._following.popleft()
+            if job.state == BLOCKED:  # else it has ended meanwhile
+                self._goes_on(job, now)
+
+    def _goes_on(self, job: Job, now: int) -> None:
+        """This job waits for no other any more."""
+        due_ns, job.ends_ns = job.ends_ns, 0
+        if due_ns > now:
+            happened.postponed(job)
+            self.deadlines.begin(job, min(due_ns, timing.waits_until(job)))
+            if self.keeps_records:
+                self._record_attempt(job, due_ns - now)
+        else:
+            happened.unblocked(job)
+            self._waits(job, now)
 
     def let_again(self, job: Job, cause: Cause, now: int) -> None:
         """Its worker is lost, or its time is up: what was not started costs no attempt."""
@@ -791,7 +1197,7 @@ class Machine:
         One that its worker has handed back, and was not asked for, does not go out again at once: nobody else may be
         asking, and it would go to and fro. Nor may one that it had not started be spent by that.
         """
-        pauses = by_worker and job.timer is not self.recalls.lane
+        pauses = by_worker and not (job.timer is not None and job.timer.recalled)
         if pauses:
             counts = job.state == RUNNING or self.may_be_spent(job)
             self._end_lease(job)
@@ -799,21 +1205,23 @@ class Machine:
         else:
             self._end_lease(job)
             happened.given_back(job)
-        if job.handovers >= self.handovers_max:
+        if job.handovers >= self._handovers_max(job):
             self._discard(job, Reason.HANDOVERS_SPENT, now)
         elif pauses:
             doubled = min(max(job.handovers - 1, 0), 30)
-            self.deadlines.begin(job, now + min(HAND_BACK_NS << doubled, HAND_BACK_NS_MAX))
-            if self.keeps_records:
-                self._record_attempt(job)
+            self._waits_for(job, min(HAND_BACK_NS << doubled, HAND_BACK_NS_MAX), now)
         else:
-            self._waits(job)
+            self._waits(job, now)
 
     def may_be_spent(self, job: Job) -> bool:
         """Whether one more hand-over of this job may come to nothing by the choice of the broker or of a worker: half
         of its budget is left for what is nobody's choice.
         """
-        return 2 * (job.handovers + 1) <= self.handovers_max
+        return 2 * (job.handovers + 1) <= self._handovers_max(job)
+
+    def _handovers_max(self, job: Job) -> int:
+        """Hand-overs of this job that may come to nothing."""
+        return self.limits.handovers_of(job.terms.tries)
 
     def attempt_failed(
         self,
@@ -829,7 +1237,7 @@ class Machine:
         """An attempt came to nothing: another one, at once or later, or the end."""
         holder = job.holder
         self._end_lease(job)
-        if cause in (Cause.EXPIRED, Cause.SILENT):
+        if cause in (Cause.EXPIRED, Cause.SILENT, Cause.DEADLINE):
             self.counters.attempts_expired += 1
             if holder is not None and holder.recalls:
                 self.reports.cancel(holder, job.token, cause.value)
@@ -842,22 +1250,39 @@ class Machine:
         entry = AttemptEnded(job.attempts, cause.value, began_ms, ended_ms, name, kind, text)
         job.ledger = self._bounded((*job.ledger, entry))
         job.kind, job.text = kind, text
+        retry.count(job, cause)
         if self.trace:
             fields = {"job": job.number, "attempt": job.attempts, "cause": cause.value, "error": kind}
             self.notices.append((Event.ATTEMPT_ENDED, fields))
-        if final:
+        if final or (cause is Cause.FAILED and kind in job.terms.final_kinds):
             happened.failed_for_good(job, now)
             self._discarded(job)
-        elif self.tries is not None and job.attempts >= self.tries:
-            self._discard(job, Reason.TRIES_SPENT, now)
-        elif retry_ns:
+        elif cause is Cause.DEADLINE:
+            happened.deadline_passed(job, Reason.DEADLINE, now)
+            self._discarded(job)
+        elif (reason := retry.spent(job)) is not None:
+            self._discard(job, reason, now)
+        elif pause_ns := self._pause_ns(job, now) if retry_ns is None else retry_ns:
             happened.postponed(job)
-            self.deadlines.begin(job, now + retry_ns)
-            if self.keeps_records:
-                self._record_attempt(job)
+            self._waits_for(job, pause_ns, now)
         else:
             happened.attempt_ended(job)
-            self._waits(job)
+            self._waits(job, now)
+
+    def _waits_for(self, job: Job, pause_ns: int, now: int) -> None:
+        """The job is delayed for so long, if it is not too late then."""
+        due = now + pause_ns
+        if due >= timing.waits_until(job):
+            self.missed(job, now)
+            return
+        self.deadlines.begin(job, due)
+        if self.keeps_records:
+            self._record_attempt(job, pause_ns)
+
+    def _pause_ns(self, job: Job, now: int) -> int:
+        """How long its terms let the job wait before the next attempt."""
+        backoff = job.terms.backoff
+        return 0 if backoff is None else retry.pause_ns(backoff, self.requests.id_of(job, now), job.attempts)
 
     def _bounded(self, ledger: tuple[AttemptEnded, ...]) -> tuple[AttemptEnded, ...]:
         """The last entries, as many as the bounds of number and bytes allow."""
@@ -874,10 +1299,14 @@ class Machine:
     def _discarded(self, job: Job) -> None:
         self.forget_tokens(job)
         self.counters.jobs_discarded += 1
+        self._name(job)
         causes = [entry.cause for entry in job.ledger[-10:]]
         fields = {
             "job": job.number,
+            "job_id": job.id.hex(),
             **_request_of(job),
+            "queue": job.queue.name,
+            "kind": job.kind,
             "reason": job.reason,
             "attempts": job.attempts,
             "causes": causes,
@@ -889,40 +1318,77 @@ class Machine:
         """DISCARDED or CANCELLED: the client is to be told, and a discarded job is kept."""
         self.open -= 1
         self.open_bytes -= held(job)
+        self._left_queues((job,))
+        gone: list[Job] = []
+        if job.state == DISCARDED:
+            gone = self._keep(job)
         if job.request is None:
             self.finished.append(job)
         else:
             self.requests.ended([job])
         if self.trace:
             self._notice_finished(job)
-        if job.state == DISCARDED:
-            self._keep(job)
-        else:
+        if job.state != DISCARDED:
             job.body = b""
         if self.keeps_records:
             self._record_finished(job)
+        for it in gone:  # the job itself may be among them, and is written down as ended first
+            self.forgotten(it)
+        if self.ordered:
+            self._orders_go_on((job,))
 
-    def _keep(self, job: Job) -> None:
-        for forgotten in self.kept.keep(job):
-            self.forgotten(forgotten)
+    def _name(self, job: Job) -> None:
+        """A dead letter has an id, by which it is looked at; a job of 2010 may have come so far without one."""
+        if job.state == DISCARDED:
+            self.requests.id_of(job, job.ended_ns)
 
-    def evicted(self, job: Job) -> None:
-        """A bound made us forget the outcome of this job, and of no younger one, before it was received."""
+    def _keep(self, job: Job) -> list[Job]:
+        """Returns those that are kept no more for it, of which `forgotten` is to be told."""
+        self._name(job)
+        return self.kept.keep(job)
+
+    def redriven(self, job: Job) -> None:
+        """Of this dead letter another job was made, as its letter says."""
         if self.keeps_records:
-            self._records.append(Evicted(self.wall_ms(job.accepted_ns)))
+            self._record_finished(job)
 
-    def forgotten(self, job: Job) -> None:
-        """A final job is not kept here or there any more; nothing is, or something."""
+    def shared(self, job: Job) -> None:
+        """Other requests have this job than before."""
+        if self.keeps_records:
+            self._records.append(records.shared(self, job))
+
+    def window_changed(self, held: Held, window: Window) -> None:
+        """A unique key is taken for a while after the success of its job; or, where that is over, free."""
+        if self.keeps_records:
+            self._records.append(records.key_window(self, held, window))
+
+    def window_cut(self, held: Held, window: Window) -> None:
+        """A unique key is free early, because more are taken than may be."""
+        self.counters.windows_cut += 1
+        self.window_changed(held, window._replace(until_ns=0))
+
+    def evicted(self, asked_ns: int) -> None:
+        """The outcome of a job that was asked for then, and of no younger one, was forgotten before it was received."""
+        if self.keeps_records:
+            self._records.append(Evicted(self.wall_ms(asked_ns)))
+
+    def forgotten(self, job: Job, *, purged: bool = False) -> None:
+        """A final job is not kept here or there any more; nothing is, or something. `purged`: somebody said so."""
         kept, owed = job in self.kept, job in self.requests.outcomes
         if not kept:
             job.body = b""  # it may still wait to be told, and then needs its answer only
+            if order_of(job):
+                self._lifted.append(job)
+                if not purged and job.state == DISCARDED and not job.terms.skips and job.queue.orders.knows(job):
+                    fields = {"queue": job.queue.name, "order": order_of(job), "job": job.number}
+                    self.notices.append((Event.ORDER_UNBLOCKED, {**fields, "job_id": job.id.hex()}))
         if self.keeps_records:
             self._records.append(Forgotten(job.number, kept, owed))
 
     # --- Records and notices
 
-    def _record_attempt(self, job: Job) -> None:
-        self._records.append(records.attempt(self, job))
+    def _record_attempt(self, job: Job, pause_ns: int = 0) -> None:
+        self._records.append(records.attempt(self, job, pause_ns))
 
     def _record_finished(self, job: Job) -> None:
         self._records.append(records.finished(self, job))
@@ -934,6 +1400,8 @@ class Machine:
             "queue": job.queue.name,
             "bytes": body_bytes(job.body),
         }
+        if job.rules is not None and job.rules.redriven_from:
+            fields["redriven_from"] = job.rules.redriven_from.hex()
         self.notices.append((Event.JOB_ACCEPTED, fields))
 
     def _notice_dispatched(self, job: Job) -> None:
@@ -970,17 +1438,15 @@ def held(job: Job) -> int:
     return size
 
 
-def _choice(worker: Worker) -> Job | None:
-    """The oldest job of the queue that is the most important to this worker, of those where something waits."""
-    for place in worker.places:
-        job = place.queue.take()
-        if job is not None:
-            return job
-    return None
+def _place_in_order(job: Job) -> tuple[bool, int]:
+    """Of loaded jobs of one order key that which was with a worker is on its way, and else the one before all others;
+    whether a record says so or not: one that was accepted last may have none.
+    """
+    return not job.token, place_of(job)
 
 
-def _end_of(final: tuple[Job, bool, bool]) -> int:
-    return final[0].ended_ns
+def _end_of(ended: records.Ended) -> int:
+    return ended.job.ended_ns
 
 
 def _number_of(job: Job) -> int:

@@ -1,38 +1,47 @@
 """Where jobs wait and where workers wait for them: a queue has a name, jobs, and a line of workers.
 
-Jobs leave oldest first, and a job that comes back takes its old place. They are dispatched in the order of their
-numbers, so whatever comes back is older than whatever was never dispatched: the waiting jobs are two things, those that
-came back, by number, with a heap of these numbers, usually small or empty; and behind them a plain FIFO of fresh ones.
-A job that is completed while it waits leaves its number in the heap, where it is skipped when its turn comes; when more
-than half of the heap is like that, it is made anew.
+Jobs leave oldest first, and a job that comes back takes its old place (`flow`). Most are plain: of priority 0, and
+without a fairness key; they are one flow, and nothing else is looked at as long as there are no others. What has a
+priority or a key stands beside it (`levels`). What must go after others stands aside until it is its turn (`orders`).
 
 Workers with credit stand in line and take turns, one job each, so that a worker that asked for a hundred jobs does not
 get them before another that asked for one. One that serves several queues has a place in the line of each. A place
 without credit is dropped when its turn comes; those of lost workers are counted, so that a line nobody takes jobs from
 does not grow for ever.
 
-Nobody makes queues or ends them: one is there as long as a job or a worker names it (`Queues`).
+Nobody makes queues or ends them: one is there as long as a job or a worker names it, or it has settings (`Queues`).
 """
 
 from __future__ import annotations
 
-import heapq
 import weakref
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from relet.core.job import AVAILABLE, Job
+from relet.core.allowance import Allowance, allowance
+from relet.core.flow import Flow
+from relet.core.job import Job
+from relet.core.levels import Levels
+from relet.core.orders import Orders
 from relet.messages import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
     from relet.core.roster import Worker
+    from relet.core.service import Service
+    from relet.core.settings import QueueSettings
+    from relet.core.terms import Terms
 
 IDLE_LOOKS_MAX: Final = 100
 """Workers in line that are looked at to find one with nothing to do."""
+ASKED_LOOKS_MAX: Final = 1_000
+"""Workers in line that are counted for who wants to know."""
 _STALE_WORTH_REBUILDING = 64
 """Below this a rebuild costs more than the entries it frees."""
+
+UNKNOWN_QUEUE: Final = "unknown_queue"
+TOO_MANY_QUEUES: Final = "too_many_queues"
 
 
 class Place:
@@ -51,76 +60,174 @@ class Queue:
 
     __slots__ = (
         "__weakref__",
-        "_absent",
-        "_came_back",
-        "_numbers",
-        "fresh",
+        "_alone",
         "gone",
+        "levels",
         "line",
         "name",
+        "open",
+        "orders",
+        "paused",
+        "plain",
         "recalls",
+        "services",
+        "settings",
+        "terms",
+        "wakes_at",
     )
 
     def __init__(self, name: str = DEFAULT_QUEUE) -> None:
         self.name = name
-        self.fresh: deque[Job] = deque()
-        """Never dispatched; the machine appends here itself, a batch at a time."""
+        self.settings: QueueSettings | None = None
+        self.terms: Terms | None = None
+        """What holds for a job that says nothing else; None: what the broker has."""
+        self.paused = False
+        """Nothing is given out."""
+        self.open = 0
+        """Jobs that are not final; not counted for the default queue, whose are all others (`Machine.open_in`)."""
+        self.plain = Flow()
+        """The waiting jobs of priority 0 without a key. The machine appends fresh ones there itself, a batch at a time,
+        and takes from it alone where there are no others."""
+        self.levels: Levels | None = None
+        """All others, and the limits of the queue; None where there have been none since the queue was last empty."""
+        self.wakes_at = 0
+        """When the machine looks whether a rate lets something go; 0, or over: it does not."""
+        self.orders = Orders()
+        """Jobs that wait for others of their order key; they are not counted among those that wait here."""
+        self._alone = False
+        """What stands in the plain flow, if anything does, is one job that is not plain: nobody else waits, so its turn
+        is next, and levels would be made for nothing."""
         self.line: deque[Place] = deque()
         """Places of workers with credit, next first; and some whose credit is spent."""
         self.gone = 0
         """Places in line whose workers are lost."""
         self.recalls = 0
         """Jobs that were recalled and have been neither given back nor started."""
-        self._absent = 0
-        """Fresh jobs that have ended while they waited."""
-        self._came_back: dict[int, Job] = {}
-        self._numbers: list[int] = []
-        """A heap: the numbers of those that came back, and of some that have left since."""
+        self.services: list[tuple[Service, int]] = []
+        """Of workers that serve other queues, too; and the how manieth of theirs this one is."""
 
     def __repr__(self) -> str:
         return f"<Queue {self.name} jobs={len(self)} line={len(self.line)}>"
 
     def __len__(self) -> int:
-        return len(self.fresh) - self._absent + len(self._came_back)
+        return len(self.plain) + (0 if self.levels is None else self.levels.count)
+
+    def is_bare(self) -> bool:
+        """Nothing waits, and nothing did lately that would have to be looked at: sooner told than the length."""
+        plain = self.plain
+        return self.levels is None and not plain.fresh and not plain.again
 
     def __iter__(self) -> Iterator[Job]:
         """The waiting jobs, in no order that matters."""
-        yield from self._came_back.values()
-        yield from (job for job in self.fresh if job.state == AVAILABLE)
+        yield from self.plain
+        if self.levels is not None:
+            yield from self.levels
+
+    @property
+    def fresh(self) -> deque[Job]:
+        """The plain jobs that were never dispatched."""
+        if self._alone:
+            self.settle()
+        return self.plain.fresh
+
+    def append(self, job: Job) -> None:
+        """A fresh job waits."""
+        plain = self.plain
+        if is_plain(job):
+            self.fresh.append(job)
+        elif self.settings is None and self.levels is None and not plain.fresh and not plain.again:
+            self._alone = True
+            plain.fresh.append(job)
+        elif len(self) or self.plain.fresh or self.settings is not None or (self.levels and not self.levels.idle):
+            self._levels().append(job)
+        else:
+            self.levels = None
+            self._alone = True
+            self.plain.fresh.append(job)
+
+    def settle(self) -> None:
+        """A job that was alone will not be any more: it goes where it belongs."""
+        if self._alone:
+            self._alone = False
+            if self.plain.fresh:
+                self._levels().append(self.plain.fresh.popleft())
 
     def came_back(self, job: Job) -> None:
-        """The job waits again, at its old place."""
-        self._came_back[job.number] = job
-        heapq.heappush(self._numbers, job.number)
+        """The job waits again, at its place by age."""
+        self.settle()
+        (self.plain if is_plain(job) else self._levels()).came_back(job)
 
     def left(self, job: Job) -> None:
         """A job leaves while it waits: because it ends, or, if it had come back, because it is claimed."""
-        if self._came_back.pop(job.number, None) is None:
-            self._absent += 1
-            absent, count = self._absent, len(self.fresh)
-            if absent == count or (absent > _STALE_WORTH_REBUILDING and absent > count // 2):
-                # A queue that nobody serves must not keep what has ended, nor be kept by it.
-                self.fresh = deque(it for it in self.fresh if it.state == AVAILABLE and it is not job)
-                self._absent = 0
-        elif len(self._numbers) > 2 * len(self._came_back) + _STALE_WORTH_REBUILDING:
-            self._numbers = sorted(self._came_back)
+        (self.plain if self._alone or is_plain(job) else self._levels()).left(job)
 
-    def take(self) -> Job | None:
-        """The oldest waiting job, which leaves the queue; None when there is none."""
-        while self._numbers:
-            job = self._came_back.pop(heapq.heappop(self._numbers), None)
-            if job is not None:
-                return job
-        while self._absent:
-            if self._absent > _STALE_WORTH_REBUILDING and self._absent > len(self.fresh) // 2:
-                self.fresh = deque(job for job in self.fresh if job.state == AVAILABLE)
-                self._absent = 0
-                break
-            job = self.fresh.popleft()
-            if job.state == AVAILABLE:
-                return job
-            self._absent -= 1
-        return self.fresh.popleft() if self.fresh else None
+    def take(self, now: int) -> Job | None:
+        """The waiting job whose turn it is, which leaves the queue, and is with a worker now; None when none may go
+        now.
+        """
+        if self.paused:
+            return None
+        levels = self.levels
+        if levels is None:
+            return self.plain.take()
+        job = levels.take(now, self.settings)
+        if job is None and not levels.count and levels.idle:
+            self.levels = None
+        return job
+
+    def allow(self, allowed: Allowance | None) -> None:
+        """These are its limits from now on; None: it has none."""
+        if allowed is not None or self.levels is not None:
+            self._levels().allow(allowed)
+
+    @property
+    def counts(self) -> bool:
+        """Whether its jobs that are with workers are counted, because it has a limit of them."""
+        allowed = None if self.levels is None else self.levels.allowed
+        return allowed is not None and allowed.counts
+
+    def lacks(self, now: int) -> bool:
+        """Nothing that waits here may go now, if anything does; but what came back from a worker might."""
+        if self.paused:
+            return False
+        return not len(self.plain) if self.levels is None else self.levels.lack(now)
+
+    def takes_back(self, job: Job, now: int) -> bool:
+        """Whether this job, which is with a worker, or another of its fairness key might go if it came back."""
+        return self.levels is None or self.levels.take_back(job, now)
+
+    def went(self, job: Job) -> None:
+        """A job is with a worker, and was not taken from here just now."""
+        if self.levels is not None:
+            self.levels.went(job)
+
+    def is_back(self, job: Job) -> None:
+        """A job that was counted is with no worker any more."""
+        if self.levels is not None:
+            self.levels.is_back(job)
+
+    def _levels(self) -> Levels:
+        if self.levels is None:
+            self.levels = Levels(self.plain)
+        self.settle()
+        return self.levels
+
+    def before(self, job: Job) -> tuple[int, bool]:
+        """(how many jobs wait that are given out before this one, which waits here, too; whether there may be more that
+        were not counted, so that the look has a bound). About so many, where they are not all alike (`levels`).
+        """
+        if self.levels is None:
+            return self.plain.before(job)
+        return self.levels.before(job, plain=is_plain(job))
+
+    def asked(self) -> tuple[int, int]:
+        """(workers that ask for a job now, jobs that they ask for); the first thousand in line are counted."""
+        asks = [place.worker.credit for place in islice(self.line, ASKED_LOOKS_MAX) if place.worker.credit]
+        return len(asks), sum(asks)
+
+    def is_asked(self) -> bool:
+        """Whether a worker asks for a job now; likewise."""
+        return any(place.worker.credit for place in islice(self.line, ASKED_LOOKS_MAX))
 
     def enter(self, place: Place) -> None:
         """A worker has credit again."""
@@ -143,6 +250,23 @@ class Queue:
                 return True
         return False
 
+    def another(self, but: str) -> Worker | None:
+        """A worker that asks here and is not called so, one with nothing to do where there is one, among the first in
+        line. None who would have to take a more important one.
+        """
+        found: Worker | None = None
+        places: dict[Any, int] = dict(self.services)
+        for place in islice(self.line, IDLE_LOOKS_MAX):
+            worker = place.worker
+            if worker.credit and worker.name != but:
+                service = worker.service
+                if service in places and service is not None and service.service.prefers(places[service]):
+                    continue
+                if len(worker.jobs) < worker.capacity:
+                    return worker
+                found = found or worker
+        return found
+
     def drop_first(self) -> None:
         """The first in line has no credit left: it was spent elsewhere, it was lost, or could not be reached."""
         place = self.line.popleft()
@@ -159,18 +283,34 @@ class Queue:
             self.gone = 0
 
 
+def is_plain(job: Job) -> bool:
+    """Whether a job stands with nearly all others, as far as its turn goes."""
+    return not job.terms.priority and (job.rules is None or not job.rules.fair)
+
+
 class Queues:
-    """All queues by name. One that no job and no worker refers to is gone."""
+    """All queues by name. One without settings that no job and no worker refers to is gone."""
 
-    __slots__ = ("_by_name", "default")
+    __slots__ = ("_by_name", "_configured", "_queues_max", "count", "default", "only_these")
 
-    def __init__(self) -> None:
+    def __init__(self, *, queues_max: int) -> None:
         self.default = Queue()
+        self.count = False
+        """Some queue counts, or has counted, its jobs that are with workers."""
+        self.only_these = False
+        """Only queues with settings may be used, and the default one where it has some."""
+        self._queues_max = queues_max
         self._by_name: weakref.WeakValueDictionary[str, Queue] = weakref.WeakValueDictionary()
         self._by_name[DEFAULT_QUEUE] = self.default
+        self._configured: dict[str, Queue] = {}
+        """Those that have settings, which keeps them."""
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+    def names(self) -> list[str]:
+        """Of all of them."""
+        return list(self._by_name.keys())
 
     def __iter__(self) -> Iterator[Queue]:
         return iter(list(self._by_name.values()))
@@ -186,4 +326,33 @@ class Queues:
         queue = self._by_name.get(name)
         if queue is None:
             queue = self._by_name[name] = Queue(name)
+        return queue
+
+    def refusal(self, *names: str) -> tuple[str, str] | None:
+        """Why queues of these names may not be used, as (code, text); None where they may."""
+        if self.only_these:
+            strange = next((name for name in names if name not in self._configured), None)
+            if strange is not None:
+                return UNKNOWN_QUEUE, f"there is no queue {strange!r}, and only those that are configured may be used"
+        return self.refusal_of_room(sum(self.get(name) is None for name in names))
+
+    def refusal_of_room(self, fresh: int) -> tuple[str, str] | None:
+        """The same where so many more are to be made."""
+        if fresh and len(self) + fresh > self._queues_max:
+            return TOO_MANY_QUEUES, f"there are as many queues as may be: {self._queues_max} (queues_max)"
+        return None
+
+    def set(self, name: str, settings: QueueSettings | None, terms: Terms | None) -> Queue:
+        """The queue of this name has these settings, and its jobs these terms, from now on; None: none of its own."""
+        allowed = allowance(settings)  # all is worked out before anything is another
+        queue = self.named(name)
+        queue.settle()
+        queue.settings, queue.terms = settings, terms
+        queue.paused = settings is not None and settings.dispatch_paused
+        self.count |= allowed is not None and allowed.counts
+        queue.allow(allowed)
+        if settings is None:
+            self._configured.pop(name, None)
+        else:
+            self._configured[name] = queue
         return queue

@@ -18,12 +18,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from relet._version import __version__
-from relet.core.job import AVAILABLE, HELD, RUNNING, Cause, Job
+from relet.core.job import AVAILABLE, DELAYED, HELD, RUNNING, Cause, Job
 from relet.core.lease import NEVER
 from relet.core.roster import Session, Worker
 from relet.events import Event
 from relet.messages import (
     TOO_LARGE,
+    WEIGHT_MAX,
     WRONG_ENDPOINT,
     Body,
     Cancel,
@@ -109,9 +110,13 @@ class Reports:
         if there is not None and there is not session:
             self._lose(there, now)
         if session is None:
+            refused = machine.queues.refusal(*dict.fromkeys(said.queues))
+            if refused is not None:
+                return Error(code=refused[0], text=refused[1], of="hello")
             queues = tuple(machine.queues.named(name) for name in dict.fromkeys(said.queues))
             session = Session(peer, path, queues, said.incarnation, said.features, now)
             session.agent = said.agent[:100]
+            session.weights = said.weights
             if not roster.arrive(session):
                 return Error(code="too_many_peers", text="there are as many workers as may be; come back later")
             machine.arrived(session)
@@ -170,6 +175,10 @@ class Reports:
             return f"queues has {len(said.queues)} names: give 1 to {queues_max}"
         if not all(1 <= len(name) <= QUEUE_CHARACTERS_MAX for name in said.queues):
             return f"a queue's name has 1 to {QUEUE_CHARACTERS_MAX} characters"
+        if said.weights and (len(said.weights) != len(said.queues) or len(set(said.queues)) != len(said.queues)):
+            return f"weights has {len(said.weights)} for {len(said.queues)} queues: give one each, or leave them out"
+        if not all(1 <= weight <= WEIGHT_MAX for weight in said.weights):
+            return f"the weight of a queue is 1 to {WEIGHT_MAX}"
         return ""
 
     def _reconcile(self, session: Session, said: WorkerHello, now: int) -> tuple[bytes, ...]:
@@ -199,9 +208,9 @@ class Reports:
         than by the loss of the session.
         """
         mine = runs and job.token == token and job.seq > 0 and job.holder is None
-        if not mine or job.state not in (AVAILABLE, HELD, RUNNING):
+        if not mine or job.state not in (DELAYED, AVAILABLE, HELD, RUNNING):
             return False
-        if job.state == AVAILABLE:
+        if job.state in (DELAYED, AVAILABLE):
             last = job.ledger[-1] if job.ledger else None
             if last is None or (last.attempt, last.cause) != (job.attempts, Cause.WORKER_LOST):
                 return False
@@ -221,9 +230,10 @@ class Reports:
     def _grant(self, session: Session, credit: int) -> None:
         machine = self._machine
         whole = machine.roster.grant(session, credit)
-        stirred = machine.stirred
-        for place in session.places:
-            stirred[place.queue] = None
+        if session.service is None:
+            machine.stirred[session.places[0].queue] = None
+        else:
+            machine.stirred.update(dict.fromkeys(session.service.ready()))
         if not whole and credit - session.handed > self._limits.asks_per_worker_max:
             text = f"a worker may ask for {self._limits.asks_per_worker_max} jobs at a time; so much was granted"
             machine.said.append((session, Error(code="bad_credit", text=text), ()))
@@ -245,7 +255,7 @@ class Reports:
     ) -> list[PlainCompleted]:
         """Sessions have done these jobs. Returns the messages of those who have said no hello."""
         machine = self._machine
-        by_token, recalled = machine.by_token, machine.recalls.lane
+        by_token = machine.by_token
         done: list[Job] = []
         at_once: list[Job] = []
         strange: list[PlainCompleted] = []
@@ -278,7 +288,7 @@ class Reports:
                 if timer is not None:
                     del timer.running[job.number]
                     job.timer = None
-                    if timer is recalled:
+                    if timer.recalled:
                         job.queue.recalls -= 1
                 if job.tokens:
                     machine.forget_tokens(job)
@@ -450,10 +460,9 @@ class Reports:
     def cancel(self, worker: Worker, token: bytes, reason: str) -> None:
         """Nobody waits for this attempt any more."""
         if type(worker) is Session and not worker.away:
-            machine = self._machine  # who stops because of an answer must not stop before that is safe
-            (machine.promised if reason == "answered" else machine.said).append(
-                (worker, Cancel(token=token, reason=reason), ())
-            )
+            machine = self._machine
+            promises = reason in ("answered", "cancelled")  # who stops because of an end must not before that is safe
+            (machine.promised if promises else machine.said).append((worker, Cancel(token=token, reason=reason), ()))
 
     # --- Liveness
 

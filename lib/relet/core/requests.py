@@ -16,21 +16,32 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import msgspec
+
+from relet.core import retry, timing
 from relet.core.askers import UNRECEIVED_LOOK, Asker, Askers
-from relet.core.job import FINAL, Job, State, Terms
+from relet.core.job import COMPLETED, DELAYED, FINAL, HELD, RUNNING, Asked, Job, Reason, State, detached
 from relet.core.lease import NEVER
 from relet.core.outcomes import Outcomes
-from relet.core.queue import Queue
+from relet.core.placing import rules_of, wrong_with
+from relet.core.queue import Queue, is_plain
+from relet.core.settings import QueueSettings
+from relet.core.terms import Backoff, Rules, Terms
+from relet.core.unique import Guest, Uniques, Window, held_by
+from relet.core.why import why
 from relet.events import Event
 from relet.messages import (
+    KEY_CHARACTERS_MAX,
     WRONG_ENDPOINT,
     Admitted,
     Body,
+    CancelJob,
     ClientHello,
     Error,
+    FormedSubmitted,
     Inquire,
     JobState,
     Key,
@@ -65,23 +76,80 @@ LOOK_NS_MIN: Final = 1_000_000
 """What cannot end yet is looked at again after this long at the earliest."""
 TERMS_MAX: Final = 1_000
 """Different terms remembered, so that the jobs of one client share theirs."""
-FEATURES: Final = ("follows",)
+FEATURES: Final = ("follows", "cancels")
 _STALE_WORTH_REBUILDING: Final = 64
 """Below this a rebuild costs more than the entries it frees."""
 
 BUSY: Final = "busy"
 DRAINING: Final = "draining"
-TOO_LARGE: Final = "too_large"
 BAD_ID: Final = "bad_id"
 BAD_REQUEST: Final = "bad_request"
 CONFLICT: Final = "conflict"
 EXPIRED: Final = "expired"
 TOO_MANY_ASKERS: Final = "too_many_askers"
+DUPLICATE: Final = "duplicate"
+QUEUE_PAUSED: Final = "queue_paused"
+QUEUE_FULL: Final = "queue_full"
 
 _FOR_CLIENTS: Final = (
     "this is the endpoint for clients, and a client's hello has no incarnation: connect workers to the endpoint for"
     " workers (WORKERS, the second one of broker.py)"
 )
+
+TermsKey: TypeAlias = "tuple[Any, ...]"
+"""What requests have in common that ask for the same terms."""
+
+
+def _terms_key(said: Submit) -> TermsKey:
+    """The fields of a request that are its job's terms."""
+    return (
+        said.run_ms,
+        said.silence_ms,
+        said.late,
+        said.gone,
+        said.keep_ms,
+        said.tries,
+        said.errors_max,
+        said.timeouts_max,
+        said.losses_max,
+        said.final_kinds,
+        said.backoff,
+        said.priority,
+        said.start_ms,
+        said.deadline_ms,
+        said.takes_ms,
+        said.blocks,
+    )
+
+
+_USUAL: Final = _terms_key(Submit())
+
+
+_FORM: Final = (
+    "follow",
+    "run_ms",
+    "silence_ms",
+    "late",
+    "gone",
+    "keep_ms",
+    "tries",
+    "errors_max",
+    "timeouts_max",
+    "losses_max",
+    "final_kinds",
+    "backoff",
+    "priority",
+    "weight",
+)
+"""What a form may say (`Form`)."""
+
+
+class Form(msgspec.Struct, frozen=True, gc=False):
+    """What many requests say, apart from their id, receipt, queue and fairness key: it is looked at once."""
+
+    said: Submit
+    terms: Terms | None
+    """In a queue without settings; None: what cannot be, or is not the same for each request."""
 
 
 class Requests:
@@ -101,7 +169,11 @@ class Requests:
         """By request: open jobs, and final ones whose outcomes are kept."""
         self._by_id: dict[bytes, Job] = {}
         """The same by the id of the job, where a client was told that."""
-        self._terms: dict[tuple[int | None, int | None, str, str, int], Terms] = {}
+        self.uniques = Uniques(windows_max=limits.unique_windows_max)
+        """Unique keys, and who shares a job."""
+        self._terms: dict[tuple[Terms, TermsKey], Terms] = {}
+        self._forms: dict[bytes, Form] = {}
+        """By what the dialect calls them."""
         self._forgotten_ns = -NEVER
         """When the youngest job was accepted whose outcome a bound made us forget before it was received."""
         self._barren = 0
@@ -122,6 +194,8 @@ class Requests:
         self._accepted: list[Job] = []
         """Of the batch in hand."""
         self._accepted_bytes = 0
+        self._accepted_plain = True
+        """Whether all of them are (`queue.is_plain`), and wait for nothing but their turn."""
         self._counted = 0
         self._waiting: dict[Queue, int] = {}
         """Of each queue, how many of the first `_counted` of them."""
@@ -176,6 +250,10 @@ class Requests:
     def submit(self, asker: Asker, said: Submit, body: Body, now: int) -> None:
         """A client wants this job done, or these."""
         self.received(asker, said.received)
+        self._submit(asker, said, body, now)
+        self.accept(now)
+
+    def _submit(self, asker: Asker, said: Submit, body: Body, now: int) -> None:
         if said.jobs:
             admitted = self._admit_many(asker, said, body, now)
         else:
@@ -183,7 +261,6 @@ class Requests:
             admitted = [] if admission is None else [admission]
         if said.ack or any(each.code for each in admitted):
             self._machine.promised.append((asker, Submitted(jobs=tuple(admitted)), ()))
-        self._accept(now)
 
     def submit_plain(self, batch: Iterable[PlainSubmitted], now: int) -> list[PlainSubmitted]:
         """The same for what is nearly always submitted: one job on the terms of the broker, of whose acceptance nobody
@@ -193,7 +270,8 @@ class Requests:
         """
         machine, limits, receipts = self._machine, self._limits, self._receipts
         known, accepted, queue, terms = self._jobs, self._accepted, machine.queue, machine.terms
-        room = 0 if machine.draining else limits.jobs_max - machine.open
+        closes = machine.draining or queue.settings is not None or machine.queues.only_these
+        room = 0 if closes else limits.jobs_max - machine.open
         room_bytes = limits.jobs_bytes_max - machine.open_bytes - limits.body_bytes_max
         size, number = 0, machine.number
         strange: list[PlainSubmitted] = []
@@ -228,19 +306,136 @@ class Requests:
                 machine.promised.append((asker, Submitted(jobs=(admission,)), ()))
             size, number = self._accepted_bytes, machine.number + len(accepted)
         self._accepted_bytes = size
-        self._accept(now)
+        self.accept(now)
         for asker in receipts:
             self.received(asker, asker.receipt)
         receipts.clear()
         return strange
 
-    def _accept(self, now: int) -> None:
+    def redrive(self, old: Job, now: int) -> Job | tuple[str, str]:
+        """Another job like this dead letter, in the batch that `accept` ends; or a code and a text that say why not.
+
+        Nobody is owed its outcome, which is kept like all. Its request is its own id: so it can be asked about, by
+        whoever could ask about the old one.
+        """
+        machine = self._machine
+        held = held_bytes(old.body, b"") + headers_held(old.headers)
+        if machine.draining:
+            return DRAINING, "the broker stops: redrive when it is back"
+        if self._is_full(1, held):
+            return BUSY, self._full()
+        refused = self._refused_by(old.queue)
+        if refused is not None:
+            return refused
+        number = machine.number + len(self._accepted) + 1
+        job = Job(number, None, b"", old.body, now, old.queue, old.terms, headers=old.headers)
+        job.size = body_bytes(old.body)
+        orders = old.queue.orders
+        job.rules = rules = msgspec.structs.replace(
+            old.rules or Rules(), redriven_from=old.id, age_ns=0, place=orders.place_kept(old)
+        )
+        job_id = self.id_of(job, now)
+        principal = old.request[0] if type(old.request) is tuple else ""
+        job.request = key = (principal, job_id) if principal else job_id
+        if not self._may_hold(job, now):
+            return DUPLICATE, f"the unique key {rules.unique!r} is taken by another job: redrive when it has ended"
+        self._jobs[key] = self._by_id[job_id] = job
+        self._accepted_plain = False
+        self._holds(job)
+        self._accepted.append(job)
+        self._accepted_bytes += held
+        if rules.place:
+            orders.handed_on(old, job)
+        return job
+
+    def submit_formed(
+        self, batch: Iterable[FormedSubmitted], read: Callable[[bytes], Submit | None], now: int
+    ) -> list[FormedSubmitted]:
+        """The same for what is submitted on terms that are said again and again. `read` is how the dialect reads a
+        form; what it cannot read is returned, with the messages of those who have said no hello.
+        """
+        machine, limits, receipts = self._machine, self._limits, self._receipts
+        known, accepted, forms, queues = self._jobs, self._accepted, self._forms, machine.queues
+        room = 0 if machine.draining or queues.only_these else limits.jobs_max - machine.open
+        room_bytes = limits.jobs_bytes_max - machine.open_bytes - limits.body_bytes_max
+        size, number = 0, machine.number
+        strange: list[FormedSubmitted] = []
+        for message in batch:
+            peer, path, name, received, queue_name, fair, packed, body = message
+            asker: Asker | None = self.askers.on(peer, path) if path else peer.direct
+            form = forms.get(packed) or self._form_of(packed, read)
+            if asker is None or form is None:
+                strange.append(message)
+                continue
+            if received > asker.receipt:
+                asker.receipt = received
+                receipts[asker] = None
+            queue, terms, said = queues.get(queue_name), form.terms, form.said
+            if (
+                queue is not None
+                and terms is not None
+                and queue.settings is None
+                and type(body) is bytes
+                and name not in known
+                and REQUEST_ID_BYTES_MIN <= len(name) <= REQUEST_ID_BYTES_MAX
+                and len(accepted) < room
+                and size < room_bytes
+                and not peer.principal
+                and (len(fair) <= KEY_CHARACTERS_MAX if fair else said.weight == 1)
+            ):
+                body_size = len(body)
+                size += body_size
+                number += 1
+                known[name] = job = Job(
+                    number, None, b"", body, now, queue, terms, name,
+                    ((asker, name, said.follow and asker.follows),), body_size,
+                )  # fmt: skip
+                if fair:
+                    job.rules = Rules(fair=fair, weight=said.weight)
+                    self._accepted_plain = False
+                elif terms.priority:
+                    self._accepted_plain = False
+                if terms.ends_alone:
+                    asker.watched.add(job)
+                accepted.append(job)
+                continue
+            said = msgspec.structs.replace(said, id=name, received=received, queue=queue_name, fair=fair)
+            self._accepted_bytes = size
+            self._submit(asker, said, body, now)
+            if accepted is not self._accepted:  # what was there had to be the machine's, for a unique key
+                accepted = self._accepted
+                room = min(room, limits.jobs_max - machine.open)
+                room_bytes = limits.jobs_bytes_max - machine.open_bytes - limits.body_bytes_max
+            size, number = self._accepted_bytes, machine.number + len(accepted)
+        self._accepted_bytes = size
+        self.accept(now)
+        for asker in receipts:
+            self.received(asker, asker.receipt)
+        receipts.clear()
+        return strange
+
+    def _form_of(self, packed: bytes, read: Callable[[bytes], Submit | None]) -> Form | None:
+        """What there is to know of a form; None where it cannot be read. Only what is said again is remembered."""
+        said = read(packed)
+        if said is None:
+            return None
+        if said != Submit(**{name: getattr(said, name) for name in _FORM}):
+            return Form(said, None)
+        terms = self._terms_of(said, self._machine.terms)
+        if isinstance(terms, str) or wrong_with(msgspec.structs.replace(said, fair="-")):
+            return Form(said, None)
+        if len(self._forms) >= TERMS_MAX:
+            self._forms.clear()
+        form = self._forms[packed] = Form(said, terms)
+        return form
+
+    def accept(self, now: int) -> None:
         """The jobs of a batch are the machine's."""
         accepted = self._accepted
         if accepted:
             self.open += len(accepted)
-            self._machine.accept(accepted, self._accepted_bytes, now)
-            self._accepted, self._accepted_bytes = [], 0
+            self._machine.accept(accepted, self._accepted_bytes, now, plain=self._accepted_plain)
+            self._accepted, self._accepted_bytes, self._accepted_plain = [], 0, True
         self._waiting, self._counted = {}, 0
 
     def _admit_many(self, asker: Asker, said: Submit, body: Body, now: int) -> list[Admitted]:
@@ -264,7 +459,7 @@ class Requests:
                 f"the jobs have {begin} frames, the message has {len(frames)}, and no id of its own",
             )
         elif len(items) > limits.ids_per_message_max:
-            code, text = BAD_REQUEST, f"at most {limits.ids_per_message_max} jobs in a message (ids_per_message_max)"
+            code, text = BAD_REQUEST, f"at most {limits.ids_per_message_max} jobs in a message (--ids-per-message-max)"
         elif len({name for name, _ in items}) != len(items):
             code, text = BAD_ID, "an id stands twice in the message"
         elif self._is_full(fresh, size):
@@ -295,20 +490,37 @@ class Requests:
         if headers is not None:
             headers_bytes = headers_held(headers)
             held += headers_bytes
-        plain = said.run_ms is None and said.silence_ms is None and said.late == "any" and not said.keep_ms
-        terms = machine.terms if plain and said.gone == "finish" else self._terms_of(said)
+        queue = machine.queues.get(said.queue)
+        terms = self._terms_of(said, machine.terms if queue is None or queue.terms is None else queue.terms)
         refused = self._refusal(said, name, terms, headers_bytes, now)
-        if refused is None and self._is_full(1, held):
+        other: Job | Window | None = None
+        if refused is None and said.unique:
+            other = self._holder(said, principal, now)
+            if other is not None and not (said.unique_mode == "replace" and _waits(other)):
+                return self._meets(asker, said, name, size, other, now)
+        if refused is None and queue is None:
+            refused = machine.queues.refusal(said.queue)
+        elif refused is None and queue is not None and (queue.settings is not None or machine.queues.only_these):
+            refused = self._refused_by(queue, fewer=int(other is not None))  # which makes room
+        if refused is None and self._is_full(int(other is None), held):
             refused = BUSY, self._full()
-        if refused is not None or terms is None:
+        if refused is not None or isinstance(terms, str):
             machine.counters.requests_refused += 1
             code, text = refused or (BAD_REQUEST, "")
             retry_ms = {BUSY: BUSY_RETRY_MS, DRAINING: DRAINING_RETRY_MS}.get(code, 0)
             return Admitted(id=name[:REQUEST_ID_BYTES_MAX], code=code, text=text, retry_ms=retry_ms)
+        if other is not None:
+            self.accept(now)  # it may be of this batch, and what ends must have begun
         number = machine.number + len(self._accepted) + 1
         job = Job(number, None, b"", body, now, machine.queues.named(said.queue), terms, key, (), size, headers)
+        job.rules = rules_of(said)
+        self._accepted_plain = self._accepted_plain and is_plain(job) and job.rules is None
+        if said.unique:
+            self._takes_key(job, said, other, now)
         if said.age_ms:
             job.again = not machine.keeps_records and now - said.age_ms * 1_000_000 < machine.began_ns
+        if said.delay_ms or said.not_before_ms or timing.has_deadline(terms):
+            self._times(job, said, now)
         if said.wait:
             job.askers = ((asker, name, said.follow and asker.follows),)
             if terms.ends_alone:
@@ -320,15 +532,129 @@ class Requests:
             return None
         job_id = self.id_of(job, now)
         self._by_id[job_id] = job
-        return Admitted(id=name, job=job_id, position=self._position(job))
+        return Admitted(id=name, job=job_id, position=len(job.queue) + self._accepted_in(job.queue) - 1)
 
-    def _position(self, job: Job) -> int:
-        """How many jobs wait before the one that was accepted last."""
+    def _times(self, job: Job, said: Submit, now: int) -> None:
+        """The job has a delay or a deadline, or both."""
+        self._accepted_plain = False
+        due_ns = timing.due_ns(said, now, self._machine.wall_ns)
+        if due_ns:
+            job.state, job.due_ns = DELAYED, due_ns
+        if said.age_ms and timing.has_deadline(job.terms):
+            job.rules = msgspec.structs.replace(job.rules or Rules(), age_ns=said.age_ms * 1_000_000)
+
+    # --- Unique keys
+
+    def _holder(self, said: Submit, principal: str, now: int) -> Job | Window | None:
+        """What holds the key that a request comes with: an open job, or one that has ended well not long ago."""
+        held = said.queue, principal, said.unique
+        job = self.uniques.live.get(held)
+        if job is not None:
+            return job
+        window = self.uniques.windows.get(held)
+        return window if window is not None and window.until_ns > now else None
+
+    def _meets(
+        self, asker: Asker, said: Submit, name: bytes, size: int, other: Job | Window, now: int
+    ) -> Admitted | None:
+        """The key of a request is taken: it shares that job, or its kept outcome, or is refused."""
+        job = other if isinstance(other, Job) else self._kept_of(other)
+        code, text = DUPLICATE, f"a job with the unique key {said.unique!r} is in this queue already"
+        if isinstance(other, Window):
+            text = f"a job with the unique key {said.unique!r} has ended well not long ago"
+        elif said.unique_mode == "replace":
+            text += ", and with a worker: it cannot be replaced any more"
+        if said.unique_mode == "join" and job is not None:
+            guests = self.uniques.guests.get(job, {})
+            if len(guests) + 1 < self._limits.askers_per_job_max and (
+                not said.wait or self._attach(asker, job, name, follows=said.follow, shares=True)
+            ):
+                return self._shares(asker, said, name, size, job, now)
+            code, text = TOO_MANY_ASKERS, f"{self._limits.askers_per_job_max} wait for this job already"
+        self._machine.counters.requests_refused += 1
+        there = other.job if isinstance(other, Window) else self.id_of(other, now)
+        if job is not None:
+            self._by_id[there] = job
+        return Admitted(id=name, job=there if code == DUPLICATE else b"", code=code, text=text)
+
+    def _kept_of(self, window: Window) -> Job | None:
+        """The job of which only the key is taken, if its outcome is kept."""
+        job = self._jobs.get(window.request)
+        return None if job is None or job.id != window.job else job
+
+    def _shares(self, asker: Asker, said: Submit, name: bytes, size: int, job: Job, now: int) -> Admitted | None:
+        """A request has no job of its own: it is known as one of those whose this is."""
+        self.accept(now)  # that may be of this batch
+        key = self._key(asker, name)
+        self._jobs[key] = job
+        guests = self.uniques.guests.setdefault(job, {})
+        guests[key] = Guest(size, said.gone == "finish", now)
+        if job.state in FINAL and not said.wait:
+            job.orphans += 1  # it is kept for whom nobody has told
+        self._machine.counters.requests_joined += 1
+        self._machine.shared(job)
+        if not said.ack:
+            return None
+        job_id = self.id_of(job, now)
+        self._by_id[job_id] = job
+        return Admitted(id=name, job=job_id, joined=True)
+
+    def _takes_key(self, job: Job, said: Submit, other: Job | Window | None, now: int) -> None:
+        """A new job has the key now; one that had it, and waits, ends for it."""
+        job.rules = msgspec.structs.replace(
+            job.rules or Rules(), unique=said.unique, unique_ns=said.unique_ms * 1_000_000
+        )
+        if isinstance(other, Job):
+            other.rules = msgspec.structs.replace(other.rules or Rules(), replaced_by=self.id_of(job, now))
+            self._machine.counters.jobs_replaced += 1
+            self._machine.cancel(other, Reason.REPLACED, now)
+        self._holds(job)
+
+    def _may_hold(self, job: Job, now: int) -> bool:
+        """Whether the key of a new job, where it has one, is free."""
+        held = held_by(job)
+        if held is None:
+            return True
+        window = self.uniques.windows.get(held)
+        return held not in self.uniques.live and (window is None or window.until_ns <= now)
+
+    def _holds(self, job: Job) -> None:
+        """An open job has its key, where it has one."""
+        held = held_by(job)
+        if held is not None:
+            self.uniques.live[held] = job
+
+    def _key_is_free(self, job: Job) -> None:
+        """A job with rules of its own has ended: its key is free, or is so after a while."""
+        uniques, rules = self.uniques, job.rules
+        uniques.released(job)
+        held = held_by(job)
+        if held is not None and rules is not None and rules.unique_ns and job.state == COMPLETED and job.request:
+            window = Window(job.number, job.ended_ns + rules.unique_ns, self.id_of(job, job.ended_ns), job.request)
+            self._by_id[window.job] = job
+            self._machine.window_changed(held, window)
+            for oldest, cut in uniques.begin(held, window):
+                self._machine.window_cut(oldest, cut)
+        if job in uniques.guests:  # who has not asked to be told may ask for it yet
+            told = {name for _, name, _ in job.askers}
+            job.orphans += sum(_name_of(key) not in told for key in uniques.requests_of(job))
+
+    # --- Whether there is room
+
+    def _accepted_in(self, queue: Queue) -> int:
+        """How many jobs of the batch in hand are in this queue."""
         waiting = self._waiting
         for each in self._accepted[self._counted :]:
             waiting[each.queue] = waiting.get(each.queue, 0) + 1
         self._counted = len(self._accepted)
-        return len(job.queue) + waiting[job.queue] - 1
+        return waiting.get(queue, 0)
+
+    def _refused_by(self, queue: Queue, *, fewer: int = 0) -> tuple[str, str] | None:
+        """Why a queue takes no job more; None where it does."""
+        settings = queue.settings
+        if settings is None:
+            return self._machine.queues.refusal(queue.name)
+        return closed(queue.name, settings, self._machine.open_in(queue) + self._accepted_in(queue) - fewer)
 
     def _is_full(self, jobs: int, size: int) -> bool:
         machine, limits = self._machine, self._limits
@@ -342,7 +668,7 @@ class Requests:
         return f"the broker has as many jobs as it may have: {limits.jobs_max} or {limits.jobs_bytes_max} bytes"
 
     def _refusal(
-        self, said: Submit, name: bytes, terms: Terms | None, headers_bytes: int, now: int
+        self, said: Submit, name: bytes, terms: Terms | str, headers_bytes: int, now: int
     ) -> tuple[str, str] | None:
         """Why a request cannot become a job; None where it can."""
         limits = self._limits
@@ -353,49 +679,97 @@ class Requests:
         if not 1 <= len(said.queue) <= QUEUE_CHARACTERS_MAX:
             return BAD_REQUEST, f"a queue's name has 1 to {QUEUE_CHARACTERS_MAX} characters, not {len(said.queue)}"
         if headers_bytes > limits.headers_bytes_max:
-            text = f"the headers have {headers_bytes} bytes: at most {limits.headers_bytes_max} (headers_bytes_max)"
+            text = f"the headers have {headers_bytes} bytes: at most {limits.headers_bytes_max} (--headers-bytes-max)"
             return BAD_REQUEST, text
-        if terms is None:
-            run, keep = limits.run_ns_max // 1_000_000, limits.outcome_ns // 1_000_000
-            return BAD_REQUEST, f"run_ms is 0 (no limit) to {run}, silence_ms 1 to {run}, keep_ms 0 to {keep}"
+        if isinstance(terms, str):
+            return BAD_REQUEST, terms
+        wrong = wrong_with(said) or self._wrong_with_key(said)
+        wrong = wrong or timing.wrong_beside(said, terms, now, self._machine.wall_ns, limits)
+        if wrong:
+            return BAD_REQUEST, wrong
         if said.age_ms:
             asked_ns = now - said.age_ms * 1_000_000
             if said.age_ms < 0 or now - asked_ns > limits.outcome_ns or asked_ns <= self._forgotten_ns + TRANSIT_NS:
                 return EXPIRED, "this was asked so long ago that its outcome may have been forgotten; ask anew"
         return None
 
-    def _terms_of(self, said: Submit) -> Terms | None:
-        """What a request asks for beyond the rule; None where that cannot be."""
-        limits = self._limits
-        key = (said.run_ms, said.silence_ms, said.late, said.gone, said.keep_ms)
+    def _wrong_with_key(self, said: Submit) -> str:
+        """What of a request's unique key cannot be; "" where nothing is wrong."""
+        max_ms = self._limits.unique_ns_max // 1_000_000
+        if not said.unique:
+            if said.unique_mode == "reject" and not said.unique_ms:
+                return ""
+            return "unique_mode and unique_ms say nothing without unique: name a key, or leave them out"
+        if len(said.unique) > KEY_CHARACTERS_MAX:
+            return f"unique has {len(said.unique)} characters: a key has at most {KEY_CHARACTERS_MAX}"
+        if said.unique_ms > max_ms:
+            return f"unique_ms is {said.unique_ms}: at most {max_ms} (--unique-max)"
+        return ""
+
+    def _terms_of(self, said: Submit, default: Terms) -> Terms | str:
+        """What a request asks for beyond the rule of its queue, shared by all that ask for the same; a text, what is
+        wrong, where that cannot be.
+        """
+        asked = _terms_key(said)
+        if asked == _USUAL:
+            return default
+        key = default, asked
         terms = self._terms.get(key)
         if terms is None:
-            run_max_ms = limits.run_ns_max // 1_000_000
-            run_ms = 1 if said.run_ms is None else said.run_ms
-            silence_ms = 1 if said.silence_ms is None else said.silence_ms
-            keeps = 0 <= said.keep_ms <= limits.outcome_ns // 1_000_000
-            if not (0 <= run_ms <= run_max_ms and 1 <= silence_ms <= run_max_ms and keeps):
-                return None
-            run_ns = None if said.run_ms == 0 else run_ms * 1_000_000
-            terms = Terms(
-                run_ns=self._machine.timeout_ns if said.run_ms is None else run_ns,
-                silence_ns=None if said.silence_ms is None else silence_ms * 1_000_000,
-                late_any=said.late == "any",
-                ends_alone=said.gone == "cancel",
-                keep_ns=said.keep_ms * 1_000_000,
-            )
+            wrong = self._wrong_with(said) or retry.wrong_with(said, self._limits)
+            wrong = wrong or timing.wrong_with(said, self._limits)
+            if wrong:
+                return wrong
             if len(self._terms) >= TERMS_MAX:
                 self._terms.clear()
-            self._terms[key] = terms
+            terms = self._made_terms(said, default)
+            self._terms[key] = terms = default if terms == default else terms
         return terms
+
+    def _wrong_with(self, said: Submit) -> str:
+        """What of a request's limits cannot be; "" where nothing is wrong."""
+        run_max_ms, keep_max_ms = self._limits.run_ns_max // 1_000_000, self._limits.outcome_ns // 1_000_000
+        if said.run_ms is not None and said.run_ms > run_max_ms:
+            return f"run_ms is {said.run_ms}: at most {run_max_ms} (--run-max), or 0 for no limit"
+        if said.silence_ms is not None and not 1 <= said.silence_ms <= run_max_ms:
+            return f"silence_ms is {said.silence_ms}: 1 to {run_max_ms} (--run-max), or nil where it may be silent"
+        if said.keep_ms > keep_max_ms:
+            return f"keep_ms is {said.keep_ms}: at most {keep_max_ms} (--outcome)"
+        return ""
+
+    def _made_terms(self, said: Submit, default: Terms) -> Terms:
+        """What a request asks for; what it leaves open is as its queue or the broker has it."""
+        backoff = default.backoff if said.backoff is None else None
+        if said.backoff is not None and said.backoff.base_ms:
+            cap_ns = self._limits.retry_ns_max if said.backoff.cap_ms is None else said.backoff.cap_ms * 1_000_000
+            backoff = Backoff(said.backoff.curve, said.backoff.base_ms * 1_000_000, cap_ns, said.backoff.jitter)
+        return Terms(
+            run_ns=default.run_ns if said.run_ms is None else said.run_ms * 1_000_000 or None,
+            silence_ns=None if said.silence_ms is None else said.silence_ms * 1_000_000,
+            late_any=said.late == "any",
+            ends_alone=said.gone == "cancel",
+            keep_ns=said.keep_ms * 1_000_000,
+            tries=default.tries if said.tries is None else said.tries or None,
+            errors_max=default.errors_max if said.errors_max is None else said.errors_max or None,
+            timeouts_max=default.timeouts_max if said.timeouts_max is None else said.timeouts_max or None,
+            losses_max=default.losses_max if said.losses_max is None else said.losses_max or None,
+            final_kinds=default.final_kinds if said.final_kinds is None else said.final_kinds,
+            backoff=backoff,
+            priority=default.priority if said.priority is None else said.priority,
+            start_ns=default.start_ns if said.start_ms is None else said.start_ms * 1_000_000 or None,
+            total_ns=default.total_ns if said.deadline_ms is None else said.deadline_ms * 1_000_000 or None,
+            takes_ns=said.takes_ms * 1_000_000,
+            skips=not said.blocks,
+        )
 
     def _join(self, asker: Asker, said: Submit, job: Job, name: bytes, body: Body, now: int) -> Admitted | None:
         """The request is known: who asks again is told the outcome of its job."""
         machine = self._machine
         code = text = ""
-        if job.queue.name != said.queue or job.size != body_bytes(body):
+        size = job.size if job.rules is None else self.uniques.size_of(job, self._key(asker, name))
+        if job.queue.name != said.queue or size != body_bytes(body):
             code = CONFLICT
-            text = f"this id belongs to a job of {job.size} bytes in queue {job.queue.name!r}: draw another id"
+            text = f"this id belongs to a job of {size} bytes in queue {job.queue.name!r}: draw another id"
         elif said.wait and not self._attach(asker, job, name, follows=said.follow):
             code, text = TOO_MANY_ASKERS, f"{self._limits.askers_per_job_max} wait for this job already"
         if code:
@@ -408,17 +782,21 @@ class Requests:
         self._by_id[job_id] = job
         return Admitted(id=name, job=job_id, joined=True)
 
-    def _attach(self, asker: Asker, job: Job, name: bytes, *, follows: bool) -> bool:
-        """Who asks is owed the outcome: now where there is one. False: too many are owed it already."""
+    def _attach(self, asker: Asker, job: Job, name: bytes, *, follows: bool, shares: bool = False) -> bool:
+        """Who asks is owed the outcome: now where there is one. False: too many are owed it already.
+
+        `shares`: by this name nobody has asked before.
+        """
         if job.state in FINAL:
             if self.askers.parting:  # one of them may be who comes back here: what it was told it has not received
                 self.last_words_heard(list(self.askers.parting))
             self._machine.told.append((asker, name, job))
             job.unreceived += 1
-            job.orphans -= job.orphans > 0  # most likely the one who had gone
+            if job.orphans and not shares and job not in self.uniques.guests:  # else it may be somebody else's
+                job.orphans -= 1  # most likely the one who had gone
             return True
         others = [it for it in job.askers if not (it[0] is asker and it[1] == name)]
-        gone = next((it for it in others if it[0].gone), None)
+        gone = next((it for it in others if it[0].gone and (it[1] == name or job.rules is None)), None)
         if gone is not None:  # likewise
             others.remove(gone)
         if len(others) >= self._limits.askers_per_job_max:
@@ -434,30 +812,108 @@ class Requests:
         """A client wants to know what became of a job."""
         self.received(asker, said.received)
         machine = self._machine
-        principal = asker.peer.principal
         name = said.id or said.job
-        if not name:
-            text = "an inquiry names a request in `id`, or a job in `job`"
-            machine.said.append((asker, Error(code=BAD_REQUEST, text=text, of="inquire"), ()))
+        if bool(said.id) == bool(said.job):
+            text = "an inquiry names a request in `id`, or a job in `job`, and not both"
+            machine.said.append((asker, Error(code=BAD_REQUEST, text=text, of="inquire", id=name), ()))
             return
+        job = self._named(asker, said)
+        if job is not None and said.wait:
+            if not self._attach(asker, job, name, follows=False):
+                text = f"{self._limits.askers_per_job_max} wait for this job already"
+                machine.promised.append((asker, Error(code=TOO_MANY_ASKERS, text=text, of="inquire", id=name), ()))
+                return
+            if job.state in FINAL:
+                return
+        machine.promised.append((asker, self._state_of(job, said, now), ()))
+
+    def _named(self, asker: Asker, said: Inquire | CancelJob) -> Job | None:
+        """The job that is meant, where its asker may know of it."""
+        principal = asker.peer.principal
         job = self._jobs.get(self._key(asker, said.id)) if said.id else self._by_id.get(said.job)
         if job is not None and (job.request[0] if type(job.request) is tuple else "") != principal:
-            job = None
+            return None
+        return job
+
+    def known(self, job_id: bytes, request: bytes, principal: str) -> Job | None:
+        """The job of this id, as far as a client was told it, or of this request."""
+        if job_id:
+            return self._by_id.get(job_id)
+        return self._jobs.get((principal, request) if principal else request)
+
+    def all(self) -> list[Job]:
+        """All jobs that came natively: open ones, and final ones whose outcomes are kept."""
+        return list(self._jobs.values())
+
+    def _state_of(self, job: Job | None, said: Inquire | CancelJob, now: int) -> JobState:
+        """Where the job stands; None: it is not known."""
         if job is None:
             # Of an id that nobody can date it is not known whether its outcome was one of those forgotten.
             may_have_been = self._forgotten_ns > -NEVER or self._aged
             state = ("expired" if may_have_been else "unknown") if said.id else self._age_of(said.job, now)
-            answer = JobState(id=said.id, job=said.job, state=state)
+            return JobState(id=said.id, job=said.job, state=state)
+        word = State(job.state).name.lower()
+        job_id = said.job or self.shown_id(job, now)
+        told = JobState(id=said.id, job=job_id, state=word, attempts=job.attempts, reason=job.reason)
+        if isinstance(said, Inquire) and said.why:
+            code, text = why(self._machine, job, now)
+            return msgspec.structs.replace(told, code=code, text=text)
+        return told
+
+    def cancel(self, asker: Asker, said: CancelJob, now: int) -> None:
+        """A client does not want this job any more. It is answered with the outcome of what it waits for, by that name,
+        or with where the job stands.
+        """
+        self.received(asker, said.received)
+        machine = self._machine
+        if bool(said.id) == bool(said.job):
+            text = "a cancel names a request in `id`, or a job in `job`, and not both"
+            machine.said.append((asker, Error(code=BAD_REQUEST, text=text, of="cancel", id=said.id), ()))
+            return
+        job = self._named(asker, said)
+        if job is not None and job.state not in FINAL and self._withdraw(asker, job, said.id, now):
+            return
+        machine.promised.append((asker, self._state_of(job, said, now), ()))
+
+    def _withdraw(self, asker: Asker, job: Job, name: bytes, now: int) -> bool:
+        """Who asked by this name, or, where it is b"", by any, wants the job no more. It ends with the last request and
+        the last who is there and waits for it. Returns whether its asker is told an outcome.
+        """
+        mine = [it for it in job.askers if it[0] is asker and name in (b"", it[1])]
+        others = [it for it in job.askers if it not in mine]
+        wanted = {it[1] for it in others if not it[0].gone}
+        requests = list(self.uniques.requests_of(job))
+        names = {name} if name else {it[1] for it in mine}
+        if not name and len(requests) == 1:
+            names.add(_name_of(requests[0]))
+        given_up = [key for key in requests if _name_of(key) in names - wanted]
+        # Who is away and asked by the same name has no say: it hears of the end when it asks again.
+        others = [it for it in others if not (it[0].gone and it[1] in names)]
+        if len(given_up) == len(requests) and not wanted:
+            job.askers = tuple(mine)
+            self._machine.cancel(job, Reason.CANCELLED, now)
         else:
-            if said.wait and not self._attach(asker, job, name, follows=False):
-                text = f"{self._limits.askers_per_job_max} wait for this job already"
-                machine.promised.append((asker, Error(code=TOO_MANY_ASKERS, text=text, of="inquire", id=name), ()))
-                return
-            if said.wait and job.state in FINAL:
-                return
-            word = State(job.state).name.lower()
-            answer = JobState(id=said.id, job=said.job or job.id, state=word, attempts=job.attempts, reason=job.reason)
-        machine.promised.append((asker, answer, ()))
+            job.askers = tuple(others)
+            self._share_no_more(job, given_up[1:] if len(given_up) == len(requests) else given_up)
+            self._detach(asker, job, mine, now)
+        return bool(mine)
+
+    def _share_no_more(self, job: Job, keys: list[Key]) -> None:
+        """A job goes on, and is known by these requests no more."""
+        if keys:
+            for key in keys:
+                del self._jobs[key]
+            self.uniques.left(job, keys)
+            self._machine.shared(job)
+
+    def _detach(self, asker: Asker, job: Job, mine: list[Asked], now: int) -> None:
+        """The job goes on for others. Whoever asks for it again is taken for somebody new."""
+        for _, name, _ in mine:
+            end = detached(job, now)
+            end.unreceived = 1
+            self._machine.told.append((asker, name, end))
+        if all(it[0] is not asker for it in job.askers):
+            asker.watched.discard(job)
 
     def _age_of(self, job_id: bytes, now: int) -> str:
         """Of a job that is not known: whether it is so old that it may have been."""
@@ -474,6 +930,13 @@ class Requests:
         if not job.id:
             self.draw_ids([job], now)
         return job.id
+
+    def shown_id(self, job: Job, now: int) -> bytes:
+        """The same for somebody who has looked at the job, and may ask for it by its id next."""
+        job_id = self.id_of(job, now)
+        if job.request is not None and self._jobs.get(job.request) is job:  # else nobody would take it out again
+            self._by_id[job_id] = job
+        return job_id
 
     def draw_ids(self, jobs: Iterable[Job], now: int) -> None:
         """Gives an id to each of these jobs that has none: UUIDv7, RFC 9562 section 5.7.
@@ -499,8 +962,10 @@ class Requests:
     def ended(self, jobs: list[Job]) -> None:
         """Jobs that came natively are final: their askers are to be told, and the outcomes are kept for them."""
         self.open -= len(jobs)
-        told = self._machine.told
+        told, keys = self._machine.told, bool(self.uniques.live)
         for job in jobs:
+            if keys and job.rules is not None:
+                self._key_is_free(job)
             for asker, name, _ in job.askers:
                 if asker.gone:
                     job.orphans += 1
@@ -519,10 +984,15 @@ class Requests:
             self._machine.notices.append((Event.OUTCOME_FORGOTTEN, {"count": len(forgotten)}))
         for evicted in forgotten:
             self._forgets = True
-            if evicted.accepted_ns > self._forgotten_ns:
-                self._forgotten_ns = evicted.accepted_ns
-                self._machine.evicted(evicted)
+            self._forgotten_of(evicted)
             self._forget(evicted)
+
+    def _forgotten_of(self, job: Job) -> None:
+        """The outcome of this job had to go: what was asked until then may have been it."""
+        asked_ns = self.uniques.asked_last_ns(job)
+        if asked_ns > self._forgotten_ns:
+            self._forgotten_ns = asked_ns
+            self._machine.evicted(asked_ns)
 
     def restore_forgotten(self, accepted_ns: int) -> None:
         """An earlier broker has forgotten the outcome of a job that was accepted then."""
@@ -537,11 +1007,13 @@ class Requests:
     def restore(self, job: Job) -> None:
         """A job that came out of a store can be asked about."""
         if job.request is not None:
-            self._jobs[job.request] = job
+            for key in self.uniques.requests_of(job):
+                self._jobs[key] = job
             if job.id:
                 self._by_id[job.id] = job
             if job.state not in FINAL:
                 self.open += 1
+                self._holds(job)
 
     def not_told(self, asker: Asker, job: Job) -> None:
         """It did not get there, and never will: no receipt counts for it. The outcome stays kept."""
@@ -579,7 +1051,7 @@ class Requests:
             return
         asker.received = asker.receipt = number
         unreceived, outcomes, machine = asker.unreceived, self.outcomes, self._machine
-        known, by_request_only = self._jobs, not (machine.keeps_records or self._by_id)
+        known, by_request_only = self._jobs, not (machine.keeps_records or self._by_id or self.uniques.guests)
         before, count, size = len(unreceived), 0, 0
         while unreceived and unreceived[0][0] <= number:
             job = unreceived.popleft()[1]
@@ -618,6 +1090,8 @@ class Requests:
             self._jobs.pop(job.request, None)
         if self._by_id and job.id:
             self._by_id.pop(job.id, None)
+        for key in self.uniques.guests.pop(job, ()) if self.uniques.guests else ():
+            self._jobs.pop(key, None)
         if self._machine.keeps_records:
             self._machine.forgotten(job)
 
@@ -667,8 +1141,10 @@ class Requests:
         while self._deserted and self._deserted[0][0] <= now and steps_max > 0:
             steps_max -= 1
             _, _, job = heapq.heappop(self._deserted)
-            alone = job.state not in FINAL and all(
-                asker.gone and asker.gone_ns + self._limits.asker_grace_ns <= now for asker, _, _ in job.askers
+            alone = (
+                job.state not in FINAL
+                and all(asker.gone and asker.gone_ns + self._limits.asker_grace_ns <= now for asker, _, _ in job.askers)
+                and not self.uniques.finishes(job)
             )
             if alone and not self._machine.desert(job, now):
                 again.append(job)
@@ -679,18 +1155,41 @@ class Requests:
             _, _, job = heapq.heappop(self._until)
             if job.unreceived <= 0 and not job.orphans:
                 self._received(job)
+        for held, window in self.uniques.take_ended(now, steps_max):
+            self._machine.window_changed(held, window._replace(until_ns=0))
         for job in self.outcomes.take_aged(now, steps_max):
             self._forgets = self._aged = True
+            if job in self.uniques.guests and self.uniques.asked_last_ns(job) > job.ended_ns:
+                self._forgotten_of(job)  # who joined after its end may be too young for its age to show it
             self._forget(job)
 
     def due(self) -> int:
         """When `expire` next has something to do."""
-        due = self.outcomes.due()
+        due = min(self.outcomes.due(), self.uniques.due())
         if self._deserted:
             due = min(due, self._deserted[0][0])
         if self._until:
             due = min(due, self._until[0][0])
         return due
+
+
+def closed(name: str, settings: QueueSettings, open_jobs: int) -> tuple[str, str] | None:
+    """Why a queue with these settings and so many open jobs takes no more, as (code, text); None where it does."""
+    if settings.intake_paused:
+        return QUEUE_PAUSED, f"the queue {name!r} takes no jobs: it was paused by {settings.paused_by or 'somebody'}"
+    if settings.jobs_max is not None and open_jobs >= settings.jobs_max:
+        return QUEUE_FULL, f"the queue {name!r} has as many jobs as it may have: {settings.jobs_max} (jobs_max)"
+    return None
+
+
+def _waits(other: Job | Window) -> bool:
+    """Whether it is a job that no worker has."""
+    return isinstance(other, Job) and other.state not in (HELD, RUNNING)
+
+
+def _name_of(key: Key) -> bytes:
+    """What its client calls a request."""
+    return key if isinstance(key, bytes) else key[1]
 
 
 _VERSION: Final = tuple(bytes([0x70 | drawn & 0x0F]) for drawn in range(256))

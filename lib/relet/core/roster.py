@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from relet.core.job import HELD, Job
 from relet.core.queue import Place, Queue
+from relet.core.service import Rounds, Service
 from relet.messages import Ask, Path, Peer
 
 
@@ -26,8 +27,8 @@ class Worker:
     """Whether it says when it starts a job."""
     recalls = False
     """Whether it heeds a recall, and hears that nobody waits any more."""
-    chooses = False
-    """Whether it serves several queues, some more important to it than others."""
+    service: Service | Rounds | None = None
+    """What it serves, where that are several queues, some more important to it than others."""
     capacity = 1
     """How many jobs it does at a time."""
 
@@ -68,7 +69,6 @@ class Session(Worker):
         "agent",
         "away",
         "capacity",
-        "chooses",
         "confirms",
         "gone_ns",
         "granted",
@@ -81,7 +81,9 @@ class Session(Worker):
         "safe",
         "said_credit",
         "said_started",
+        "service",
         "started",
+        "weights",
     )
 
     def __init__(
@@ -92,7 +94,9 @@ class Session(Worker):
         self.principal = peer.principal
         self.confirms = "starts" in features
         self.recalls = "recalls" in features
-        self.chooses = len(queues) > 1
+        self.service = None
+        self.weights: tuple[int, ...] = ()
+        """Jobs of each of its queues a round; (): they are served in the order of its preference."""
         self.agent = ""
         self.capacity = 1
         self.heard_ns = now
@@ -152,6 +156,7 @@ class Roster:
         "asks",
         "count",
         "routes",
+        "services",
         "sessions",
         "sessions_on",
     )
@@ -176,6 +181,8 @@ class Roster:
         """Sessions whose connection is there."""
         self.sessions: dict[tuple[str, bytes], Session] = {}
         """All sessions by principal and incarnation."""
+        self.services: dict[tuple[Queue, ...], Service] = {}
+        """What those of them serve that serve several queues."""
 
     def __iter__(self) -> Iterator[Worker]:
         for paths in self.routes.values():
@@ -229,12 +236,13 @@ class Roster:
         room = min(self._asks_per_worker_max - session.credit, self._asks_max - self.asks)
         more = min(wanted, room)
         if more > 0:
+            if not session.credit:  # else it stands in every line already
+                for place in session.places:
+                    if not place.in_line:
+                        place.queue.enter(place)
             session.granted += more
             session.credit += more
             self.asks += more
-            for place in session.places:
-                if not place.in_line:
-                    place.queue.enter(place)
         return more >= wanted
 
     def _make_room(self, peer: Peer) -> bool:
@@ -268,6 +276,13 @@ class Roster:
         self._settle(session)
         self.sessions[session.principal, session.incarnation] = session
         self.count += 1
+        if len(session.places) > 1:
+            queues = tuple(place.queue for place in session.places)
+            if queues not in self.services:
+                self.services[queues] = Service(queues)
+            service = self.services[queues]
+            service.sessions += 1
+            session.service = Rounds(service, session.weights) if session.weights else service
         return True
 
     def moved(self, session: Session, peer: Peer, path: Path) -> None:
@@ -299,6 +314,13 @@ class Roster:
         self.sessions.pop((session.principal, session.incarnation), None)
         self.count -= 1
         self._leave(session)
+        service = session.service
+        if service is not None:
+            service = service.service
+            service.sessions -= 1
+            if not service.sessions:
+                service.end()
+                del self.services[service.queues]
 
     def void(self, worker: Worker) -> None:
         """What the worker asked for is void: it cannot be reached. It may ask again."""

@@ -18,7 +18,9 @@ class Store(Protocol):
     """Keeps records, turn by turn. Nothing here blocks for longer than it takes to hand over."""
 
     def load(self) -> Iterable[Record]:
-        """What was kept, as records from which `Machine.load` builds the same jobs again, in the same order."""
+        """What was kept, as records from which `Machine.load` builds the same jobs again, in the same order. With
+        `Numbered`, the highest number that a job was accepted with, which outlives all that is known of the job.
+        """
 
     def append(self, turn: int, records: Records) -> None:
         """Takes the records of a turn. Turns only grow. Raises `StoreFailed`."""

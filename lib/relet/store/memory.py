@@ -6,7 +6,19 @@ from collections.abc import Iterator
 
 import msgspec
 
-from relet.messages import Accepted, Attempt, Evicted, Finished, Forgotten, Record, Records
+from relet.messages import (
+    Accepted,
+    Attempt,
+    Evicted,
+    Finished,
+    Forgotten,
+    KeyWindow,
+    Numbered,
+    QueueSet,
+    Record,
+    Records,
+    Shared,
+)
 
 
 class _Row(msgspec.Struct):
@@ -15,6 +27,7 @@ class _Row(msgspec.Struct):
     accepted: Accepted | None = None
     """None for an outcome that was kept after the job had been forgotten: its body was not kept."""
     attempt: Attempt | None = None
+    shared: Shared | None = None
     finished: Finished | None = None
 
 
@@ -24,15 +37,23 @@ class MemoryStore:
     def __init__(self) -> None:
         self._rows: dict[int, _Row] = {}
         self._evicted: Evicted | None = None
+        self._queues: dict[str, QueueSet] = {}
+        self._windows: dict[int, KeyWindow] = {}
+        self._last = 0
+        """The highest number of a job."""
         self._turn = 0
 
     def load(self) -> Iterator[Record]:
-        """The rows as records, by job number."""
+        """The settings of queues and what else is of no job, then the rows as records, by job number."""
+        if self._last:
+            yield Numbered(self._last)
+        yield from self._queues.values()
         if self._evicted is not None:
             yield self._evicted
+        yield from self._windows.values()
         for number in sorted(self._rows):
             row = self._rows[number]
-            for record in (row.accepted, row.attempt, row.finished):
+            for record in (row.accepted, row.attempt, row.finished, row.shared):
                 if record is not None:
                     yield record
 
@@ -41,10 +62,26 @@ class MemoryStore:
         rows = self._rows
         for record in records:
             match record:
+                case QueueSet(name, settings):
+                    if settings is None:
+                        self._queues.pop(name, None)
+                    else:
+                        self._queues[name] = record
                 case Evicted():
                     self._evicted = record
+                case KeyWindow(number, until_ms=until_ms):
+                    if until_ms:
+                        self._windows[number] = record
+                    else:
+                        self._windows.pop(number, None)
+                case Shared(number):
+                    if number in rows:
+                        rows[number].shared = record
                 case Accepted(number):
                     rows[number] = _Row(record)
+                    self._last = max(self._last, number)
+                case Numbered(last):
+                    self._last = max(self._last, last)
                 case Attempt(number):
                     rows[number].attempt = record
                 case Finished(number, kept=kept, owed=owed):
@@ -54,10 +91,12 @@ class MemoryStore:
                         rows.pop(number, None)
                 case Forgotten(number, kept, owed):
                     finished = rows[number].finished if number in rows else None
-                    if finished is not None and (kept or owed):
+                    if finished is None:
+                        continue
+                    if kept or owed:
                         rows[number].finished = msgspec.structs.replace(finished, kept=kept, owed=owed)
                     else:
-                        rows.pop(number, None)
+                        del rows[number]
         self._turn = turn
 
     def settled(self) -> int:

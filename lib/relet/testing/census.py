@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from relet.core.job import AVAILABLE, DELAYED, FINAL, HELD, RUNNING, Job
-from relet.core.kept import Kept, beyond_frames
+from relet.core import timing
+from relet.core.job import AVAILABLE, BLOCKED, DELAYED, DISCARDED, FINAL, HELD, RUNNING, Job
+from relet.core.kept import Kept, Letter, beyond_frames
 from relet.core.lease import NEVER, Deadlines, Lane, Timer
+from relet.core.levels import Levels
 from relet.core.machine import Machine, held
+from relet.core.orders import Order, place_of
 from relet.core.outcomes import OUTCOME_BYTES, Outcomes
+from relet.core.queue import Queue
 from relet.core.roster import Session, Worker
+from relet.core.unique import held_by
 from relet.messages import body_frames, held_bytes
 
 
@@ -28,7 +33,8 @@ def check(machine: Machine, *, loaded: int = 0) -> None:
     waiting = _waiting(machine)
     out = _out(machine, waiting)
     unsafe = _unsafe(machine, waiting, out)
-    everywhere = {**waiting, **out, **unsafe}
+    blocked = _blocked(machine, {**waiting, **out})
+    everywhere = {**waiting, **out, **unsafe, **blocked}
     counters = machine.counters
     ended = counters.jobs_completed + counters.jobs_discarded + counters.jobs_cancelled
     if machine.open != len(everywhere):
@@ -37,11 +43,12 @@ def check(machine: Machine, *, loaded: int = 0) -> None:
         raise InvariantBroken(
             f"{counters.jobs_accepted} jobs accepted, {loaded} loaded, but {machine.open} are open and {ended} ended"
         )
+    _queues(machine, everywhere)
     size = sum(held(job) for job in everywhere.values())
     if machine.open_bytes != size:
         raise InvariantBroken(f"open jobs hold {size} bytes, {machine.open_bytes} are counted")
     _tries(machine, everywhere)
-    _timers(machine, out)
+    _timers(machine, {**waiting, **out, **blocked})
     _holders(machine, out)
     _roster(machine)
     _lines(machine)
@@ -54,8 +61,34 @@ def check_matched(machine: Machine) -> None:
     """Raises `InvariantBroken` when a job waits beside an unspent ask: true only after a turn is over."""
     for queue in machine.queues:
         asks = sum(place.worker.credit for place in queue.line)
-        if len(queue) and asks:
+        limited = queue.levels is not None and queue.levels.allowed is not None
+        if len(queue) and asks and not queue.paused and not limited:
             raise InvariantBroken(f"{len(queue)} jobs wait in {queue.name} beside {asks} unspent asks")
+
+
+def _queues(machine: Machine, everywhere: dict[int, Job]) -> None:
+    for queue in machine.queues:
+        count = sum(job.queue is queue for job in everywhere.values())
+        if machine.open_in(queue) != count:
+            raise InvariantBroken(f"{count} jobs of {queue.name} are open, {machine.open_in(queue)} are counted")
+    for job in everywhere.values():
+        if job.flow is not None and job.state not in (HELD, RUNNING):
+            raise InvariantBroken(f"job {job.number} is counted as with a worker, and is not")
+    for queue in machine.queues:
+        if queue.levels is not None:
+            _allowance(queue.levels, [job for job in everywhere.values() if job.queue is queue])
+
+
+def _allowance(levels: Levels, jobs: list[Job]) -> None:
+    counted = [job for job in jobs if job.flow is not None]
+    allowed = levels.allowed
+    if allowed is not None and allowed.counts and len(counted) != sum(job.state in (HELD, RUNNING) for job in jobs):
+        raise InvariantBroken("a job is with a worker and is not counted")
+    if levels.in_flight != len(counted):
+        raise InvariantBroken(f"{len(counted)} jobs are in flight, {levels.in_flight} are counted")
+    for key in {job.flow for job in counted if job.flow is not None}:
+        if key.in_flight != sum(job.flow is key for job in counted):
+            raise InvariantBroken(f"the jobs in flight of key {key.name!r} are miscounted")
 
 
 def _waiting(machine: Machine) -> dict[int, Job]:
@@ -77,8 +110,48 @@ def _waiting(machine: Machine) -> dict[int, Job]:
     return waiting
 
 
+def _blocked(machine: Machine, others: dict[int, Job]) -> dict[int, Job]:
+    """Of each order key at most one job is on its way, and the others wait for it or for dead letters."""
+    blocked: dict[int, Job] = {}
+    firsts: set[int] = set()
+    for queue in machine.queues:
+        for order in queue.orders:
+            _order(machine, queue, order)
+            if order.first is not None and order.first.state != BLOCKED:
+                firsts.add(order.first.number)
+            elif order.first is not None:
+                if order.first not in machine._following:
+                    raise InvariantBroken(f"job {order.first.number} is the first of its key, and does not go on")
+                blocked[order.first.number] = order.first
+            for job in order.waiting:
+                if job.state != BLOCKED or job.token or job.number in others or job.queue is not queue:
+                    raise InvariantBroken(f"job {job.number} is blocked and is not")
+                blocked[job.number] = job
+    ordered = {number for number, job in others.items() if job.rules is not None and job.rules.order}
+    if ordered != firsts:
+        raise InvariantBroken(f"jobs {ordered} of order keys are on their way, {firsts} should be")
+    if machine.ordered != len(ordered) + len(blocked):
+        raise InvariantBroken(f"{len(ordered) + len(blocked)} jobs have order keys, {machine.ordered} are counted")
+    return blocked
+
+
+def _order(machine: Machine, queue: Queue, order: Order) -> None:
+    """Who is on its way is before all others, and those that wait have something before them."""
+    place = place_of(order.first) if order.first is not None else min(map(place_of, order.blockers), default=NEVER)
+    if any(place_of(job) <= place for job in order.waiting):
+        raise InvariantBroken(f"a job of an order of {queue.name} waits for nothing, or for those behind it")
+    if order.first is not None and any(place_of(job) <= place for job in order.blockers):
+        raise InvariantBroken(f"job {order.first.number} is on its way behind what blocks its order key")
+    for job in order.blockers:
+        coming = job.state not in FINAL and job.number > machine._number_safe
+        if job not in machine.kept and job not in machine._lifted and not coming:
+            raise InvariantBroken(f"an order of {queue.name} is blocked by what is no dead letter")
+
+
 def _out(machine: Machine, waiting: dict[int, Job]) -> dict[int, Job]:
-    """The delayed, held and running jobs; each open job with a token is found by it, and by nothing else."""
+    """The delayed, held and running jobs; each open job with a token is found by it, and by nothing else. Those that
+    nobody has had yet have none.
+    """
     out: dict[int, Job] = {}
     for token, job in machine.by_token.items():
         if not token or (job.token != token and token not in job.tokens):
@@ -91,6 +164,7 @@ def _out(machine: Machine, waiting: dict[int, Job]) -> dict[int, Job]:
             out[job.number] = job
         elif job.number not in waiting:
             raise InvariantBroken(f"job {job.number} can be answered, but neither waits nor runs")
+    out |= {job.number: job for job in machine.deadlines.running.values() if job.state == DELAYED}
     for job in (*waiting.values(), *out.values()):
         for token in (job.token, *job.tokens):
             if token and machine.by_token.get(token) is not job:
@@ -105,17 +179,19 @@ def _unsafe(machine: Machine, waiting: dict[int, Job], out: dict[int, Job]) -> d
     for jobs in (machine._accepted, *(jobs for _, jobs in machine._unsafe)):
         for job in jobs:
             number = job.number
+            if job.state in FINAL:  # it was cancelled before it was safe, and leaves the list when that is
+                continue
             if not (number not in unsafe and number not in waiting and number not in out):
                 raise InvariantBroken(f"job {number} is in two places")
-            if not (job.state == AVAILABLE and not job.token):
+            if not (job.state in (AVAILABLE, DELAYED) and not job.token and job.timer is None):
                 raise InvariantBroken(f"job {number} was dispatched before its acceptance was safe")
             unsafe[number] = job
     return unsafe
 
 
 def _tries(machine: Machine, jobs: dict[int, Job]) -> None:
-    tries = machine.tries
     for job in jobs.values():
+        tries = job.terms.tries
         if job.state == RUNNING:
             if job.attempts < 1:
                 raise InvariantBroken(f"job {job.number} runs without an attempt")
@@ -127,42 +203,49 @@ def _tries(machine: Machine, jobs: dict[int, Job]) -> None:
             raise InvariantBroken(f"the ledger of job {job.number} is too long")
 
 
-def _timers(machine: Machine, out: dict[int, Job]) -> None:
+def _timers(machine: Machine, live: dict[int, Job]) -> None:
     """Each job stands in the one timer that it names, and in the one that it should."""
     lanes = [machine._reclaim, machine._unclaimed, machine.recalls.lane]
+    singles = [machine.deadlines, machine.recalls.deadlines]
     if machine._lane is not None:
         lanes.append(machine._lane)
     found: dict[int, Any] = {}
-    timers: list[Timer] = [*lanes, machine.deadlines]
+    timers: list[Timer] = [*lanes, *singles]
     for timer in timers:
         for number, job in timer.running.items():
-            if number in found or job.timer is not timer or out.get(number) is not job:
+            if number in found or job.timer is not timer or live.get(number) is not job:
                 raise InvariantBroken(f"job {number} stands in a timer that is not its own")
             found[number] = timer
     for lane in lanes:
         _lane(lane)
-    for number, job in out.items():
+    for number, job in live.items():
         if job.timer is not found.get(number):
             raise InvariantBroken(f"job {number} names a timer in which it does not stand")
         _right_timer(machine, job)
-    _deadlines(machine.deadlines)
+    for single in singles:
+        _deadlines(single)
     for queue in machine.queues:
-        recalled = sum(job.queue is queue for job in machine.recalls.lane.running.values())
+        recalled = sum(it.queue is queue for timer in timers if timer.recalled for it in timer.running.values())
         if queue.recalls != recalled:
             raise InvariantBroken(f"{recalled} jobs of {queue.name} are recalled, {queue.recalls} are counted")
 
 
 def _right_timer(machine: Machine, job: Job) -> None:
     timer = job.timer
+    until = timing.waits_until(job) if job.state in (AVAILABLE, BLOCKED, DELAYED) else timing.out_until(job)
+    if until != NEVER and not (timer in (machine.deadlines, machine.recalls.deadlines) and job.due_ns <= until):
+        raise InvariantBroken(f"job {job.number} in state {job.state} will miss its deadline")
     if job.state == DELAYED:
         right = timer is machine.deadlines
+    elif job.state in (AVAILABLE, BLOCKED):
+        right = timer is None or (timer is machine.deadlines and job.due_ns == until)
     elif job.holder is None:
         right = timer in (machine._reclaim, machine._unclaimed, machine._lane, machine.deadlines) and timer is not None
     elif job.state == HELD:
-        right = timer is None or timer is machine.recalls.lane
+        right = timer is None or timer.recalled or timing.has_deadline(job.terms)
     elif job.terms is machine.terms and machine._lane is not None:
         right = timer in (machine._lane, machine.deadlines)
-    elif job.terms.run_ns is None and job.terms.silence_ns is None:
+    elif job.terms.run_ns is None and job.terms.silence_ns is None and job.terms.total_ns is None:
         right = timer is None
     else:
         right = timer is machine.deadlines
@@ -265,6 +348,27 @@ def _lines(machine: Machine) -> None:
         for place in worker.places:
             if (worker.credit and not place.in_line) or (place.in_line and place not in standing):
                 raise InvariantBroken(f"{worker} has asked and does not stand in the line of {place.queue.name}")
+    _services(machine)
+
+
+def _services(machine: Machine) -> None:
+    served: dict[tuple[Queue, ...], int] = {}
+    for session in machine.roster.sessions.values():
+        queues = tuple(place.queue for place in session.places)
+        if len(queues) > 1:
+            served[queues] = served.get(queues, 0) + 1
+        if (session.service and session.service.service) is not machine.roster.services.get(queues):
+            raise InvariantBroken(f"{session} does not serve {queues}")
+    if served != {queues: service.sessions for queues, service in machine.roster.services.items()}:
+        raise InvariantBroken(f"{served} is served, and something else is known")
+    for queue in machine.queues:
+        there = [(service, index) for service in machine.roster.services.values()
+                 for index, each in enumerate(service.queues) if each is queue]  # fmt: skip
+        if len(there) != len(queue.services) or set(there) != set(queue.services):
+            raise InvariantBroken(f"{queue} does not know who serves it")
+        waits = len(queue) and queue is not machine.queue and queue not in machine.stirred
+        if waits and queue.settings is None and any(queue not in service.ready() for service, _ in there):
+            raise InvariantBroken(f"{queue} would not be looked at")
 
 
 def _kept(kept: Kept, open_jobs: dict[int, Job], jobs_max: int, bytes_max: int) -> None:
@@ -279,6 +383,29 @@ def _kept(kept: Kept, open_jobs: dict[int, Job], jobs_max: int, bytes_max: int) 
         raise InvariantBroken(f"kept jobs have {size} bytes, {kept.bytes} are counted")
     if not (len(kept) <= jobs_max and kept.bytes <= bytes_max):
         raise InvariantBroken("more is kept than may be")
+    _letters(kept)
+
+
+def _letters(kept: Kept) -> None:
+    """The dead letters of each queue are those that are kept of it, in the same order, and are found by id."""
+    queues: dict[str, list[Letter]] = {}
+    last = 0
+    for letter in kept.walk("", 0):
+        job = letter.job
+        if kept.entries.get(job.number) is not letter or not last < letter.place <= kept.last:
+            raise InvariantBroken(f"the dead letter of job {job.number} is not where it should be")
+        last = letter.place
+        if job.state == DISCARDED:
+            queues.setdefault(job.queue.name, []).append(letter)
+            if not job.id or kept.of(job.id) is not letter:
+                raise InvariantBroken(f"the dead letter of job {job.number} cannot be found by its id")
+    if queues.keys() != kept._lines.keys() or len(kept._by_id) != sum(map(len, queues.values())):
+        raise InvariantBroken("there are dead letters of a queue, or ids of them, that are not kept")
+    for queue, letters in queues.items():
+        if list(kept.walk(queue, 0)) != letters:
+            raise InvariantBroken(f"the dead letters of {queue} are not those that are kept")
+        if kept.of_queue(queue) != (len(letters), sum(letter.size for letter in letters)):
+            raise InvariantBroken(f"the dead letters of {queue} are counted wrong")
 
 
 def _outcomes(outcomes: Outcomes, open_jobs: dict[int, Job], jobs_max: int, bytes_max: int) -> None:
@@ -306,15 +433,16 @@ def _requests(machine: Machine, open_jobs: dict[int, Job]) -> None:
     if requests.open != len(native):
         raise InvariantBroken(f"{len(native)} open jobs came natively, {requests.open} are counted")
     for key, job in requests._jobs.items():
-        if job.request != key or not (job.number in open_jobs or job in requests.outcomes):
+        if key not in requests.uniques.requests_of(job) or not (job.number in open_jobs or job in requests.outcomes):
             raise InvariantBroken(f"job {job.number} can be asked for and is neither open nor kept")
     for job in (*native, *requests.outcomes):
-        if job.request is not None and requests._jobs.get(job.request) is not job:
+        if any(requests._jobs.get(key) is not job for key in requests.uniques.requests_of(job)):
             raise InvariantBroken(f"nobody can ask for job {job.number}")
     for job_id, job in requests._by_id.items():
         if job.id != job_id or job.request is None or requests._jobs.get(job.request) is not job:
             raise InvariantBroken(f"job {job.number} is known by an id that is not its own")
-    owed: dict[int, int] = {}
+    _keys(machine, open_jobs)
+    owed: dict[Job, int] = {}
     parting = [asker for paths in requests.askers.parting.values() for asker in paths.values()]
     for asker in (*requests.askers, *parting):
         last = 0
@@ -322,25 +450,41 @@ def _requests(machine: Machine, open_jobs: dict[int, Job]) -> None:
             if not last < number <= asker.told:
                 raise InvariantBroken(f"{asker} was told outcomes out of order")
             last = number
-            owed[job.number] = owed.get(job.number, 0) + 1
+            owed[job] = owed.get(job, 0) + 1
     waiting = [job for _, _, job in machine.told]
     for job in requests.outcomes:
-        if not waiting and not machine.keeps_records and job.unreceived != owed.get(job.number, 0):
-            raise InvariantBroken(f"job {job.number} is owed {owed.get(job.number, 0)} receipts, not {job.unreceived}")
+        if not waiting and not machine.keeps_records and job.unreceived != owed.get(job, 0):
+            raise InvariantBroken(f"job {job.number} is owed {owed.get(job, 0)} receipts, not {job.unreceived}")
 
 
-def persisted(machine: Machine) -> tuple[dict[int, Any], dict[int, Any], dict[int, Any]]:
-    """All that must survive the process, by number: (open jobs, kept jobs, owed outcomes). A loaded machine has the
-    same.
+def _keys(machine: Machine, open_jobs: dict[int, Job]) -> None:
+    """Of each unique key there is one live job, or a window, and who shares a job is found by it."""
+    requests, uniques = machine.requests, machine.requests.uniques
+    holding = {held_by(job): job for job in open_jobs.values() if held_by(job) is not None}
+    if holding != uniques.live or len(holding) != sum(held_by(job) is not None for job in open_jobs.values()):
+        raise InvariantBroken(f"the live keys are {uniques.live}, and open jobs hold {holding}")
+    if uniques.live.keys() & uniques.windows.keys():
+        raise InvariantBroken("a key is held by an open job and by one that has ended")
+    if len(uniques.windows) > machine.limits.unique_windows_max:
+        raise InvariantBroken("more keys are taken after the end of their jobs than may be")
+    for job, guests in uniques.guests.items():
+        if not guests or not (job.number in open_jobs or job in requests.outcomes):
+            raise InvariantBroken(f"requests share job {job.number}, which is neither open nor kept, or none does")
+
+
+def persisted(machine: Machine) -> tuple[dict[Any, Any], ...]:
+    """All that must survive the process: open jobs, kept jobs and owed outcomes by number, and order keys with who is
+    on its way, who waits in which order, and what blocks. A loaded machine has the same.
     """
     opened = {
         job.number: (
             _bytes(job.body),
             job.queue.name,
             job.terms,
-            job.request,
+            *_names(machine, job),
             job.headers,
             job.again,
+            job.rules,
             job.state,
             job.token,
             job.tokens,
@@ -349,18 +493,17 @@ def persisted(machine: Machine) -> tuple[dict[int, Any], dict[int, Any], dict[in
             job.attempts,
             job.handovers,
             job.ledger,
+            job.failures,
             job.kind,
             job.text,
+            job.rules,
         )
         for job in machine.jobs()
     }
-    kept = {
-        job.number: (_bytes(job.body), job.state, job.reason, job.attempts, job.ledger, _bytes(job.answer))
-        for job in machine.kept
-    }
+    kept = {letter.job.number: (_kept_of(letter.job), letter.redriven_to) for letter in machine.kept.entries.values()}
     owed = {
         job.number: (
-            job.request,
+            *_names(machine, job),
             job.state,
             job.reason,
             job.attempts,
@@ -371,7 +514,24 @@ def persisted(machine: Machine) -> tuple[dict[int, Any], dict[int, Any], dict[in
         )
         for job in machine.requests.outcomes
     }
-    return opened, kept, owed
+    orders = {(queue.name, key): _order_of(order) for queue in machine.queues for key, order in queue.orders.items()}
+    return opened, kept, owed, orders
+
+
+def _order_of(order: Order) -> tuple[Any, ...]:
+    lines = ([job.number for job in sorted(line, key=place_of)] for line in (order.waiting, order.blockers))
+    return None if order.first is None else order.first.number, *lines
+
+
+def _names(machine: Machine, job: Job) -> tuple[Any, ...]:
+    return job.request, job.size, dict(machine.requests.uniques.guests.get(job, {})), job.rules
+
+
+def _kept_of(job: Job) -> tuple[Any, ...]:
+    evidence = (job.state, job.reason, job.attempts, job.ledger, _bytes(job.body), _bytes(job.answer))
+    if job.state != DISCARDED:  # then nothing is kept of it but its answer
+        return evidence
+    return (*evidence, job.id, job.queue.name, job.headers, job.terms, job.rules, job.kind, job.text)
 
 
 def _bytes(body: Any) -> tuple[bytes, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,11 +11,16 @@ from relet.testing.network import Wire
 
 LOST: Final = "lost"
 FALSE_FAILURE: Final = "false_failure"
+SECOND_OUTCOME: Final = "second_outcome"
+ORDER: Final = "order_key"
+RATE: Final = "rate"
 WRONG: Final = "wrong"
 
 
 class Violation(AssertionError):
-    """The broker did what it must not do. `kind` is `LOST`, `FALSE_FAILURE` or `WRONG`."""
+    """The broker did what it must not do. `kind` is `LOST`, `FALSE_FAILURE`, `SECOND_OUTCOME`, `ORDER`, `RATE` or
+    `WRONG`.
+    """
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(f"{kind}: {text}")
@@ -33,6 +39,41 @@ WAITS, HELD, RUNS, ANSWERED, FAILED, GONE = range(6)
 NEVER: Final = 1 << 62
 TOKENS_MAX: Final = 100
 """Of how many earlier hand-overs to sessions the tokens are good for a late answer."""
+
+
+@dataclass(slots=True, frozen=True)
+class Pause:
+    """How long a job waits between attempts."""
+
+    curve: str
+    base_ns: int
+    cap_ns: int
+    jitter: bool
+
+
+@dataclass(slots=True, eq=False)
+class Agreed:
+    """What was agreed about a job."""
+
+    tries: int | None = None
+    bounds: dict[str, int] = field(default_factory=dict)
+    """Attempts that may be in vain, by what they are counted as: "errors", "timeouts", "losses"."""
+    final_kinds: tuple[str, ...] = ()
+    pause: Pause | None = None
+    start_ns: int | None = None
+    """It must have begun so long after it was first asked for ..."""
+    total_ns: int | None = None
+    """... and ended so long after that."""
+    takes_ns: int = 0
+    """No attempt begins when less is left."""
+    priority: int = 0
+    fair: str = ""
+    weight: int = 1
+    order: str = ""
+    blocks: bool = False
+
+
+PLAIN: Final = Agreed()
 
 
 @dataclass(slots=True, eq=False)
@@ -56,9 +97,26 @@ class Claim:
     again: bool = False
     """It was first asked before this broker began, and nothing remembers."""
     accepted_at: int = 0
+    asked_at: int = 0
+    """When it was first asked for."""
+    asked_deaf_ns: int = 0
+    """How long the broker had been deaf when that was said, in all."""
+    early_ns: int = 0
+    """By how much its deadlines may be early, or late: a store keeps milliseconds."""
 
-    state: int = WAITS
+    _state: int = WAITS
+    line: Any = None
+    """Where it waits, or from where it was dispatched (`judged_lines.Line`)."""
+    agreed: Agreed = PLAIN
+    number: int = 0
+    """Of its acceptance; 0: it came in the dialect of 2010, and has not been told."""
+    turn: int = 0
+    """In which it was accepted."""
+    safe_turn: int = 0
+    """After which its acceptance was safe."""
     attempts: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    """Of these, those that were in vain, by what they are counted as."""
     forgiven: int = 0
     """Attempts that a crash of the broker may have made it forget."""
     handovers: int = 0
@@ -69,6 +127,12 @@ class Claim:
     """When the running attempt was reported on."""
     due: int = 0
     """Not to be dispatched before."""
+    due_deaf_ns: int = 0
+    """How long the broker had been deaf when that was said, in all."""
+    due_after: tuple[int, int] = (0, 0)
+    """After how many attempts and hand-overs in vain it was said."""
+    retry_ns: int | None = None
+    """What its worker wanted when it failed last; None: nothing."""
     holder: Any = None
     """The `Peer` of 2010 or the session that has it."""
     seq: int = 0
@@ -82,8 +146,12 @@ class Claim:
     tokens: list[bytes] = field(default_factory=list)
     """All that are good for a late answer."""
     recalled: int | None = None
+    avoids: Any = ()
+    """The worker that has failed it last; (): none."""
     cause: str = ""
     """Why the last attempt or hand-over ended."""
+    ended_try: int = -1
+    """When the last attempt ended."""
     failed_safe: int = 0
     """The failure of attempts up to this one is safe."""
     safe: bool = False
@@ -112,6 +180,34 @@ class Claim:
         return f"<Claim {self.key!r}>"
 
     @property
+    def state(self) -> int:
+        """Where it stands."""
+        return self._state
+
+    @state.setter
+    def state(self, to: int) -> None:
+        was, self._state = self._state, to
+        if self.line is not None:
+            self.line.moved(self, was, to)
+
+    @property
+    def ends_by(self) -> int:
+        """When it must have ended."""
+        total_ns = self.agreed.total_ns
+        return NEVER if total_ns is None else self.asked_at + total_ns
+
+    @property
+    def starts_by(self) -> int:
+        """When its first attempt must have begun."""
+        start_ns = self.agreed.start_ns
+        return NEVER if start_ns is None or self.attempts else self.asked_at + start_ns
+
+    @property
+    def goes_by(self) -> int:
+        """When it must have been handed over."""
+        return min(self.starts_by, self.ends_by - self.agreed.takes_ns)
+
+    @property
     def open(self) -> bool:
         """It has not ended."""
-        return self.state <= RUNS
+        return self._state <= RUNS

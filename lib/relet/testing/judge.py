@@ -41,7 +41,8 @@ Not lost: a request that went with its connection before the broker read it; a j
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from relet.core.job import DELAYED, DISCARDED, Cause, Job, Reason
@@ -50,8 +51,10 @@ from relet.core.job import RUNNING as JOB_RUNNING
 from relet.core.limits import Limits
 from relet.core.machine import RECLAIM_NS
 from relet.core.roster import Session, Worker
+from relet.core.settings import QueueSettings
 from relet.events import Event
-from relet.messages import SIGNATURE, Accepted, Attempt, Body, Finished, Native, Path, Peer, Records, Refused
+from relet.messages import SIGNATURE, Accepted, Attempt, Body, Finished, Native, Path, Peer, QueueSet, Records, Refused
+from relet.testing import judged_terms as terms
 from relet.testing.claims import (
     ANSWERED,
     FAILED,
@@ -60,7 +63,10 @@ from relet.testing.claims import (
     HELD,
     LOST,
     NEVER,
+    ORDER,
+    RATE,
     RUNS,
+    SECOND_OUTCOME,
     TOKENS_MAX,
     WAITS,
     WRONG,
@@ -68,12 +74,17 @@ from relet.testing.claims import (
     Violation,
     key_of,
 )
+from relet.testing.judged_lines import Lines
 from relet.testing.judged_requests import Requests
 from relet.testing.judged_sessions import NEVER_BEGUN, RETURNED, Heard, Sessions
 from relet.testing.network import Wire
 
-__all__ = ["FALSE_FAILURE", "LOST", "WRONG", "Judge", "Violation"]
+__all__ = ["FALSE_FAILURE", "LOST", "ORDER", "RATE", "SECOND_OUTCOME", "WRONG", "Judge", "Violation"]
 
+DEADLINE_SLACK_NS: Final = 2_000_000_000
+"""How long after its deadline a job may be open: steps are bounded, and nothing ends while answers lie unread."""
+WALL_NS: Final = 1_000_000_000_000_000_000
+"""When every world begins, nanoseconds since 1970."""
 WALL_STEP_NS: Final = 1_000_000
 """A store keeps moments in milliseconds."""
 
@@ -104,9 +115,9 @@ class Judge:
         self.has_store = has_store
         self.began = 0
         """When this broker began."""
+        self.lines = Lines(self)
         self.sessions = Sessions(self)
         self.requests = Requests(self)
-        self._handovers_max = limits.handovers_of(tries)
         self._expected: list[tuple[str, Any]] = []
         """What must be announced before this turn is over."""
         self._by_route: dict[tuple[Wire, Path], Claim] = {}
@@ -117,6 +128,17 @@ class Judge:
         self._answers: list[tuple[Any, ...]] = []
         self._lost_at: dict[Peer, int] = {}
         self._by_number: dict[int, Claim] = {}
+        self._letters: dict[int, Claim] = {}
+        """Dead letters, by the numbers of their jobs."""
+        self.of_2010: list[Claim] = []
+        """What was read in this turn, and may become jobs ..."""
+        self._may_refuse = False
+        """... unless their queue does not take them."""
+
+    @property
+    def wall_ns(self) -> int:
+        """How much later than lease time it is on the wall."""
+        return WALL_NS + self.deaf_ns
 
     def watch(self) -> None:
         """Takes in everything from here on, for `digest`."""
@@ -142,10 +164,14 @@ class Judge:
         """A turn begins; what the one before owed must have been done."""
         self.check_expected()
         self.requests.begin_turn()
+        self.sessions.begin_turn()
+        self.lines.begin_turn()
         self.now = now
 
     def check_expected(self) -> None:
         """Raises where something that follows from what was read did not happen."""
+        if self.of_2010:
+            self.submitted(())
         if self._expected:
             what, whom = self._expected[0]
             raise Violation(WRONG, f"{whom} should have been {what}, and was not")
@@ -174,7 +200,10 @@ class Judge:
             return
         if key in self.by_key:
             raise Violation(WRONG, f"request {key!r} was read twice")
-        claim = self.by_key[key] = self._by_route[wire, path] = Claim(key, wire, path, self.timeout_ns)
+        claim = self.by_key[key] = self._by_route[wire, path] = Claim(key, wire, path, None)
+        claim.accepted_at = claim.asked_at = self.now
+        claim.asked_deaf_ns = self.deaf_ns
+        self.of_2010.append(claim)
         self.open += 1
         if wire.gone:
             claim.wire = None
@@ -221,6 +250,8 @@ class Judge:
             for peer in peers:
                 self.requests.lost(peer)
             self._hear_answers()
+            if self.of_2010:
+                self._may_refuse = self.lines.named(self.of_2010[0].queue).may_refuse(len(self.of_2010))
             self.requests.hear()
             return
         self.sessions.hear()
@@ -271,6 +302,8 @@ class Judge:
         claim = self.by_token.get(token)
         if claim is None or not claim.open:
             return ""
+        if self.now > claim.ends_by + DEADLINE_SLACK_NS:
+            raise Violation(WRONG, f"{claim} is open {self.now - claim.ends_by} ns after its deadline")
         current = claim.token == token and claim.state in (HELD, RUNS)
         if not current and not (claim.late_any and self.is_good(claim, token)):
             return ""
@@ -294,11 +327,12 @@ class Judge:
 
     def starts(self, claim: Claim) -> None:
         """The attempt begins, and with it its limits."""
-        claim.state = RUNS
+        claim.state, claim.recalled = RUNS, None
         claim.attempts += 1
         self.count("attempts")
-        if self.tries is not None and claim.attempts > self.tries + claim.forgiven:
-            text = f"{claim.key!r} has begun {claim.attempts} attempts, {self.tries} are allowed"
+        tries = claim.agreed.tries
+        if tries is not None and claim.attempts > tries + claim.forgiven:
+            text = f"{claim.key!r} has begun {claim.attempts} attempts, {tries} are allowed"
             raise Violation(WRONG, text)
         self.begins(claim)
 
@@ -307,14 +341,24 @@ class Judge:
         claim.began = claim.heard = self.now
         claim.ends = NEVER if claim.run_ns is None else self.now + claim.run_ns
 
-    def fails(self, claim: Claim, cause: str, *, final: bool = False) -> None:
-        """The attempt is over; with the last one goes the job."""
-        claim.cause = cause
+    def fails(
+        self, claim: Claim, cause: str, *, kind: str = "", final: bool = False, retry_ns: int | None = None
+    ) -> None:
+        """The attempt is over; with the last one goes the job. `retry_ns`: how long its worker wants it to wait."""
+        claim.cause, claim.retry_ns, claim.ended_try = cause, retry_ns, self.now
+        claim.failures[terms.KIND_OF[cause]] += 1
         claim.state, claim.holder = WAITS, None
-        if final:
-            self._must_end(claim, Reason.FAILED)
-        elif self.tries is not None and claim.attempts >= self.tries:
-            self._must_end(claim, Reason.TRIES_SPENT)
+        reason = terms.end_of(claim, kind, final=final)
+        if reason is not None:
+            self.count("failed_by_kind", reason is Reason.FAILED and not final)
+            self._must_end(claim, reason)
+        elif claim.job_id or retry_ns is not None or claim.agreed.pause is None:
+            self.ends_if_late(claim, self._goes_on_at(claim, claim.job_id) or self.now)
+
+    def ends_if_late(self, claim: Claim, due: int) -> None:
+        """It waits until then: where that is too late for its deadlines, it ends at once."""
+        if claim.state == WAITS and due >= claim.goes_by + claim.early_ns:
+            self._must_end(claim, terms.too_late(claim))
 
     def comes_back(self, claim: Claim, cause: str) -> None:
         """The hand-over came to nothing."""
@@ -323,10 +367,18 @@ class Judge:
             self.count("attempts", -1)
         claim.cause = cause
         claim.state, claim.holder, claim.recalled = WAITS, None, None
-        if cause != RETURNED or 2 * (claim.handovers + 1) <= self._handovers_max:
+        claim.line.in_vain(claim)
+        handovers_max = self.limits.handovers_of(claim.agreed.tries)
+        if cause != RETURNED or 2 * (claim.handovers + 1) <= handovers_max:
             claim.handovers += 1
-        if claim.handovers >= self._handovers_max:
+        if claim.handovers >= handovers_max:
             self._must_end(claim, Reason.HANDOVERS_SPENT)
+        self.ends_if_late(claim, self.now)
+
+    def cancelled(self, claim: Claim) -> None:
+        """Nobody wants it any more: it must end, and who has it must hear that."""
+        self.sessions.must_stop(claim)
+        self._must_end(claim, Reason.CANCELLED)
 
     def _must_end(self, claim: Claim, reason: Reason) -> None:
         self.ends(claim, FAILED, reason.value)
@@ -341,14 +393,45 @@ class Judge:
             raise Violation(WRONG, f"{key_of(job.body)!r} was never accepted")
         return claim
 
+    def submitted(self, bodies: Sequence[Body]) -> None:
+        """The machine takes these jobs of clients of 2010; all others that were read in this turn are refused."""
+        keys = set(map(key_of, bodies))
+        claims, self.of_2010 = self.of_2010, []
+        for claim in claims:
+            if claim.key in keys:
+                line = self.lines.named(claim.queue)
+                claim.run_ns = line.run_ns(self.timeout_ns)
+                claim.agreed = terms.agreed(terms.NOTHING_SAID, line.settings, self.tries, self.limits)
+                line.enters(claim)
+            else:
+                self._refused_2010(claim)
+
+    def _refused_2010(self, claim: Claim) -> None:
+        """A request of 2010 was refused: raises where its queue has no reason for that."""
+        if not self._may_refuse:
+            raise Violation(FALSE_FAILURE, f"{claim} was refused, and its queue is neither paused nor full")
+        self.count("refused_2010")
+        claim.state = GONE
+        self.open -= 1
+        if claim.wire is not None:
+            self._expect_refusal(claim.wire, claim.path)
+
     def accepted(self, jobs: Sequence[Job]) -> None:
         """The machine has accepted these jobs of native clients."""
         self.requests.hear()
         names = {job.request for job in jobs}
         for job in jobs:
-            claim = self.requests.accepted(job, names)
-            self.by_key[claim.key] = self._by_number[job.number] = claim
-            self.open += 1
+            if job.rules is not None and job.rules.redriven_from:
+                self.redriven(job)
+                continue
+            self.requests.accepted(job, names)
+
+    def enters(self, claim: Claim, number: int) -> None:
+        """A request of a native client is a job."""
+        self.by_key[claim.key] = self._by_number[number] = claim
+        claim.number = number
+        self.lines.named(claim.queue).enters(claim)
+        self.open += 1
 
     def attempt_failed(self, job: Job, cause: Cause) -> None:
         """The machine ends an attempt that came to nothing."""
@@ -368,10 +451,27 @@ class Judge:
         elif cause is Cause.WORKER_LOST:
             over = self._holder_is_gone(claim)
         else:
-            over = False
+            over = cause is Cause.DEADLINE and self.now >= claim.ends_by - claim.early_ns
         if not over:
             raise Violation(WRONG, f"an attempt of {claim} ended by {cause.value} before it was over")
         self.fails(claim, cause.value)
+
+    def waits(self, job: Job) -> None:
+        """The machine has ended an attempt: where there is another, it waits for as long as was agreed."""
+        claim = self.claim_of(job)
+        if claim.state != WAITS:
+            return
+        if claim.retry_ns is None and claim.agreed.pause is not None:
+            self.requests.has_id(claim, job.id)
+            self.count("paused_with_jitter" if claim.agreed.pause.jitter else "paused")
+        self.waits_until(claim, self._goes_on_at(claim, job.id))
+        if claim.due != (job.due_ns if job.state == DELAYED else 0):
+            raise Violation(WRONG, f"{claim} waits until {job.due_ns}, and was to wait until {claim.due}")
+
+    def waits_until(self, claim: Claim, due: int) -> None:
+        """It must not go on before then."""
+        claim.due, claim.due_deaf_ns = due, self.deaf_ns
+        claim.due_after = claim.attempts, claim.handovers
 
     def given_back(self, job: Job) -> None:
         """The machine takes back a hand-over, uncounted."""
@@ -411,21 +511,63 @@ class Judge:
         claim = self.claim_of(job)
         self.saw("ended_badly", claim.key, job.reason)
         self.count(job.reason)
+        if job.state == DISCARDED:
+            self._letters[job.number] = claim
+            claim.line.discarded(claim)
         if self._was_expected("ended", claim):
             if claim.reason != job.reason:
                 raise Violation(WRONG, f"{claim} has failed because of {claim.reason}, not {job.reason}")
             return
         if not claim.open:
-            kind = FALSE_FAILURE if claim.state == ANSWERED else WRONG
+            kind = FALSE_FAILURE if claim.state == ANSWERED else SECOND_OUTCOME
             raise Violation(kind, f"{claim.key!r} has failed after its end")
         if job.reason == Reason.ASKER_GONE:
             self.requests.must_be_deserted(claim)
+        elif job.reason in (Reason.START_DEADLINE, Reason.DEADLINE):
+            self._must_be_late(claim, job)
         elif job.state == DISCARDED:
-            text = f"{claim.key!r} was discarded ({job.reason}) after {claim.attempts} attempts of {self.tries}"
+            text = f"{claim.key!r} was discarded ({job.reason}) after {claim.attempts} attempts of {claim.agreed.tries}"
             raise Violation(FALSE_FAILURE, f"{text} and {claim.handovers} hand-overs in vain")
         elif not self.stopped:
             raise Violation(FALSE_FAILURE, f"{claim.key!r} was ended by a broker that was not stopped")
         self.ends(claim, FAILED, job.reason)
+
+    def letter_gone(self, job: Job) -> None:
+        """The machine keeps a dead letter no more."""
+        claim = self._letters.pop(job.number, None)
+        if claim is not None:
+            claim.line.letter_gone(claim)
+
+    def redriven(self, job: Job) -> None:
+        """The machine has made another job of a dead letter: it is like the one that had ended."""
+        old = self.claim_of(job)
+        if old.open or old.state == ANSWERED:
+            raise Violation(SECOND_OUTCOME, f"{old} was redriven, and has not failed")
+        new = Claim(old.key, None, b"", old.run_ns, old.silence_ns, old.late_any, old.ends_alone, old.keep_ns)
+        new.queue, new.headers, new.agreed, new.size = old.queue, old.headers, old.agreed, old.size
+        new.request, new.accepted_at, new.asked_at, new.asked_deaf_ns = job.id, self.now, self.now, self.deaf_ns
+        self.count("redriven")
+        self.requests.redriven(new, job.id)
+        self.enters(new, job.number)
+
+    def _must_be_late(self, claim: Claim, job: Job) -> None:
+        """Raises unless a job that waits or is held has missed its deadline, this one, or would have to wait for it."""
+        reason = terms.too_late(claim)
+        if job.reason != reason:
+            raise Violation(FALSE_FAILURE, f"{claim} has ended by {job.reason}, and by {reason} it should have")
+        by = claim.ends_by - claim.agreed.takes_ns if claim.state == HELD else claim.goes_by
+        waits = claim.state == WAITS and self._goes_on_at(claim, job.id) >= by
+        if claim.state == RUNS or not (waits or self.now >= by - claim.early_ns):
+            raise Violation(FALSE_FAILURE, f"{claim} has ended by {reason} {by - self.now} ns before that")
+
+    def _goes_on_at(self, claim: Claim, job_id: bytes) -> int:
+        """When the next attempt may be."""
+        if claim.ended_try != self.now:
+            return claim.due
+        pause_ns = claim.retry_ns
+        if pause_ns is None:
+            pause_ns = terms.pause_ns(claim.agreed.pause, job_id, claim.attempts)
+        return self.now + pause_ns if pause_ns else 0
 
     def publish(self, notice: tuple[Event, dict[str, Any]]) -> None:
         """What the broker says of itself."""
@@ -461,6 +603,8 @@ class Judge:
             )
         if self.has_store and not claim.safe:
             raise Violation(WRONG, f"{key!r} was dispatched before its acceptance was safe")
+        if self.now >= claim.goes_by + claim.early_ns:
+            raise Violation(WRONG, f"{key!r} was dispatched {self.now - claim.goes_by} ns too late for its deadlines")
         if self.now < claim.due:
             raise Violation(WRONG, f"{key!r} was dispatched {claim.due - self.now} ns before its worker wanted it")
         return claim
@@ -476,6 +620,7 @@ class Judge:
             raise Violation(WRONG, f"{key!r} has changed its id: a late answer would not count")
         if token != claim.shared and token in self.by_token:
             raise Violation(WRONG, f"{key!r} has the id of another job, or of an attempt that is over")
+        self.lines.gives(claim, peer)
         self.gets_token(claim, token, native=False)
         paths = self._credit.get(peer, {})
         if paths.get(path, 0) < 1:
@@ -490,6 +635,7 @@ class Judge:
 
     def undelivered(self, claim: Claim) -> None:
         """A hand-over could not be sent: it must be given back."""
+        claim.line.undelivered(claim, self.now)
         self.comes_back(claim, "undelivered")
         self._expected.insert(0, ("given back", claim))
 
@@ -527,16 +673,19 @@ class Judge:
         _, path, _, outcome = message
         self.saw("told", wire.routing_id, path, outcome)
         claim = self._by_route.get((wire, path))
-        if claim is None or claim.open or claim.told:
+        if claim in self.of_2010 and outcome == b"":
+            self.of_2010.remove(claim)
+            self._refused_2010(claim)
+        if claim is None or claim.open or claim.told or claim.state == GONE:
             refusals = self._refusals.get((wire, path), 0)
             if outcome == b"" and refusals:
                 self._refusals[wire, path] = refusals - 1
                 self.count("refused")
                 return
-            if claim is None:
+            if claim is None or claim.state == GONE:
                 raise Violation(WRONG, f"a client was told {outcome!r} and had asked nothing there")
             if claim.told:
-                raise Violation(WRONG, f"{claim.key!r} was told twice")
+                raise Violation(SECOND_OUTCOME, f"{claim.key!r} was told twice")
             if outcome == b"":
                 raise Violation(FALSE_FAILURE, f"{claim.key!r} is open, and its client was told that it failed")
             raise Violation(WRONG, f"{claim.key!r} is open, and its client was told {outcome!r}")
@@ -560,7 +709,9 @@ class Judge:
                 claim = self._by_number.get(record.number)
                 if claim is None:
                     claim = self._by_number[record.number] = self.by_key[key_of(record.body)]
-                claim.safe = True
+                claim.safe, claim.safe_turn = True, self.lines.turn
+            elif isinstance(record, QueueSet):
+                self.lines.named(record.name).is_safe(record.settings)
             elif isinstance(record, Attempt):
                 claim = self._by_number.get(record.number)
                 if claim is not None and record.ledger:
@@ -580,16 +731,26 @@ class Judge:
         self._by_route.clear()
         self._refusals.clear()
         self._expected.clear()
+        self.of_2010.clear()
         self.sessions.crashed()
         self.requests.crashed()
+        self.lines.crashed()
         for claim in self.by_key.values():
             claim.wire = None
 
-    def restarted(self, jobs: list[Job], lease_now: int) -> None:
-        """A new broker has loaded these jobs; the others were never safe, or have ended."""
+    def queue_set(self, name: str, settings: QueueSettings) -> None:
+        """An administrator has set this, after the last turn."""
+        self.saw("queue_set", name, settings)
+        self.lines.check()  # what was given out before was so on the settings before
+        self.lines.named(name).set(settings, self.now)
+
+    def restarted(self, jobs: list[Job], settings: Mapping[str, QueueSettings], lease_now: int) -> None:
+        """A new broker has loaded these jobs; the others were never safe, or have ended. `settings`: of its queues."""
         self.now = self.began = lease_now
         found = {key_of(job.body): job for job in jobs}
         self._by_number.clear()
+        if not self.has_store:
+            self._letters.clear()
         for key in found.keys() - self.by_key.keys():
             raise Violation(WRONG, f"{key!r} came out of the store and was never accepted")
         for key, claim in self.by_key.items():
@@ -607,6 +768,7 @@ class Judge:
                 claim.ended_at -= self.deaf_ns - claim.ended_deaf_ns + WALL_STEP_NS
                 claim.ended_deaf_ns = self.deaf_ns
         self.open = len(jobs)
+        self.lines.restarted(settings)
 
     def _goes_on(self, claim: Claim, job: Job) -> None:
         if claim.safe_end:
@@ -620,7 +782,14 @@ class Judge:
             claim.tokens.append(job.token)
         elif job.token:
             claim.shared = job.token
-        claim.due = self.now if job.state == DELAYED else 0
+        claim.asked_at += claim.asked_deaf_ns - self.deaf_ns
+        claim.asked_deaf_ns, claim.early_ns = self.deaf_ns, WALL_STEP_NS
+        if job.state == DELAYED:  # a moment is stored by the wall clock, which does not stop while the broker is deaf
+            same = claim.due_after == (job.attempts, job.handovers)
+            claim.due = max(self.now, claim.due + claim.due_deaf_ns - self.deaf_ns) if same else self.now
+        else:
+            claim.due = 0
+        claim.failures = Counter(dict(zip(("errors", "timeouts", "losses"), job.failures, strict=True)))
         last = job.ledger[-1] if job.ledger else None
         claim.cause = last.cause if last is not None and last.attempt == job.attempts else ""
         self.begins(claim)
@@ -649,6 +818,7 @@ class Judge:
         """The world is over. `dropped`: what the broker counted as `reply_dropped`. `reads`: does this client read?"""
         self.requests.hear()
         self.check_expected()
+        self.lines.check()
         untold = 0
         for claim in self.by_key.values():
             if claim.open:

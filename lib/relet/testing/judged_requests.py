@@ -24,6 +24,7 @@ from relet.messages import (
     VERSION,
     Admitted,
     Body,
+    CancelJob,
     ClientHello,
     Error,
     Heartbeat,
@@ -43,6 +44,7 @@ from relet.messages import (
     body_bytes,
     body_frames,
 )
+from relet.testing import judged_terms as terms
 from relet.testing.claims import (
     ANSWERED,
     FAILED,
@@ -65,7 +67,7 @@ if TYPE_CHECKING:
 DESERTED_SLACK_NS: Final = 2_000_000_000
 """How long after its askers' grace a job that was to end with them may still be dispatched."""
 _WORDS: Final = {
-    WAITS: ("available", "delayed"),
+    WAITS: ("available", "delayed", "blocked"),
     HELD: ("held",),
     RUNS: ("running",),
     ANSWERED: ("completed", "unknown", "expired"),
@@ -100,12 +102,16 @@ class Asked:
 
     asker: Told
     name: bytes
-    said: Submit | Inquire
+    said: Submit | Inquire | CancelJob
     size: int
     key: bytes
     at: int
     open_before: int
     """Jobs that were open or asked for when it was heard."""
+    among: bool = False
+    """It is one of many in a message: where another is refused, all of them are told what became of them."""
+    full: bool = False
+    """Its queue may have been full then."""
     code: str = ""
     """What it must be refused with."""
     may: tuple[str, ...] = ()
@@ -125,7 +131,7 @@ class Asked:
     @property
     def pending(self) -> bool:
         """Something may be said."""
-        return self.wait or self.ack or self.code != "" or self.may != ()
+        return self.wait or self.ack or self.among or self.code != "" or self.may != ()
 
 
 class Requests:
@@ -190,18 +196,20 @@ class Requests:
                 else:
                     self._errors[peer, path, "no_session"] += 1
                 continue
-            if isinstance(said, Submit | Inquire | Heartbeat):
+            if isinstance(said, Submit | Inquire | CancelJob | Heartbeat):
                 self._received(asker, said.received)
             if isinstance(said, Submit):
                 self._jobs_left -= len(said.jobs)
                 self._submits(asker, said, body)
+            elif isinstance(said, CancelJob):
+                self._cancels(asker, said)
             elif isinstance(said, Inquire):
                 self._inquires(asker, said)
 
     def _last_words(self, peer: Peer, path: Path, said: Any) -> None:
         """The connection has gone: what was received before counts, and nothing else."""
         asker = self._parted.get((peer, path))
-        if asker is not None and isinstance(said, Submit | Inquire | Heartbeat):
+        if asker is not None and isinstance(said, Submit | Inquire | CancelJob | Heartbeat):
             self._received(asker, said.received)
 
     def _received(self, asker: Told, number: int) -> None:
@@ -228,7 +236,7 @@ class Requests:
         for name, one in items:
             key = key_of(one) if one != () else b""
             asked = Asked(asker, name, said, body_bytes(one), key, self._judge.now, before + len(items), ack=said.ack)
-            asked.wait = said.wait
+            asked.wait, asked.among = said.wait, len(items) > 1
             asker.asked.setdefault(name[:64], []).append(asked)
             if code:
                 asked.code, asked.settled = code, True
@@ -242,6 +250,8 @@ class Requests:
         else:
             asked.claim = claim
             asked.code = self._fault_of(asked, said)
+            more = sum(map(len, self._proposed.values())) + len(self._judge.of_2010)
+            asked.full = self._judge.lines.named(said.queue).may_be_full(more)
             self._proposed.setdefault(asked.name, []).append(asked)
 
     def _joins(self, asked: Asked, claim: Claim) -> None:
@@ -271,10 +281,15 @@ class Requests:
         silence = said.silence_ms is None or 1 <= said.silence_ms <= run_max
         run = said.run_ms is None or 0 <= said.run_ms <= run_max
         queue = 1 <= len(said.queue) <= 200
+        usual = terms.agreed(terms.NOTHING_SAID, self._judge.lines.named(said.queue).settings, None, limits)
+        if terms.contradiction(said, usual, asked.at, self._judge.wall_ns):
+            return "bad_request"
         if headers > limits.headers_bytes_max or not (run and silence and queue and 0 <= said.keep_ms <= keep_max):
             return "bad_request"
         if said.age_ms * 1_000_000 > limits.outcome_ns:
             return "expired"
+        if self._judge.lines.named(said.queue).settings.intake_paused:
+            return "queue_paused"
         return ""
 
     def _may_be_forgotten(self, asked: Asked, said: Submit) -> bool:
@@ -282,7 +297,7 @@ class Requests:
         over = len(self._ended) - self._limits.outcomes_max
         return over > 0 and self._ended[over - 1] + TRANSIT_NS >= asked.at - said.age_ms * 1_000_000
 
-    def accepted(self, job: Job, names: Collection[Key | None]) -> Claim:
+    def accepted(self, job: Job, names: Collection[Key | None]) -> None:
         """The machine has made a job of a request; of all those in `names` at once."""
         judge, name = self._judge, job.request
         key = key_of(job.body)
@@ -304,25 +319,40 @@ class Requests:
         said: Any = asked.said
         if before is not None:
             self._must_be_forgotten(before, asked, said)
-        run_ns = judge.timeout_ns if said.run_ms is None else said.run_ms * 1_000_000 or None
+        usual_ns = judge.lines.named(said.queue).run_ns(judge.timeout_ns)
+        run_ns = usual_ns if said.run_ms is None else said.run_ms * 1_000_000 or None
         claim = Claim(key, None, b"", run_ns, request=name, size=asked.size, queue=said.queue, headers=said.headers)
+        claim.agreed = terms.agreed(said, judge.lines.named(said.queue).settings, judge.tries, judge.limits)
         claim.silence_ns = None if said.silence_ms is None else said.silence_ms * 1_000_000
         claim.late_any, claim.ends_alone = said.late == "any", said.gone == "cancel"
         claim.keep_ns, claim.accepted_at = said.keep_ms * 1_000_000, asked.at
+        claim.asked_at, claim.asked_deaf_ns = asked.at - said.age_ms * 1_000_000, judge.deaf_ns
+        judge.waits_until(claim, terms.due_of(said, asked.at, judge.wall_ns))
+        judge.count("delayed", claim.due > 0)
         claim.again = said.age_ms > 0 and not judge.has_store and asked.at - said.age_ms * 1_000_000 < judge.began
         judge.count("accepted_again" if claim.again else "accepted_natively")
         asked.claim, asked.settled = claim, True
         if asked.wait:
             claim.askers.append(asked)
         self.by_id[name] = claim
-        for other in proposed:
-            self._joins(other, claim)
+        judge.enters(claim, job.number)
         self._proposed.pop(name, None)
-        return claim
+        for other in proposed:
+            other.claim = claim
+            if isinstance(other.said, CancelJob):
+                other.settled = True
+                self._cancels(other.asker, other.said)
+            elif claim.open:
+                self._joins(other, claim)
+            else:
+                other.code = ""
+                self._is_refused(other)
 
-    def _whole(self, said: Submit | Inquire, names: Collection[Key | None]) -> bool:
-        """Whether all new jobs of a message were accepted: where there is no room for all, there is for none."""
-        if isinstance(said, Inquire):
+    def _whole(self, said: Submit | Inquire | CancelJob, names: Collection[Key | None]) -> bool:
+        """Whether all new jobs of a message were accepted: where there is no room for all, there is for none. In
+        a queue there may be room for some.
+        """
+        if not isinstance(said, Submit) or self._judge.lines.named(said.queue).settings.jobs_max is not None:
             return True
         return all(
             item.id in names
@@ -365,6 +395,9 @@ class Requests:
         """It is no job: refused, or told the outcome that is still kept."""
         asked.settled = True
         claim, said, limits = asked.claim, asked.said, self._limits
+        if isinstance(said, CancelJob):
+            asked.asker.states.setdefault(asked.name, []).append(self._words_of(claim))
+            return
         if isinstance(said, Inquire):
             asked.maybe = asked.after_end = True
             asked.wait = claim is not None
@@ -374,6 +407,8 @@ class Requests:
         if not kept:
             if asked.open_before > limits.jobs_max:
                 may.append("busy")
+            if asked.full:
+                may.append("queue_full")
             if said.age_ms and self._may_be_forgotten(asked, said):
                 may.append("expired")
         if claim is not None and claim.state in (ANSWERED, FAILED):
@@ -395,16 +430,48 @@ class Requests:
         if not asked.code and not may and not asked.after_end:
             raise Violation(WRONG, f"request {asked.key!r} was neither accepted nor is there a reason to refuse it")
 
+    def _words_of(self, claim: Claim | None) -> tuple[str, ...]:
+        """What may be said of its state."""
+        if claim is not None and (claim.open or self.is_kept(claim)):
+            return tuple(word for word in _WORDS[claim.state] if word not in ("unknown", "expired"))
+        return ("unknown", "expired", *(() if claim is None else _WORDS[claim.state]))
+
+    def _cancels(self, asker: Told, said: CancelJob) -> None:
+        """Somebody does not want a job any more."""
+        name = said.id or said.job
+        claim = self.by_id.get(said.id) if said.id else self._by_job_id.get(said.job)
+        proposed = self._proposed.get(said.id) if said.id else None
+        if proposed:  # it may become a job first
+            proposed.append(Asked(asker, name, said, 0, b"", self._judge.now, self._judge.open, claim=claim))
+        elif claim is not None and claim.open:
+            self._cancel(asker, said, claim)
+        else:
+            asker.states.setdefault(name, []).append(self._words_of(claim))
+
+    def _cancel(self, asker: Told, said: CancelJob, claim: Claim) -> None:
+        """Whose job it was ends it, unless somebody else is there who waits for it."""
+        judge = self._judge
+        mine = [it for it in claim.askers if it.asker is asker and said.id in (b"", it.name)]
+        others = [it for it in claim.askers if it not in mine]
+        if any(it.asker.gone is None for it in others):
+            claim.askers = others
+            judge.count("detached", bool(mine))
+            for it in mine:  # one outcome for each name: of its own, and kept nowhere
+                end = next((one.claim for one in mine if one.name == it.name and one.claim is not claim), None)
+                it.claim = end or _detached(claim)
+        else:
+            claim.askers = mine
+            judge.count(f"cancelled_{('waiting', 'held', 'running')[claim.state]}")
+            judge.cancelled(claim)
+        if not mine:
+            asker.states.setdefault(said.id or said.job, []).append(self._words_of(claim))
+
     def _inquires(self, asker: Told, said: Inquire) -> None:
         judge = self._judge
         name = said.id or said.job
         claim = self.by_id.get(said.id) if said.id else self._by_job_id.get(said.job)
         judge.count("inquired")
-        words = ["unknown", "expired"]
-        if claim is not None and (claim.open or self.is_kept(claim)):
-            words = [word for word in _WORDS[claim.state] if word not in ("unknown", "expired")]
-        elif claim is not None:
-            words += _WORDS[claim.state]
+        words = list(self._words_of(claim))
         proposed = self._proposed.get(said.id) if said.id else None
         if proposed:  # it may become a job first
             words += _WORDS[WAITS]
@@ -466,18 +533,23 @@ class Requests:
         claim.askers.clear()
         claim.job_id = job_id
 
+    def redriven(self, claim: Claim, job_id: bytes) -> None:
+        """A job was made of a dead letter: it is known by its own id."""
+        self.by_id[job_id] = claim
+        self.has_id(claim, job_id)
+
     def must_be_deserted(self, claim: Claim) -> None:
         """Raises unless all who asked for the job are gone for the grace, and it was to end then."""
         if not claim.ends_alone or not claim.askers:
             raise Violation(FALSE_FAILURE, f"{claim} has failed as deserted, and was not to end with its askers")
-        since = self._deserted_since(claim)
+        since = self._deserted_since([asked for asked in claim.askers if not asked.may])  # others may be refused yet
         if since is None or self._judge.now < since + self._limits.asker_grace_ns:
             raise Violation(FALSE_FAILURE, f"{claim} has failed as deserted, and its asker may come back: {since}")
 
-    def _deserted_since(self, claim: Claim) -> int | None:
-        """When the last asker went; None while one is there."""
+    def _deserted_since(self, askers: list[Asked]) -> int | None:
+        """When the last of them went; None while one is there."""
         since = -1
-        for asked in claim.askers:
+        for asked in askers:
             if asked.asker.gone is None:
                 return None
             since = max(since, asked.asker.gone)
@@ -486,7 +558,7 @@ class Requests:
     def may_run(self, claim: Claim) -> None:
         """Raises where a job is dispatched that should have ended with its askers."""
         if claim.ends_alone and claim.askers:
-            since = self._deserted_since(claim)
+            since = self._deserted_since(claim.askers)
             late = self._limits.asker_grace_ns + DESERTED_SLACK_NS
             if since is not None and self._judge.now > since + late:
                 raise Violation(WRONG, f"{claim} was dispatched, and all who asked for it are gone since {since}")
@@ -549,19 +621,21 @@ class Requests:
             due = [it for it in pending if _is_due(it, each)]
             if not due:
                 raise Violation(WRONG, f"a client was told of {each.id!r} ({each.code}), without a reason: {pending}")
+            due.sort(key=lambda it: not it.ack)
             asked = due[0]
             if not each.code:  # where the request was a job twice, what was said of the first may have been dropped
                 claims = [it.claim for it in due]
                 named = next((it for it in claims if it is not None and it.job_id == each.job), claims[-1])
                 asked = due[claims.index(named)]
-            asked.ack = False
+            wants_id = asked.ack or each.job
+            asked.ack = asked.among = False
             asked.may = ()
             if each.code:
                 asked.wait, asked.code = False, ""
                 if asked.claim is not None:
                     asked.claim.askers = [it for it in asked.claim.askers if it is not asked]
                 self._judge.count(f"refused_{each.code}")
-            elif asked.claim is not None:
+            elif asked.claim is not None and wants_id and asked.claim.reason != "detached":
                 self.has_id(asked.claim, each.job)
             self._clear(asker, each.id)
 
@@ -684,6 +758,13 @@ class Requests:
             raise Violation(LOST, f"{gaps} outcomes were numbered and not told, {dropped} were dropped")
 
 
+def _detached(claim: Claim) -> Claim:
+    """What is told to one who wants a job no more that goes on for others."""
+    end = Claim(claim.key, None, b"", None, request=claim.request, headers=claim.headers)
+    end.state, end.reason, end.attempts, end.safe_end = FAILED, "detached", claim.attempts, True
+    return end
+
+
 def _may_be_of(asked: Asked, job: Job) -> bool:
     """Whether the job may have been made of this: who asks and waits is among those who are told."""
     asker = asked.asker
@@ -719,4 +800,4 @@ def _is_due(asked: Asked, each: Admitted) -> bool:
         return False
     if each.code:
         return each.code == asked.code or each.code in asked.may
-    return asked.ack and not asked.code and asked.claim is not None
+    return (asked.ack or asked.among) and not asked.code and asked.claim is not None

@@ -18,6 +18,7 @@ from relet.dialects import native
 from relet.messages import (
     TOO_LARGE,
     VERSION,
+    WEIGHT_MAX,
     Ack,
     Body,
     Cancel,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 HANDED_BACK: Final = "handed_back"
 RETURNED: Final = "returned"
 """The same, of what its worker had not started."""
+STOP_TURNS_MAX: Final = 2
+"""Turns within which who has a job hears of its end, once that is safe."""
 NEVER_BEGUN: Final = "never_begun"
 """What was held comes back, and can be claimed by nobody."""
 
@@ -76,6 +79,8 @@ class Seat:
     recalls: bool
     heard: int
     """When something was heard of it."""
+    weights: tuple[int, ...] = ()
+    """Of its queues; empty: it serves them in strict order."""
     granted: int = 0
     handed: int = 0
     started: int = 0
@@ -95,6 +100,16 @@ class Seat:
         return f"<Seat {self.incarnation[:4].hex()}>"
 
 
+@dataclass(slots=True, eq=False)
+class Stop:
+    """Somebody is to hear that a job has ended which it has."""
+
+    seat: Seat
+    claim: Claim
+    turns: int = 0
+    """Turns since that is safe."""
+
+
 class Sessions:
     """All native workers of a world."""
 
@@ -111,16 +126,36 @@ class Sessions:
         """What `error` may be told whom."""
         self._too_much = 0
         """How often a session may be told that its credit is above the bound."""
+        self._stops: dict[bytes, Stop] = {}
+        """Tokens of jobs that were cancelled: who is to be told."""
         self._unreached: list[Seat] = []
         self._welcomes: dict[tuple[Peer, Path], deque[tuple[Seat, int, tuple[bytes, ...]]]] = {}
         """What a hello there must be answered with: hand-overs, claims that are lost."""
         self._refused: Counter[tuple[bytes, int, str]] = Counter()
         """(token, number, code) of reports that may be refused."""
 
+    def must_stop(self, claim: Claim) -> None:
+        """Whoever has it must hear that it has ended."""
+        seat = claim.holder
+        if isinstance(seat, Seat) and seat.recalls and seat.away is None and not seat.over:
+            self._stops[claim.token] = Stop(seat, claim)
+
+    def begin_turn(self) -> None:
+        """A turn begins. Who was to be told of an end heard it in the turn in which that was safe, or in the next."""
+        if not self._stops:
+            return
+        for stop in self._stops.values():
+            if stop.seat.over or self._judge.stopped:
+                continue
+            stop.turns += stop.claim.safe_end or not self._judge.has_store
+            if stop.turns > STOP_TURNS_MAX:
+                raise Violation(WRONG, f"{stop.claim} was cancelled, and {stop.seat}, who had it, was never told")
+
     # --- Losses
 
     def lost(self, peer: Peer) -> None:
         """A connection has gone."""
+        self._stops = {token: it for token, it in self._stops.items() if it.seat.peer is not peer}
         for key, seat in list(self._on.items()):
             if key[0] is peer:
                 del self._on[key]
@@ -134,6 +169,7 @@ class Sessions:
         self._errors.clear()
         self._welcomes.clear()
         self._refused.clear()
+        self._stops.clear()
         for seat in self.by_incarnation.values():
             seat.over = True
         self.by_incarnation.clear()
@@ -214,6 +250,8 @@ class Sessions:
             len(said.incarnation) != 16
             or not 1 <= names <= self._limits.queues_per_worker_max
             or not all(1 <= len(name) <= 200 for name in said.queues)
+            or (said.weights and not len(said.weights) == names == len(set(said.queues)))
+            or not all(1 <= weight <= WEIGHT_MAX for weight in said.weights)
         ):
             self._errors[(*place, "bad_header")] += 1
             return
@@ -223,7 +261,10 @@ class Sessions:
             self._ended_by(there, "replaced")
         if seat is None:
             confirms, recalls = "starts" in said.features, "recalls" in said.features
-            seat = Seat(said.incarnation, heard.peer, heard.path, said.queues, confirms, recalls, judge.now)
+            seat = Seat(
+                said.incarnation, heard.peer, heard.path, said.queues, confirms, recalls, judge.now, said.weights
+            )
+            seat.weights = said.weights
             self.by_incarnation[said.incarnation] = seat
             judge.count("sessions")
         else:
@@ -271,7 +312,8 @@ class Sessions:
             # An attempt that was taken for lost goes on; one that ended otherwise has ended.
             if claim.cause != Cause.WORKER_LOST:
                 return False
-            claim.state = RUNS
+            claim.state, claim.due = RUNS, 0
+            claim.failures["losses"] -= 1
         elif claim.state == HELD:
             judge.starts(claim)
         claim.holder = seat
@@ -345,7 +387,8 @@ class Sessions:
             judge.comes_back(claim, HANDED_BACK if claim.state == RUNS else RETURNED)
             if claim.state == WAITS and not called_back:
                 doubled = min(max(claim.handovers - 1, 0), 30)
-                claim.due = judge.now + min(HAND_BACK_NS << doubled, HAND_BACK_NS_MAX)
+                judge.waits_until(claim, judge.now + min(HAND_BACK_NS << doubled, HAND_BACK_NS_MAX))
+                judge.ends_if_late(claim, claim.due)
             return
         if claim.state == HELD:
             judge.starts(claim)
@@ -361,19 +404,28 @@ class Sessions:
         elif unfit:
             pass
         elif isinstance(said, Fail):
-            self._fails(seat, said.n, claim, said.kind, said.text, final=said.final)
-            if said.retry_ms and claim.state == WAITS:
-                claim.due = judge.now + min(said.retry_ms * 1_000_000, self._limits.retry_ns_max)
+            retry_ns = None if said.retry_ms is None else min(said.retry_ms * 1_000_000, self._limits.retry_ns_max)
+            self._fails(seat, said.n, claim, said.kind, said.text, final=said.final, retry_ns=retry_ns)
         elif isinstance(said, Extend):
             self._extends(said, claim)
         else:
             claim.heard = judge.now
 
-    def _fails(self, seat: Seat, n: int, claim: Claim, kind: str, text: str | None, *, final: bool = False) -> None:
+    def _fails(
+        self,
+        seat: Seat,
+        n: int,
+        claim: Claim,
+        kind: str,
+        text: str | None,
+        *,
+        final: bool = False,
+        retry_ns: int | None = None,
+    ) -> None:
         judge = self._judge
         seat.unsafe.append((n, claim, claim.attempts))
         judge.expect("failed", claim)
-        judge.fails(claim, Cause.FAILED.value, final=final)
+        judge.fails(claim, Cause.FAILED.value, kind=kind, final=final, retry_ns=retry_ns)
         claim.kind, claim.text = kind, text
 
     def _completes(self, seat: Seat, said: Complete, claim: Claim, body: Body) -> None:
@@ -409,6 +461,8 @@ class Sessions:
         if isinstance(said, Dispatch):
             self._dispatched(seat, said, rest[0], code)
             return
+        if isinstance(said, Cancel):
+            self._stops.pop(said.token, None)
         if code:
             self.unsaid += code == errno.EAGAIN and not isinstance(said, Ack)
             if isinstance(said, Welcome) and self._welcomes.get((peer, path)):
@@ -451,12 +505,16 @@ class Sessions:
             raise Violation(WRONG, f"{key!r} was dispatched with a token that was given before")
         if said.attempt != claim.attempts + 1:
             raise Violation(WRONG, f"{key!r} was dispatched as attempt {said.attempt} after {claim.attempts}")
-        if (said.queue, said.headers, said.tries) != (claim.queue, claim.headers, judge.tries):
+        if (said.queue, said.headers, said.tries) != (claim.queue, claim.headers, claim.agreed.tries):
             raise Violation(WRONG, f"{key!r} was dispatched on other terms than it was asked for: {said}")
         if (said.run_ms, said.silence_ms) != (_ms(claim.run_ns), _ms(claim.silence_ns)):
             raise Violation(WRONG, f"{key!r} was dispatched with other limits than it was asked for: {said}")
+        left_ms = None if claim.ends_by == NEVER else (claim.ends_by - judge.now) // 1_000_000
+        if _differs(left_ms, said.deadline_ms, by=1 if claim.early_ns else 0):
+            raise Violation(WRONG, f"{key!r} was dispatched with {said.deadline_ms} ms left, and has {left_ms}")
         judge.requests.has_id(claim, said.job)
         judge.requests.may_run(claim)
+        judge.lines.gives(claim, seat)
         judge.gets_token(claim, said.token, native=True)
         claim.holder, claim.recalled, claim.seq = seat, None, said.seq
         seat.claims.add(claim)
@@ -536,7 +594,7 @@ class Sessions:
             return  # it was called back, and then it ended, in the same turn
         if claim is None or claim.holder is not seat or claim.state != HELD or claim.token != token:
             raise Violation(WRONG, f"{seat} was asked to hand back {claim}, which it does not hold")
-        if 2 * (claim.handovers + 1) > self._limits.handovers_of(self._judge.tries):
+        if 2 * (claim.handovers + 1) > self._limits.handovers_of(claim.agreed.tries):
             raise Violation(WRONG, f"{claim} was called back after {claim.handovers} hand-overs in vain: half are left")
         claim.recalled = self._judge.now
         self._judge.count("recalled")
@@ -547,9 +605,16 @@ class Sessions:
             raise Violation(WRONG, "a token was cancelled that nobody was given")
         if claim.open and claim.token == said.token and claim.state != WAITS:
             raise Violation(WRONG, f"{claim} was cancelled ({said.reason}), and its attempt goes on")
-        if said.reason in ("answered", "asker_gone") and claim.open:
+        if said.reason in ("answered", "asker_gone", "cancelled", "deadline") and claim.open:
             raise Violation(WRONG, f"{claim} was cancelled as {said.reason}, and is open")
         self._judge.count(f"cancelled_{said.reason}")
+
+
+def _differs(left_ms: int | None, said_ms: int | None, *, by: int) -> bool:
+    """Whether something else was said than is left, by more than so much."""
+    if left_ms is None or said_ms is None:
+        return left_ms is not said_ms
+    return abs(left_ms - said_ms) > by
 
 
 def _ms(ns: int | None) -> int | None:

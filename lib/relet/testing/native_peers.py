@@ -21,6 +21,7 @@ from relet.messages import (
     Ack,
     Body,
     Cancel,
+    CancelJob,
     ClientHello,
     Complete,
     Dispatch,
@@ -32,6 +33,7 @@ from relet.messages import (
     Heartbeat,
     Inquire,
     Item,
+    JobState,
     Outcome,
     Partial,
     Progress,
@@ -46,6 +48,7 @@ from relet.messages import (
 from relet.testing.clock import MS, US
 from relet.testing.network import Wire
 from relet.testing.peers import Actor, Surroundings
+from relet.testing.policies import Policies
 
 GREETING_NS: Final = 3_000 * MS
 """A hello that nobody has answered for so long is said again."""
@@ -167,6 +170,7 @@ class Seat:
         said = WorkerHello(
             incarnation=self.incarnation,
             queues=worker.queues,
+            weights=worker.weights,
             capacity=worker.capacity,
             running=tuple({**dict.fromkeys(self.running), **dict.fromkeys(unacked)}),
             held=tuple(self.held),
@@ -448,10 +452,12 @@ class NativeWorker(Actor):
         features: tuple[str, ...] = ("starts", "recalls"),
         paths: tuple[bytes, ...] = (b"",),
         unread_max: int = 1 << 30,
+        weights: tuple[int, ...] = (),
     ) -> None:
         super().__init__(world)
         self.habits = habits
         self.queues = queues
+        self.weights = weights
         self.capacity = capacity
         self.ahead = ahead
         self.features = features
@@ -621,7 +627,7 @@ class NativeWorker(Actor):
 class Wanted:
     """A request of a client, until it knows its outcome."""
 
-    __slots__ = ("asked_at", "body", "due", "joins", "name", "said", "sent")
+    __slots__ = ("asked_at", "body", "cancelled", "due", "joins", "name", "said", "sent")
 
     def __init__(self, name: bytes, body: Body, said: Submit, asked_at: int) -> None:
         self.name = name
@@ -630,6 +636,8 @@ class Wanted:
         self.asked_at = asked_at
         self.sent = False
         """Whether it was asked before."""
+        self.cancelled = False
+        """It is not wanted any more."""
         self.due = 0
         """When to ask again; NEVER where the numbers say when."""
 
@@ -650,6 +658,7 @@ class NativeClient(Actor):
         strange: float = 0.0,
         shares: float = 0.0,
         path: bytes = b"",
+        policies: Policies | None = None,
     ) -> None:
         """`patience_ns`: how long it waits until it asks again. None: it trusts the numbers, and says nothing but hello
         before it is welcome. `receipts`: "prompt", "lazy" or "never". `strange`: how often it asks for something
@@ -662,6 +671,7 @@ class NativeClient(Actor):
         self.strange = strange
         self.shares = shares
         self.path = path
+        self.policies = policies
         self.wanted: dict[bytes, Wanted] = {}
         self.laid: deque[tuple[bytes, int]] = deque(maxlen=50)
         """Requests that it did not wait for, and when it asked."""
@@ -747,6 +757,8 @@ class NativeClient(Actor):
             many = rng.randrange(2, 6) if rng.random() < 0.1 else 1
             several: list[Wanted] = []
             said = self._terms()
+            if self.policies is not None:
+                said = self.policies.asked(rng, said, world.clock.now)
             for _ in range(many):
                 key = world.next_job()
                 if key is None:
@@ -793,6 +805,8 @@ class NativeClient(Actor):
             self.laid.append((wanted.name, wanted.asked_at))
         self._asks(wanted)
         rng = self.world.rng
+        if self.policies is not None and rng.random() < self.policies.cancels:
+            self._later(int(rng.random() * 50 * MS), self._cancels, wanted)
         if self.shares and rng.random() < self.shares:
             if rng.random() < 0.5:  # without any need
                 self._later(int(rng.random() * 5 * MS), self._asks_twice, wanted)
@@ -824,8 +838,27 @@ class NativeClient(Actor):
             if self._may_ask:
                 self._asks(wanted)
 
+    def _cancels(self, wanted: Wanted) -> None:
+        """It does not want it any more, whether it waits for it or not."""
+        if not self._may_ask:
+            return
+        if wanted.said.wait:
+            if self.wanted.get(wanted.name) is not wanted:
+                return
+            wanted.cancelled = True
+        self.world.count("client_cancelled")
+        job = self._ids.get(wanted.name, b"")
+        if job and self.world.rng.random() < 0.5:
+            self.says(CancelJob(job=job, **self._receipt()))
+        else:
+            self.says(CancelJob(id=wanted.name, **self._receipt()))
+
     def _asks(self, wanted: Wanted) -> None:
-        """It asks, or asks again."""
+        """It asks, or asks again; or says again that it does not want it."""
+        if wanted.cancelled:
+            wanted.due = self._due
+            self.says(CancelJob(id=wanted.name, **self._receipt()))
+            return
         now = self.world.clock.now
         age_ms = max(1, -(-(now - wanted.asked_at) // MS)) if wanted.sent else 0
         wanted.sent = True
@@ -841,7 +874,7 @@ class NativeClient(Actor):
         if wanted.name in self.wanted and self._may_ask:
             self._asks(wanted)
 
-    def _receipt(self) -> dict[str, int]:
+    def _receipt(self) -> dict[str, Any]:
         if self.receipts != "prompt":
             return {}
         self._receipted = self.received
@@ -864,6 +897,10 @@ class NativeClient(Actor):
                         self._is_refused(each.id, each.code, each.retry_ms)
                     elif each.job:
                         self._ids[each.id] = each.job
+            case JobState():
+                wanted = self.wanted.get(said.id)
+                if wanted is not None and wanted.cancelled:
+                    del self.wanted[said.id]
             case Heartbeat():
                 self._so_many_were_told(said.told)
             case Welcome():

@@ -20,8 +20,8 @@ from typing import Final
 import msgspec
 
 from relet.testing.census import InvariantBroken
-from relet.testing.judge import FALSE_FAILURE, LOST, WRONG, Violation
-from relet.testing.world import Outcome, World
+from relet.testing.judge import FALSE_FAILURE, LOST, ORDER, RATE, SECOND_OUTCOME, WRONG, Violation
+from relet.testing.world import KINDS, Outcome, World
 
 WORLDS_AT_ONCE: Final = 8
 """Worlds given to a process at a time."""
@@ -59,6 +59,37 @@ SESSIONS: Final = (
     "client_sessions",
 )
 
+POLICIES: Final = (
+    "turns_compared",
+    "keys_compared",
+    "queue_set_unpaused",
+    "queue_set_intake",
+    "queue_set_dispatch",
+    "queue_set_both",
+    "refused_queue_paused",
+    "refused_queue_full",
+    "refused_2010",
+    "errors_spent",
+    "timeouts_spent",
+    "losses_spent",
+    "failed_by_kind",
+    "paused",
+    "paused_with_jitter",
+    "cancelled_waiting",
+    "cancelled_held",
+    "cancelled_running",
+    "detached",
+    "delayed",
+    "in_order",
+    "keys_blocked",
+    "redriven",
+    "seats_compared",
+    "start_deadline",
+    "deadline",
+    "attempt_deadline",
+)
+"""Counts of what administrators did and clients asked for beyond the plain, and of what was looked at for it."""
+
 ENDS: Final = ("attempt_expired", "attempt_silent", "attempt_failed", "attempt_worker_lost")
 
 REFUSALS: Final = ("refused_", "reports_refused_", "cancelled_", "told_", "native_answers_", "gave_up_")
@@ -85,6 +116,7 @@ NO_FAULTS: Final = (
     "attempts_lost",
     "replies_unroutable",
     "messages_refused",
+    *POLICIES,
 )
 """Counts of what the broker did; all others count what was done to it."""
 
@@ -98,10 +130,10 @@ class Failure(msgspec.Struct):
     where: str
 
 
-def play(seed: str, *, watch: bool = False) -> tuple[Outcome | None, Failure | None]:
-    """Plays one world. Whatever it raises is a failure."""
+def play(seed: str, *, watch: bool = False, kinds: tuple[str, ...] = ()) -> tuple[Outcome | None, Failure | None]:
+    """Plays one world, of one of these kinds. Whatever it raises is a failure."""
     try:
-        return World(seed, watch=watch).play(), None
+        return World(seed, watch=watch, kinds=kinds).play(), None
     except Exception as error:  # noqa: BLE001 - a broker that raises has failed, whatever it raises
         kind = error.kind if isinstance(error, Violation) else WRONG
         text = error.text if isinstance(error, Violation) else f"{type(error).__name__}: {error}"
@@ -110,8 +142,8 @@ def play(seed: str, *, watch: bool = False) -> tuple[Outcome | None, Failure | N
         return None, Failure(seed, kind, text, "".join(traceback.format_exception(error, limit=-4)))
 
 
-def _play_some(seeds: Sequence[str]) -> list[tuple[Outcome | None, Failure | None]]:
-    return [play(seed) for seed in seeds]
+def _play_some(seeds: Sequence[str], kinds: tuple[str, ...]) -> list[tuple[Outcome | None, Failure | None]]:
+    return [play(seed, kinds=kinds) for seed in seeds]
 
 
 def _batches(seed: str) -> Iterator[list[str]]:
@@ -124,7 +156,8 @@ def _batches(seed: str) -> Iterator[list[str]]:
 class Summary:
     """What all worlds came to."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: tuple[str, ...] = ()) -> None:
+        self.kinds = kinds
         self.jobs = 0
         self.worlds = 0
         self.turns = 0
@@ -171,16 +204,21 @@ class Summary:
             "answers": _counted(counts, "answers_late", "answers_refused"),
             "native": _counted(counts, *NATIVE),
             "sessions": _counted(counts, *SESSIONS),
+            "policies": _counted(counts, *POLICIES),
             "codes": _counted(codes, *sorted(codes)),
             "faults": _counted(faults, *sorted(faults)),
             "lost": str(self.found(LOST)),
             "false failures": str(self.found(FALSE_FAILURE)),
+            "second outcomes": str(self.found(SECOND_OUTCOME)),
+            "order violated": str(self.found(ORDER)),
+            "rate exceeded": str(self.found(RATE)),
             "otherwise wrong": str(self.found(WRONG)),
             "seconds": f"{self.seconds:.1f}",
         }
         lines = [f"{name:<16}{row}" for name, row in rows.items()]
         for failure in self.failures[:FAILURES_SHOWN]:
-            lines += ["", f"world {failure.seed}: {failure.kind}: {failure.text}", f"  again: {_again(failure.seed)}"]
+            again = _again(failure.seed, self.kinds)
+            lines += ["", f"world {failure.seed}: {failure.kind}: {failure.text}", f"  again: {again}"]
         if len(self.failures) > FAILURES_SHOWN:
             lines += ["", "failed too: " + " ".join(failure.seed for failure in self.failures[FAILURES_SHOWN:][:50])]
         return "\n".join(lines)
@@ -190,26 +228,26 @@ def _counted(counts: Mapping[str, int], *names: str) -> str:
     return ", ".join(f"{name} {counts.get(name, 0):,}" for name in names)
 
 
-def _again(seed: str) -> str:
-    return f"python -m relet.testing.simulate --world {seed}"
+def _again(seed: str, kinds: tuple[str, ...]) -> str:
+    return f"python -m relet.testing.simulate --world {seed}" + "".join(f" --kind {kind}" for kind in kinds)
 
 
-def simulate(seed: str, jobs: int, *, processes: int, progress: bool = False) -> Summary:
-    """Plays worlds of `seed` until `jobs` jobs were submitted; `processes` 1 plays them here."""
-    summary = Summary()
+def simulate(seed: str, jobs: int, *, processes: int, progress: bool = False, kinds: tuple[str, ...] = ()) -> Summary:
+    """Plays worlds of `seed`, of these `kinds`, until `jobs` jobs were submitted; `processes` 1 plays them here."""
+    summary = Summary(kinds)
     said = time.monotonic()
     batches = _batches(seed)
     if processes == 1:
         while summary.jobs < jobs and len(summary.failures) < FAILURES_MAX:
-            for result in _play_some(next(batches)):
+            for result in _play_some(next(batches), kinds):
                 summary.add(*result)
         return summary
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        under_way = [pool.apply_async(_play_some, (next(batches),)) for _ in range(processes * 2)]
+        under_way = [pool.apply_async(_play_some, (next(batches), kinds)) for _ in range(processes * 2)]
         while summary.jobs < jobs and len(summary.failures) < FAILURES_MAX:
             for result in under_way.pop(0).get():
                 summary.add(*result)
-            under_way.append(pool.apply_async(_play_some, (next(batches),)))
+            under_way.append(pool.apply_async(_play_some, (next(batches), kinds)))
             if progress and time.monotonic() - said >= PROGRESS_S:
                 said = time.monotonic()
                 sys.stderr.write(summary.line() + "\n")
@@ -226,13 +264,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1_000_000, help="how many jobs in all (default: 1,000,000)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one for each processor")
     parser.add_argument("--world", metavar="SEED/NUMBER", help="play this one world, and show where it fails")
+    parser.add_argument(
+        "--kind", action="append", default=[], choices=sorted(set(KINDS)), help="play only worlds of this kind"
+    )
     options = parser.parse_args(arguments)
+    kinds = tuple(options.kind)
     if options.world is not None:
-        outcome, failure = play(options.world, watch=True)
+        outcome, failure = play(options.world, watch=True, kinds=kinds)
         sys.stdout.write(f"{failure.where if failure is not None else outcome}\n")
         return 0 if failure is None else 1
     sys.stderr.write(f"seed {options.seed}, {options.jobs:,} jobs, {options.processes} processes\n")
-    summary = simulate(options.seed, options.jobs, processes=options.processes, progress=True)
+    summary = simulate(options.seed, options.jobs, processes=options.processes, progress=True, kinds=kinds)
     sys.stdout.write(summary.text() + "\n")
     return 1 if summary.failures else 0
 

@@ -19,19 +19,23 @@ from typing import Any, Final
 
 import msgspec
 
+from relet.core.dead import Selection, Sweep
 from relet.core.job import Cause, Job
 from relet.core.limits import Limits
 from relet.core.machine import Machine
 from relet.core.roster import Session
 from relet.core.roster import Worker as RosterWorker
+from relet.core.settings import QueueSettings
+from relet.messages import Request
 from relet.server import Server
 from relet.store import Store
-from relet.testing import census
+from relet.testing import census, policies
 from relet.testing.clock import MS, US, Clock, S
-from relet.testing.judge import LOST, WRONG, Judge, Violation
+from relet.testing.judge import LOST, WALL_NS, WRONG, Judge, Violation
 from relet.testing.native_peers import GOOD, NativeClient, NativeHabits, NativeWorker, Wanted
 from relet.testing.network import Endpoint, Network, Pull, Router, Wire
 from relet.testing.peers import HONEST, Client, Habits, Worker
+from relet.testing.policies import Policies
 from relet.testing.stores import LateStore
 
 OPEN_MAX: Final = 1_000
@@ -46,8 +50,6 @@ IDLE_TURNS_MAX: Final = 3_000
 """Turns in a row in which nothing was read, sent or decided: more than any steps of expiry need."""
 QUIET_NS_MAX: Final = 900 * S
 """How long the second act may last, simulated."""
-WALL_NS: Final = 1_000_000_000 * S
-"""When every world begins, nanoseconds since 1970."""
 REST_NS: Final = 2 * S
 """How long a world of native peers, who never rest, goes on when all is done."""
 CENSUS_SHARE: Final = 120
@@ -105,16 +107,25 @@ class Config(msgspec.Struct, kw_only=True):
     crashes: float = 0.0
     stalls: bool = False
     ends_by_stop: bool = False
+    policies: Policies | None = None
+    """What is wanted beyond the plain; None: nothing."""
+
+
+KINDS: Final = ("2010", "native", "both", "both", "policies", "policies")
+"""Of which kind a world may be, each as often as it stands here."""
 
 
 def draw(rng: random.Random, *kinds: str) -> Config:
-    """A world as it may be: "2010", "native" or "both"; of these, one of `kinds`, where any are given."""
+    """A world as it may be: "2010", "native", "both", or "policies", which is one of the latter two and has more to be
+    obeyed; of these, one of `kinds`, where any are given.
+    """
     pick = rng.choice
     timeout_ns = pick((None, 30 * MS, 200 * MS, 500 * MS, 2 * S, 30 * S))
     bad = pick((0.0, 0.02, 0.1, 0.3))
     work_ns = pick((200 * US, 2 * MS, 2 * MS, 20 * MS))
     late_ns = pick((10 * MS, 200 * MS, timeout_ns or S, 2 * (timeout_ns or S)))
-    dialects = pick(kinds or ("2010", "native", "both", "both"))
+    kind = pick(kinds or KINDS)
+    dialects = pick(("native", "both")) if kind == "policies" else kind
     limits = _draw_limits(rng)
     store = rng.random()
     honest = rng.random() < 0.15
@@ -143,6 +154,14 @@ def draw(rng: random.Random, *kinds: str) -> Config:
         config = _draw_2010(rng, config, 0.0 if honest else bad, work_ns, late_ns)
     if dialects != "2010":
         config = _draw_native(rng, config, 0.0 if honest else bad, work_ns, late_ns)
+    if kind == "policies":
+        config.jobs = rng.randrange(60, 300)
+        # Who is one asker too many hears so after a while: until then nobody knows who has a say in a job.
+        config.limits = msgspec.structs.replace(limits, askers_per_job_max=100)
+        config.shares = rng.choice((0.0, 0.05, 0.3))
+        config.faults = rng.choice((0.0, 0.0, 2.0, 10.0))  # what takes turns does so only where there is some peace
+        config.queues = rng.choice((("default",), ("default", "mail", "pictures")))
+        config.policies = policies.draw(rng, config.queues, limits.run_ns_max)
     return config
 
 
@@ -263,13 +282,18 @@ class _Reports:
 
     judge: Judge
 
-    def accept(self, jobs: list[Job], size: int, now: int) -> None:
-        super().accept(jobs, size, now)  # type: ignore[misc]  # the machine that this is mixed into
+    def submit(self, batch: list[Request], now: int) -> None:
+        self.judge.submitted([body for _, _, body in batch])
+        super().submit(batch, now)  # type: ignore[misc]  # the machine that this is mixed into
+
+    def accept(self, jobs: list[Job], size: int, now: int, *, plain: bool = True) -> None:
+        super().accept(jobs, size, now, plain=plain)  # type: ignore[misc]  # the same
         self.judge.accepted(jobs)
 
     def attempt_failed(self, job: Job, cause: Cause, now: int, **said: Any) -> None:
         self.judge.attempt_failed(job, cause)
         super().attempt_failed(job, cause, now, **said)  # type: ignore[misc]  # the same
+        self.judge.waits(job)
 
     def give_back(self, job: Job, now: int, **how: bool) -> None:
         self.judge.given_back(job)
@@ -282,6 +306,11 @@ class _Reports:
     def notice_lost(self, worker: RosterWorker) -> None:
         self.judge.session_lost(worker)
         super().notice_lost(worker)  # type: ignore[misc]  # the same
+
+    def forgotten(self, job: Job, *, purged: bool = False) -> None:
+        super().forgotten(job, purged=purged)  # type: ignore[misc]  # the same
+        if job not in self.kept:  # type: ignore[attr-defined]  # likewise
+            self.judge.letter_gone(job)
 
     def _ended_badly(self, job: Job) -> None:
         self.judge.ended_badly(job)
@@ -299,10 +328,12 @@ class World:
         machine: type[Machine] = Machine,
         server: type[Server] = Server,
         watch: bool = False,
+        kinds: tuple[str, ...] = (),
     ) -> None:
+        """What is not given is drawn; `kinds` as for `draw`."""
         self.seed = seed
         self.rng = random.Random(seed)  # noqa: S311 - a seeded fate is what a simulation wants
-        self.config = config = config or draw(self.rng)
+        self.config = config = config or draw(self.rng, *kinds)
         self.clock = Clock()
         self.network = Network(self.clock, self.rng, delay_ns=config.delay_ns, spread_ns=config.spread_ns)
         self.judge = Judge(
@@ -370,6 +401,7 @@ class World:
             strange=config.strange,
             shares=config.shares,
             path=rng.choice((b"", b"", b"\0\0\0\1p")),
+            policies=config.policies,
         )
 
     def _native_worker(self, habits: NativeHabits, *, serves_all: bool = False) -> NativeWorker:
@@ -380,10 +412,14 @@ class World:
         features: tuple[str, ...] = ("starts", "recalls")
         if rng.random() < config.minimal:
             features = rng.choice((("starts",), ("recalls",), ()))
+        weights: tuple[int, ...] = ()
+        if config.policies is not None and config.policies.weights and len(queues) > 1:
+            weights = tuple(rng.choice(config.policies.weights) for _ in queues)
         return NativeWorker(
             self,
             habits,
             queues=queues,
+            weights=weights,
             capacity=config.capacity,
             ahead=config.native_ahead,
             features=features,
@@ -432,7 +468,8 @@ class World:
             self.machine.load(store.load(), self.lease_now)
             self.loaded = self.machine.open
         judge.deaf_ns = self._deaf_ns
-        judge.restarted(list(self.machine.jobs()), self.lease_now)
+        settings = {queue.name: queue.settings for queue in self.machine.queues if queue.settings is not None}
+        judge.restarted(list(self.machine.jobs()), settings, self.lease_now)
         self._clients = Router(self.network, "clients", judge)
         self._workers = Router(self.network, "workers", judge)
         self._answers = Pull(self.network, judge)
@@ -440,6 +477,9 @@ class World:
         endpoints: dict[str, Endpoint] = {"clients": self._clients, "workers": self._workers, "answers": self._answers}
         self.network.listen(endpoints)
         self.network.wake = self._wake
+        if config.policies is not None and (store is None or self._epoch == 1):
+            for name, several in config.policies.settings.items():
+                self._set_queue(name, several[0])
         self._schedule()
 
     @property
@@ -539,6 +579,28 @@ class World:
         if store.pending:
             self._settling = True
             self.clock.after(int(self.rng.random() * (self.config.settles_ns or 1)), self._settles)
+
+    # --- The administrator
+
+    def _administers(self) -> None:
+        """Some queue gets other settings."""
+        wanted = self.config.policies
+        if self._quiet or wanted is None or not wanted.settings:
+            return
+        if not self._down:
+            name = self.rng.choice(list(wanted.settings))
+            if self.rng.random() < wanted.redrives:
+                verb: Any = "redrive" if not wanted.blocks and self.rng.random() < 0.7 else "purge"
+                self.machine.dead.begin(Sweep(verb=verb, selection=Selection(queue=name), limit=5))
+            else:
+                self._set_queue(name, self.rng.choice(wanted.settings[name]))
+            self._turn_at(self.clock.now)
+        self.clock.after(int(self.rng.expovariate(wanted.changes) * S) + 1, self._administers)
+
+    def _set_queue(self, name: str, settings: QueueSettings) -> None:
+        self.judge.count(f"queue_set_{settings.paused or 'unpaused'}")
+        self.judge.queue_set(name, settings)
+        self.machine.set_queue(name, settings)
 
     # --- Faults
 
@@ -646,6 +708,8 @@ class World:
             clock.after(int(self.rng.expovariate(config.faults) * S) + 1, self._gremlin)
         if config.crashes:
             clock.after(int(self.rng.expovariate(config.crashes) * S) + 1, self._crash)
+        if config.policies is not None and config.policies.changes:
+            clock.after(int(self.rng.expovariate(config.policies.changes) * S) + 1, self._administers)
         until = 60 * S
         while clock.now < until and self._submitted < config.jobs:
             if not clock.step():
@@ -665,6 +729,7 @@ class World:
         self.config.minimal = 0.0
         if self.config.native_clients:
             self.workers += [self._native_worker(GOOD, serves_all=True) for _ in range(2)]
+        self._unpause()
         until = clock.now + QUIET_NS_MAX
         while clock.now < until and clock.step():
             if self.config.native_clients and self._is_done():
@@ -676,6 +741,20 @@ class World:
         overdue = self.judge.overdue(10 * S)
         if overdue is not None:
             raise Violation(LOST, f"{overdue.key!r} runs at nobody and its attempt does not end")
+
+    def _unpause(self) -> None:
+        """Nothing must wait for ever."""
+        if self._down:
+            self.clock.after(MS, self._unpause)
+            return
+        for line in list(self.judge.lines):
+            if line.settings.paused:
+                self._set_queue(line.name, policies.unpaused(line.settings))
+            if any(line.blocked.values()):
+                self.machine.dead.begin(Sweep(verb="purge", selection=Selection(queue=line.name)))
+        self._turn_at(self.clock.now)
+        if self.config.policies is not None and self.config.policies.blocks and not self._is_done():
+            self.clock.after(100 * MS, self._unpause)
 
     def _is_done(self) -> bool:
         """Nobody waits for anything but what was dropped."""

@@ -16,7 +16,7 @@ import errno as _errno
 import zmq
 
 from relet.messages import (
-    GONE_MAX, MAGIC, NO_DESCRIPTOR, TOO_LARGE, TOO_MANY_PEERS, UNDELIMITED, VERSION, Peer, Refused,
+    DEFAULT_QUEUE, GONE_MAX, MAGIC, NO_DESCRIPTOR, TOO_LARGE, TOO_MANY_PEERS, UNDELIMITED, VERSION, Peer, Refused,
 )
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -25,6 +25,7 @@ from cpython.dict cimport PyDict_GetItem
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcmp, memcpy
 
@@ -255,22 +256,102 @@ cdef enum:
     HAS_STARTED = 16
     HAS_ID = 32
     HAS_RECEIVED = 64
+    HAS_QUEUE = 128
+    HAS_FAIR = 256
+    DEPTH_MAX = 8        # Of values in values that are stepped over here.
+    FORM_HEAD = 10       # Bytes: a map that begins with t: submit.
+
+
+cdef Py_ssize_t behind(const unsigned char *data, Py_ssize_t at, Py_ssize_t size, int depth) noexcept:
+    """Where the value ends that begins at `at`; -1: it is cut, too deep, or of a kind that no header has."""
+    cdef unsigned char kind
+    cdef Py_ssize_t length = 0, values = 0, wide = 0
+    if at >= size or depth > DEPTH_MAX:
+        return -1
+    kind = data[at]
+    at += 1
+    if kind <= 0x7F or kind >= 0xE0 or kind == 0xC0 or kind == 0xC2 or kind == 0xC3:
+        return at
+    if kind <= 0x8F:
+        values = 2 * (kind & 0x0F)
+    elif kind <= 0x9F:
+        values = kind & 0x0F
+    elif kind <= 0xBF:
+        length = kind & 0x1F
+    elif 0xCA <= kind <= 0xD3:
+        length = 1 << (kind - 0xCC if 0xCC <= kind <= 0xCF else kind - 0xD0 if kind >= 0xD0 else kind - 0xC8)
+    elif kind == 0xC4 or kind == 0xD9 or kind == 0xC5 or kind == 0xDA:
+        wide = 1 if kind == 0xC4 or kind == 0xD9 else 2
+    elif kind == 0xDC:
+        wide = 2
+    else:
+        return -1
+    if size - at < wide:
+        return -1
+    while wide > 0:
+        length = length << 8 | data[at]
+        at += 1
+        wide -= 1
+    if kind == 0xDC:
+        values, length = length, 0
+    while values > 0 and at >= 0:
+        at = behind(data, at, size, depth + 1)
+        values -= 1
+    return at + length if at >= 0 and size - at >= length else -1
+
+
+cdef object text_at(const unsigned char *data, Py_ssize_t at, Py_ssize_t end):
+    """The short text that is all of data[at:end]; None where that is something else."""
+    cdef Py_ssize_t begin = at + 1
+    if data[at] == 0xD9:
+        begin = at + 2
+    elif data[at] & 0xE0 != 0xA0:
+        return None
+    try:
+        return PyUnicode_DecodeUTF8(<const char *>data + begin, end - begin, NULL)
+    except UnicodeDecodeError:
+        return None
+
+
+cdef inline bint is_of_one(const unsigned char *key, Py_ssize_t length) noexcept:
+    """Whether a field of a request says something that no other says: it belongs to no form."""
+    if length == 3:
+        return memcmp(key, b"ack", 3) == 0
+    if length == 4:
+        return memcmp(key, b"jobs", 4) == 0
+    if length == 5:
+        return memcmp(key, b"order", 5) == 0
+    if length == 6:
+        return memcmp(key, b"age_ms", 6) == 0 or memcmp(key, b"unique", 6) == 0
+    if length == 7:
+        return memcmp(key, b"headers", 7) == 0
+    if length == 8:
+        return memcmp(key, b"delay_ms", 8) == 0
+    return length == 13 and memcmp(key, b"not_before_ms", 13) == 0
 
 
 cdef tuple plain_of(object peer, bytes path, const unsigned char *data, Py_ssize_t size, object body):
-    """`PlainCompleted` or `PlainSubmitted`; None where the header says anything else, or not in the usual way.
+    """`PlainCompleted`, `PlainSubmitted` or `FormedSubmitted`; None where the header says anything else, or not in the
+    usual way.
 
-    MessagePack as nearly every peer writes these two: a fixmap of fixstr keys, each once, bin 8, and unsigned integers
-    (https://github.com/msgpack/msgpack/blob/master/spec.md). Whatever is None here goes to the decoder that knows all.
+    MessagePack as nearly every peer writes these: a fixmap, or a map 16 of as few pairs (msgspec writes one where there
+    might have been more), of fixstr keys, each once, bin 8, short texts, and unsigned integers
+    (https://github.com/msgpack/msgpack/blob/master/spec.md). What else a `submit` says is gathered unread, as a map of
+    its own. Whatever is None here goes to the decoder that knows all.
     """
-    cdef Py_ssize_t at = 1, length, pair, wide
+    cdef Py_ssize_t at = 1, length, pair, pairs, wide, end, form_size = FORM_HEAD
     cdef const unsigned char *key
-    cdef int kind = 0, seen = 0, field
-    cdef object name = None
+    cdef int kind = 0, seen = 0, forms = 0, field
+    cdef object name = None, queue = DEFAULT_QUEUE, fair = "", text
     cdef unsigned long long value, n = 0, credit = 0, started = 0, received = 0
-    if size < 2 or data[0] & 0xF0 != 0x80:
+    cdef unsigned char form[SMALL + FORM_HEAD]
+    if size >= 3 and data[0] == 0xDE and data[1] == 0 and data[2] <= 15:
+        pairs, at = data[2], 3
+    elif size >= 2 and data[0] & 0xF0 == 0x80:
+        pairs = data[0] & 0x0F
+    else:
         return None
-    for pair in range(data[0] & 0x0F):
+    for pair in range(pairs):
         if at >= size or data[at] & 0xE0 != 0xA0:
             return None
         length = data[at] & 0x1F
@@ -294,6 +375,31 @@ cdef tuple plain_of(object peer, bytes path, const unsigned char *data, Py_ssize
                 return None
             name = PyBytes_FromStringAndSize(<const char *>data + at + 2, data[at + 1])
             at += 2 + data[at + 1]
+        elif not (
+            (length == 1 and key[0] == c"n")
+            or (length == 6 and memcmp(key, b"credit", 6) == 0)
+            or (length == 7 and memcmp(key, b"started", 7) == 0)
+            or (length == 8 and memcmp(key, b"received", 8) == 0)
+        ):
+            end = behind(data, at, size, 0)
+            if end < 0 or kind == COMPLETE or is_of_one(key, length):
+                return None
+            if length == 5 and memcmp(key, b"queue", 5) == 0:
+                field = HAS_QUEUE
+                queue = text_at(data, at, end)
+                if queue is None:
+                    return None
+            elif length == 4 and memcmp(key, b"fair", 4) == 0:
+                field = HAS_FAIR
+                fair = text_at(data, at, end)
+                if fair is None:
+                    return None
+            else:
+                field = 0
+                memcpy(form + form_size, key - 1, <size_t>(end - (key - 1 - data)))
+                form_size += end - (key - 1 - data)
+                forms += 1
+            at = end
         else:
             if data[at] <= 0x7F:
                 value = data[at]
@@ -318,20 +424,24 @@ cdef tuple plain_of(object peer, bytes path, const unsigned char *data, Py_ssize
                 field, credit = HAS_CREDIT, value
             elif length == 7 and memcmp(key, b"started", 7) == 0:
                 field, started = HAS_STARTED, value
-            elif length == 8 and memcmp(key, b"received", 8) == 0:
-                field, received = HAS_RECEIVED, value
             else:
-                return None
+                field, received = HAS_RECEIVED, value
         if seen & field:
             return None
         seen |= field
     if at != size:
         return None
-    if kind == COMPLETE and seen & (HAS_TOKEN | HAS_ID | HAS_RECEIVED) == HAS_TOKEN and n > 0:
+    if kind == COMPLETE:
+        if forms or n == 0 or seen & (HAS_TOKEN | HAS_ID | HAS_RECEIVED | HAS_QUEUE | HAS_FAIR) != HAS_TOKEN:
+            return None
         return (peer, path, name, n, credit, started, body)
-    if kind == SUBMIT and seen | HAS_RECEIVED == HAS_TYPE | HAS_ID | HAS_RECEIVED:
+    if kind != SUBMIT or seen & (HAS_ID | HAS_TOKEN | HAS_N | HAS_CREDIT | HAS_STARTED) != HAS_ID:
+        return None
+    if not forms and not seen & (HAS_QUEUE | HAS_FAIR):
         return (peer, path, name, received, body)
-    return None
+    form[0] = 0x80 | (forms + 1)
+    memcpy(form + 1, b"\xa1t\xa6submit", FORM_HEAD - 1)
+    return (peer, path, name, received, queue, fair, PyBytes_FromStringAndSize(<const char *>form, form_size), body)
 
 
 cdef bytes header_of(bytes header, const unsigned char *small, Py_ssize_t size):
@@ -419,7 +529,7 @@ cdef class RouterPump(_Pump):
     """Messages of a ROUTER: `(peer, path, body)` in, `(peer, path, frame, ...)` out.
 
     Those of the native dialect gather in `native`, as `(peer, path, version, header, body)`, until somebody takes them.
-    The two headers that nearly all of them have, it reads itself: a run of such messages is one list (`plain_of`).
+    The headers that nearly all of them have, it reads itself: a run of such messages is one list (`plain_of`).
     """
 
     cdef readonly dict peers

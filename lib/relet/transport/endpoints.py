@@ -107,6 +107,24 @@ def parse_connect(text: str, *, inproc: bool = True) -> Endpoint:
     return endpoint
 
 
+def check_text(role: str, endpoint: object, *, host: str = "localhost") -> None:
+    """Check that the endpoint of a role is text at all.
+
+    Args:
+        role: the name of the argument.
+        endpoint: what was given.
+        host: what stands in the example.
+
+    Raises:
+        TypeError: naming the role, with an example.
+    """
+    if not isinstance(endpoint, str):
+        example = f"tcp://{host}:{endpoint if type(endpoint) is int else 4161}"
+        raise TypeError(
+            f"{role} is an endpoint as text, such as {example!r}, not {endpoint!r:.100} ({type(endpoint).__name__})"
+        )
+
+
 def check_distinct(endpoints: Mapping[str, Endpoint]) -> None:
     """Check that no two roles share an endpoint.
 

@@ -10,7 +10,7 @@ import difflib
 import os
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import zmq
@@ -19,8 +19,8 @@ from relet._version import __version__
 from relet.dialects.native import INCARNATION_BYTES, QUEUE_CHARACTERS_MAX
 from relet.events import Event
 from relet.log import Publisher
-from relet.messages import DEFAULT_QUEUE
-from relet.transport.endpoints import Endpoint, check_distinct, parse_connect
+from relet.messages import DEFAULT_QUEUE, WEIGHT_MAX
+from relet.transport.endpoints import Endpoint, check_distinct, check_text, parse_connect
 from relet.transport.link import BODY_BYTES_MAX, DIALECT_2010, DIALECT_DEFAULT, DIALECT_NATIVE, Log
 from relet.worker.engine import Engine, Held, Line, clock
 from relet.worker.job import Hand, as_bytes, take_hand
@@ -61,8 +61,9 @@ class Worker:
             it may be None there, and is not connected to.
         handler: what to do with a job's body; returns the answer.
         dialect: "native", or "2010" for a broker that speaks no other.
-        queues: names of the queues to serve, the most important first: 1 to 100 of 1 to 200 characters. The dialect of
-            2010 serves "default" only.
+        queues: names of the queues to serve, the most important first: 1 to 100 of 1 to 200 characters. With weights
+            from 1 to 1,000, as {"mail": 3, "reports": 1}, they take turns instead: so many jobs of each a round, as far
+            as it has any. The dialect of 2010 serves "default" only.
         ahead: jobs to have asked for or hold at a time, 1 to 1,000. With 1 the worker is idle while its answer goes out
             and the next job comes in. More hide that time; a job that lies here could meanwhile be done elsewhere, and
             in the dialect of 2010 it is an attempt lost when the worker dies. None: 1 in the dialect of 2010, natively
@@ -86,7 +87,7 @@ class Worker:
         handler: Callable[[bytes], bytes] | None = None,
         *,
         dialect: str = DIALECT_DEFAULT,
-        queues: Sequence[str] = (DEFAULT_QUEUE,),
+        queues: Sequence[str] | Mapping[str, int] = (DEFAULT_QUEUE,),
         ahead: int | None = None,
         context: zmq.Context[Any] | None = None,
         answer_bytes_max: int = BODY_BYTES_MAX,
@@ -106,7 +107,7 @@ class Worker:
         self._handler = handler
         self._context = context
         self._counters = Counters()
-        self._make_line = self._line_maker(dialect, endpoints, _queues_of(queues), ahead)
+        self._make_line = self._line_maker(dialect, endpoints, _queues_of(queues), _weights_of(queues), ahead)
         self._line: Line = self._make_line()
         self._publish = Publisher(Log(), time.monotonic_ns)
         self._engine: Engine | None = None
@@ -115,11 +116,16 @@ class Worker:
         self._running = False
 
     def _line_maker(
-        self, dialect: str, endpoints: list[Endpoint], queues: tuple[str, ...], ahead: int | None
+        self,
+        dialect: str,
+        endpoints: list[Endpoint],
+        queues: tuple[str, ...],
+        weights: tuple[int, ...],
+        ahead: int | None,
     ) -> Callable[[], Line]:
         """What makes the line of a run. Of the dialect of 2010 it is the same one, which may still owe answers."""
         if dialect == DIALECT_NATIVE:
-            native = (endpoints[0], queues, ahead)
+            native = (endpoints[0], queues, weights, ahead)
             _native_line(*native, self._counters, self._answer_bytes_max)  # whatever is wrong is said now
             return lambda: _native_line(*native, self._counters, self._answer_bytes_max)
         if dialect != DIALECT_2010:
@@ -246,7 +252,8 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its own affair
             failure = failure_of(error)
             if not isinstance(error, FailJob):  # which is meant, and told to the client
-                self._publish((Event.HANDLER_FAILED, {"exc_info": True, "error": shown(error)}))
+                fields = {"exc_info": True, "error": shown(error), **job.names()}
+                self._publish((Event.HANDLER_FAILED, fields))
             self._warn_of_cut(failure)
             return failure
         job.answered = True
@@ -275,7 +282,11 @@ def _endpoints_of(workers: str, answers: str | None) -> list[Endpoint]:
     """Both endpoints, or the first one where there is no second."""
     for name, text in (("workers", workers), ("answers", answers)):
         if text is not None or name == "workers":
-            _check_text(name, text)
+            if callable(text):
+                raise TypeError(
+                    f"{name} is an endpoint, not a function: pass that by name, as in Worker(workers, handler=...)"
+                )
+            check_text(name, text)
     if answers is None:
         return [parse_connect(workers)]
     endpoints = {"workers": parse_connect(workers), "answers": parse_connect(answers)}
@@ -283,16 +294,7 @@ def _endpoints_of(workers: str, answers: str | None) -> list[Endpoint]:
     return list(endpoints.values())
 
 
-def _check_text(name: str, endpoint: object) -> None:
-    """Raises TypeError."""
-    if isinstance(endpoint, str):
-        return
-    if callable(endpoint):
-        raise TypeError(f"{name} is an endpoint, not a function: pass that by name, as in Worker(workers, handler=...)")
-    raise TypeError(f"{name} is an endpoint, text such as 'tcp://localhost:4162', not {type(endpoint).__name__}")
-
-
-def _queues_of(queues: Sequence[str]) -> tuple[str, ...]:
+def _queues_of(queues: Sequence[str] | Mapping[str, int]) -> tuple[str, ...]:
     """Names of queues, checked."""
     if isinstance(queues, str):
         raise TypeError(f"queues are several names: queues=({queues!r},)")
@@ -306,6 +308,18 @@ def _queues_of(queues: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+def _weights_of(queues: Sequence[str] | Mapping[str, int]) -> tuple[int, ...]:
+    """Their weights, checked; () where they have none."""
+    if not isinstance(queues, Mapping):
+        return ()
+    for name, weight in queues.items():
+        if type(weight) is not int or not 1 <= weight <= WEIGHT_MAX:
+            raise ValueError(
+                f"the weight of queue {name!r:.250} is a whole number from 1 to {WEIGHT_MAX}: not {weight!r}"
+            )
+    return tuple(queues.values())
+
+
 def _no_dialect(dialect: object) -> str:
     close = difflib.get_close_matches(str(dialect), (DIALECT_NATIVE, DIALECT_2010), n=1, cutoff=0.3)
     hint = f": did you mean {close[0]!r}?" if close else f": use {DIALECT_NATIVE!r} or {DIALECT_2010!r}"
@@ -313,9 +327,14 @@ def _no_dialect(dialect: object) -> str:
 
 
 def _native_line(
-    workers: Endpoint, queues: tuple[str, ...], ahead: int | None, counters: Counters, answer_bytes_max: int
+    workers: Endpoint,
+    queues: tuple[str, ...],
+    weights: tuple[int, ...],
+    ahead: int | None,
+    counters: Counters,
+    answer_bytes_max: int,
 ) -> Line:
     """The line of one run: its end says goodbye, so the next run is another incarnation."""
-    peer = NativePeer(os.urandom(INCARNATION_BYTES), queues, ahead, AGENT)
+    peer = NativePeer(os.urandom(INCARNATION_BYTES), queues, ahead, AGENT, weights=weights)
     peer.counters = counters
     return NativeLine(peer, workers, answer_bytes_max)

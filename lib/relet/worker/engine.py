@@ -49,6 +49,9 @@ class Held(Protocol):
     answered: bool
     """Whether the handler has returned an answer; written by its thread, before it begins another job."""
 
+    def names(self) -> dict[str, str | int]:
+        """What it is called in the log: as the broker calls it."""
+
 
 Inbox = collections.deque[tuple[Any, Any, int]]
 """(job, what the handler made of it or said about it, when): from the handler's thread."""

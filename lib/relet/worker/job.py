@@ -48,13 +48,20 @@ class Job:
     """To be sent with the answer."""
     view: CurrentJob | None = None
 
-    def __init__(self, header: Dispatch, frames: tuple[bytes, ...], session: int) -> None:
+    def __init__(self, header: Dispatch, frames: tuple[bytes, ...], session: int, came: int = 0) -> None:
         self.header = header
+        self.came = came
+        """When it was handed over: nanoseconds of the worker's clock."""
         self.token = header.token
         self.seq = header.seq
         self.frames = frames
         self.session = session
         """In which of the worker's sessions it came: only there does `seq` mean anything."""
+
+    def names(self) -> dict[str, str | int]:
+        """What it is called in the log: as the broker calls it."""
+        header = self.header
+        return {"job": header.job.hex(), "queue": header.queue, "attempt": header.attempt}
 
 
 class Extension(NamedTuple):
@@ -150,9 +157,14 @@ class CurrentJob:
         self._asides = asides
         self._granted: float | None = None  # written by the library's thread alone
         self._asked: list[float] = []  # later deadlines that the broker may yet refuse
-        if job is not None and asides is not None and job.header.run_ms:
-            began = time.monotonic() - (asides.clock() - job.began) / 1e9
-            self._granted = began + job.header.run_ms / 1_000
+        self._ends: float | None = None  # the job's own deadline, which nothing moves
+        if job is None or asides is None:
+            return
+        offset = time.monotonic() - asides.clock() / 1e9
+        if job.header.run_ms:
+            self._granted = offset + job.began / 1e9 + job.header.run_ms / 1_000
+        if job.header.deadline_ms is not None:
+            self._ends = offset + job.came / 1e9 + job.header.deadline_ms / 1_000
 
     def _said(self) -> tuple[Job, Asides]:
         if self._job is None or self._asides is None:
@@ -191,9 +203,16 @@ class CurrentJob:
 
     @property
     def deadline(self) -> float | None:
-        """When the attempt's time is up, in seconds of `time.monotonic()`; None: never, or not known."""
+        """When the attempt's time is up, or the job's, in seconds of `time.monotonic()`; None: never, or not known.
+
+        The job's own deadline (`Terms(deadline=...)`) cannot be extended. Nothing stops a handler that goes on; the
+        broker takes its result no more, and says so: `cancelled`.
+        """
         asked = list(self._asked)  # first: what is granted meanwhile is found in one of both
-        return None if self._granted is None else max([self._granted, *asked])
+        ends = [] if self._ends is None else [self._ends]
+        if self._granted is not None:
+            ends.append(max([self._granted, *asked]))
+        return min(ends, default=None)
 
     @property
     def cancelled(self) -> bool:

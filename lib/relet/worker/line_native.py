@@ -163,7 +163,8 @@ class NativeLine:
     def _log_refusals(self, now: int) -> None:
         """What this side could not take, what the broker could not, and what it refused: each a line, if it is new."""
         counters = self.peer.counters
-        count = counters.jobs_refused + counters.frames_refused + counters.errors + counters.reports_refused
+        count = counters.jobs_refused + counters.frames_refused + counters.errors
+        count += counters.reports_refused - counters.reports_late
         if count == self._logged or now - self._logged_at < LOG_EVERY_NS:
             return
         fields: dict[str, Any] = {"count": count - self._logged, "endpoint": self.url}

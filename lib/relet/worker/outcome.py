@@ -42,8 +42,9 @@ class FailJob(Exception):
         kind: a word for programs, told to the client when the job ends; at most `KIND_CHARACTERS_MAX` characters are.
         text: a sentence for people, likewise; at most `TEXT_CHARACTERS_MAX`, or fewer where the broker's
             `--error-text-max` is lower.
-        retry_after: seconds until the next attempt; None: as soon as a worker asks. More than the broker's
-            `--retry-max` is cut to that, and logged (`retry_shortened`).
+        retry_after: seconds until the next attempt, whatever the job's backoff is. None: as that says, and without one
+            as soon as a worker asks. More than the broker's `--retry-max` is cut to that, and logged
+            (`retry_shortened`).
         final: whether no other attempt shall be made.
 
     Raises:
@@ -161,5 +162,7 @@ class Counters(msgspec.Struct):
     """Reports sent again, because a connection went before they were acknowledged."""
     reports_refused: int = 0
     """Reports that the broker refused: mostly of jobs that had ended meanwhile."""
+    reports_late: int = 0
+    """Of these, reports of jobs that the broker had said to stop: nothing is wrong with them."""
     errors: int = 0
     """Messages that the broker could not take."""

@@ -110,12 +110,19 @@ class NativePeer:
     Args:
         incarnation: 16 random bytes.
         queues: what to serve, the most important first.
+        weights: jobs of each of them a round, or () for strict order.
         ahead: jobs to have asked for or hold, 1 to `AHEAD_MAX`; None: as many as the pace asks for.
         agent: name and version of the program, for people.
     """
 
     def __init__(
-        self, incarnation: bytes, queues: tuple[str, ...] = ("default",), ahead: int | None = None, agent: str = ""
+        self,
+        incarnation: bytes,
+        queues: tuple[str, ...] = ("default",),
+        ahead: int | None = None,
+        agent: str = "",
+        *,
+        weights: tuple[int, ...] = (),
     ) -> None:
         self.counters = Counters()
         self.connected = False
@@ -135,7 +142,9 @@ class NativePeer:
         handed back."""
         self.gone = False
         """Whether goodbye was said on this connection."""
-        self._hello = WorkerHello(incarnation=incarnation, queues=queues, features=FEATURES, agent=agent)
+        self._hello = WorkerHello(
+            incarnation=incarnation, queues=queues, weights=weights, features=FEATURES, agent=agent
+        )
         if len(native.encode(self._hello)) > NAMES_BYTES_MAX:
             raise ValueError(
                 f"the names of all queues have at most {NAMES_BYTES_MAX:,} bytes: serve fewer, or name them shorter"
@@ -308,7 +317,7 @@ class NativePeer:
             known = True
             if type(said) is Dispatch:
                 if self._takes(said):
-                    job = Job(said, message[2:], self._session)
+                    job = Job(said, message[2:], self._session, now)
                     if said.job == in_hand:
                         job.before, self._again = begun, job
                     self._held[said.token] = self._open[said.token] = job
@@ -356,6 +365,7 @@ class NativePeer:
                     self._withheld += 1
         elif kind is Cancel:
             self._cancel(said.token)
+            self._reports.useless(said.token)
         elif kind is ReportRefused:
             self._hear_refused(said)
         elif kind is Error:
@@ -435,7 +445,10 @@ class NativePeer:
 
     def _hear_refused(self, said: ReportRefused) -> None:
         self.counters.reports_refused += 1
-        self.last_refusal = said
+        if self._reports.is_useless(said.token):
+            self.counters.reports_late += 1
+        else:
+            self.last_refusal = said
         job = self._open.get(said.token)
         for sent in self._extended.get(said.token, ()):
             if sent[0] == said.n:

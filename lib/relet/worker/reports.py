@@ -18,8 +18,12 @@ import collections
 import itertools
 from collections.abc import Collection, Iterator
 from itertools import islice
+from typing import Final
 
 from relet.messages import Complete, Extend, Fail, HandBack, Partial, Progress
+
+STOPPED_MAX: Final = 1_000
+"""Jobs remembered that the broker has said to stop."""
 
 Message = Complete | Fail | HandBack | Partial | Progress | Extend
 Report = tuple[int, Message, tuple[bytes, ...], int, bool]
@@ -36,6 +40,8 @@ class Reports:
         """Bytes of the bodies of all reports that are here."""
         self._unsent: collections.deque[Report] = collections.deque()
         self._unacknowledged: collections.deque[Report] = collections.deque()
+        self._useless: dict[bytes, None] = {}
+        """Tokens of jobs that the broker has said to stop, the oldest first."""
 
     def __len__(self) -> int:
         return len(self._unsent) + len(self._unacknowledged)
@@ -102,6 +108,16 @@ class Reports:
             reports = [report for report in reports if type(report[1]) is not HandBack or report[1].token not in lost]
         self._unsent, self._unacknowledged = collections.deque(reports), collections.deque()
         return count
+
+    def useless(self, token: bytes) -> None:
+        """The broker has said to stop this job: that it refuses what is said of it will be nothing new."""
+        self._useless[token] = None
+        if len(self._useless) > STOPPED_MAX:
+            del self._useless[next(iter(self._useless))]
+
+    def is_useless(self, token: bytes) -> bool:
+        """Whether it has said so."""
+        return token in self._useless
 
     def claims(self) -> Iterator[tuple[bool, bytes]]:
         """(whether it was never started, token) of jobs that these decide about, the latest first."""
