@@ -25,6 +25,7 @@ from relet.core.roster import Session
 from relet.dialects import native
 from relet.events import Event
 from relet.messages import (
+    NO_SESSION,
     SIGNATURE,
     TOO_LARGE,
     TOO_MANY_PEERS,
@@ -64,7 +65,6 @@ from relet.messages import (
 )
 from relet.transport.outbox import Outbox
 
-NO_SESSION: Final = "no_session"
 ACK_NS_MAX: Final = 20_000_000
 """How long an acknowledgement waits for a job that carries it: each message of its own wakes a worker up."""
 _ANSWERS: Final = (Submitted, JobState, Error)

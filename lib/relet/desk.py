@@ -17,7 +17,7 @@ from relet.core.effects import AtDesk
 from relet.core.machine import Machine
 from relet.dialects import native
 from relet.events import Event
-from relet.messages import TOO_LARGE, Body, Error, Said
+from relet.messages import BUSY, TOO_LARGE, Body, Error, Said
 from relet.orders import FromAdmin, Order
 
 ORDERS_MAX: Final = 20
@@ -28,8 +28,6 @@ LONG_MAX: Final = 100
 """Orders under way that take several turns; more are refused, because each holds what it looks at."""
 
 VERBS: Final = {**administration.VERBS, **undertaking.VERBS}
-
-BUSY: Final = "busy"
 
 
 class Desk:

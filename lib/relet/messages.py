@@ -21,6 +21,16 @@ WEIGHT_MAX: Final = 1_000
 """Jobs of one fairness key a round, so that the others are not kept waiting for longer."""
 KEY_CHARACTERS_MAX: Final = 200
 """Characters of a fairness key."""
+QUEUE_CHARACTERS_MAX: Final = 200
+"""Characters of a queue's name."""
+KIND_CHARACTERS_MAX: Final = 100
+"""Characters of the kind of a failure, because it stands in the ledger of every attempt, and each failure is compared
+with the kinds that its job calls final."""
+REQUEST_ID_BYTES_MIN: Final = 16
+REQUEST_ID_BYTES_MAX: Final = 64
+"""Bytes of a request id: so few cannot be met by chance, so many hold any hash that is in use."""
+INCARNATION_BYTES: Final = 16
+"""Random bytes by which a worker is known."""
 
 NO_DESCRIPTOR = -1
 """A connection without a file descriptor that we know of: `inproc`, or a libzmq that does not tell."""
@@ -112,6 +122,12 @@ NativeRun: TypeAlias = "Native | list[PlainCompleted] | list[PlainSubmitted] | l
 WRONG_ENDPOINT: Final = "wrong_endpoint"
 """Code of the error that answers the hello of a client at the workers' endpoint, or of a worker at the clients'."""
 
+NO_SESSION: Final = "no_session"
+"""Code of the error that answers who has not said hello, or not since it was forgotten."""
+UNKNOWN_QUEUE: Final = "unknown_queue"
+"""Code where a queue may not be used, because only configured ones may; or is not there."""
+BUSY: Final = "busy"
+"""Code where a bound of the broker is reached: later it may be taken."""
 TOO_LARGE = "too_large"
 TOO_MANY_PEERS = "too_many_peers"
 UNDELIMITED = "undelimited"

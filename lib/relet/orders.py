@@ -10,16 +10,19 @@ A verb is one class here, in `FromAdmin`, and one row in `core.administration.VE
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from relet.messages import INT_MAX, Count, Entry, Error, Said
+from relet.messages import INT_MAX, QUEUE_CHARACTERS_MAX, Count, Entry, Error, Said
+
+BY_CHARACTERS_MAX: Final = 200
+"""Characters of the name of who wants something, or has paused a queue."""
 
 OrderId: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=64)]
 """What an administrator calls an order; it is repeated in the answer."""
-QueueName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-By: TypeAlias = Annotated[str, msgspec.Meta(max_length=200)]
+QueueName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=QUEUE_CHARACTERS_MAX)]
+By: TypeAlias = Annotated[str, msgspec.Meta(max_length=BY_CHARACTERS_MAX)]
 """Who wants it, for others to read."""
 
 
@@ -86,7 +89,7 @@ class CancelAnyJob(OfJob, frozen=True, kw_only=True, tag="cancel"):
 class OfDead(Order, frozen=True, kw_only=True):
     """Something about dead letters: those of which all that is said here is so."""
 
-    queue: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    queue: Annotated[str, msgspec.Meta(max_length=QUEUE_CHARACTERS_MAX)] = ""
     """Of this queue; "": of any."""
     job: bytes = b""
     """That of this job."""

@@ -442,7 +442,7 @@ def codes_in_the_code() -> set[str]:
             constant = re.match(r'([A-Z_]+): Final = "([a-z_]+)"$', line)
             if constant and constant[1].lower() == constant[2]:
                 found.add(constant[2])
-    return found | {administration.UNKNOWN_JOB, dead.REDRIVEN, "no_session", "too_many_peers", "too_large"}
+    return found | {administration.UNKNOWN_JOB, dead.REDRIVEN, "too_many_peers", "too_large"}
 
 
 def test_every_code_stands_in_a_table() -> None:
@@ -454,8 +454,8 @@ def test_every_code_stands_in_a_table() -> None:
     assert all(tables.values())
     assert set().union(*tables.values()) == codes_in_the_code()
     assert tables["refused"] == {reports.NOT_OPEN, reports.SUPERSEDED, reports.CEILING, reports.BAD_REPORT, "too_large"}
-    submitted = (requests.BUSY, requests.DRAINING, messages.TOO_LARGE, requests.BAD_ID, requests.BAD_REQUEST)
-    of_queues = (queue.UNKNOWN_QUEUE, queue.TOO_MANY_QUEUES, requests.QUEUE_PAUSED, requests.QUEUE_FULL)
+    submitted = (messages.BUSY, requests.DRAINING, messages.TOO_LARGE, requests.BAD_ID, requests.BAD_REQUEST)
+    of_queues = (messages.UNKNOWN_QUEUE, queue.TOO_MANY_QUEUES, requests.QUEUE_PAUSED, requests.QUEUE_FULL)
     others = (requests.CONFLICT, requests.EXPIRED, requests.DUPLICATE, requests.TOO_MANY_ASKERS)
     assert tables["submitted"] == {*submitted, *of_queues, *others}
 
@@ -493,9 +493,9 @@ def test_every_reason_cause_state_and_feature_is_named() -> None:
 def test_limits_and_numbers_of_the_document_are_those_of_the_code() -> None:
     """The bounds that the page names in figures, and what `limits` of a welcome holds."""
     assert f"`{SIGNATURE.hex(' ')}`" in NATIVE
-    assert (native.HEADER_BYTES_MAX, native.INCARNATION_BYTES) == (64 * 1024, reports.INCARNATION_BYTES)
-    assert (requests.REQUEST_ID_BYTES_MIN, requests.REQUEST_ID_BYTES_MAX) == (16, 64)
-    assert reports.QUEUE_CHARACTERS_MAX == requests.QUEUE_CHARACTERS_MAX == 200
+    assert (native.HEADER_BYTES_MAX, messages.INCARNATION_BYTES) == (64 * 1024, 16)
+    assert (messages.REQUEST_ID_BYTES_MIN, messages.REQUEST_ID_BYTES_MAX) == (16, 64)
+    assert (messages.QUEUE_CHARACTERS_MAX, messages.KEY_CHARACTERS_MAX, messages.KIND_CHARACTERS_MAX) == (200, 200, 100)
     limits = next(row for row in rows(SECTIONS["Message: `welcome` (broker)"], "| field |") if row[0] == "`limits`")
     shown = {
         meant(it.words)["t"]: meant(it.words)["limits"] for it in GOOD if it.title.startswith("broker to worker: wel")

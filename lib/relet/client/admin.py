@@ -25,7 +25,7 @@ import zmq
 from relet.client.errors import ClientClosed, ClientError, UnreadableAnswer
 from relet.core.settings import from_wire, from_words, to_wire, to_words
 from relet.dialects import native
-from relet.messages import SIGNATURE, VERSION, WRONG_ENDPOINT, Entry, Error, Said
+from relet.messages import NO_SESSION, SIGNATURE, VERSION, WRONG_ENDPOINT, Entry, Error, Said
 from relet.orders import (
     CancelAnyJob,
     DeadJobTold,
@@ -51,7 +51,6 @@ from relet.orders import (
 )
 from relet.transport.endpoints import EndpointError, check_text, parse_connect
 
-NO_SESSION: Final = "no_session"
 PAGE: Final = 1_000
 """Queues that are asked for at a time."""
 ID_BYTES: Final = 8

@@ -33,7 +33,7 @@ from relet.client.waiting import (
     Submitted,
     Waiter,
 )
-from relet.dialects.native import REQUEST_ID_BYTES_MAX, REQUEST_ID_BYTES_MIN
+from relet.messages import REQUEST_ID_BYTES_MAX, REQUEST_ID_BYTES_MIN
 from relet.transport.endpoints import check_text, parse_connect
 from relet.transport.link import BODY_BYTES_MAX, DIALECT_2010, DIALECT_DEFAULT, DIALECT_NATIVE
 

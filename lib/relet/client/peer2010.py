@@ -18,12 +18,12 @@ from typing import Final
 
 from relet.client.errors import JobFailed
 from relet.client.peer import Message, Outcome, Peer, R, answer_of
+from relet.dialects.d2010 import DELIMITER
 from relet.events import Event
 
 CORRELATION_SECRET_BYTES: Final = 10
 CORRELATION_COUNT_BYTES: Final = 6
 
-DELIMITER: Final = b""
 FAILURE: Final = (b"",)
 """This dialect's way to say that the job was given up: an answer of one empty frame."""
 

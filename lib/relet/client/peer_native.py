@@ -44,6 +44,7 @@ from relet.client.told import Enqueued, JobStatus, Partial, Progress
 from relet.dialects import native as dialect
 from relet.events import Event
 from relet.messages import (
+    NO_SESSION,
     SIGNATURE,
     TOO_LARGE,
     VERSION,
@@ -72,8 +73,6 @@ GREETING_NS: Final = 3_000 * MILLISECOND
 MISPLACED_NS: Final = 100 * MILLISECOND
 """Where the broker has said that this is not its endpoint for clients, it is asked anew after so long, for who comes
 later."""
-HEARTBEAT_NS_MIN: Final = 10 * MILLISECOND
-"""No broker makes a client speak more often than this."""
 RECEIPTS_MAX: Final = 1_000
 """Outcomes received and not receipted, as the protocol wants it."""
 RECEIPT_BYTES_MAX: Final = 1 << 20
@@ -107,7 +106,6 @@ TEXT_MAX: Final = 500
 COMPLETED: Final = "completed"
 UNKNOWN: Final = "unknown"
 EXPIRED: Final = "expired"
-NO_SESSION: Final = "no_session"
 BROKER_STOPPED: Final = "broker_stopped"
 CANCELLED: Final = "cancelled"
 CANCELS: Final = "cancels"
@@ -401,7 +399,7 @@ class NativePeer(Peer[R]):
         self._received = self._receipted = self._highest = self._gathered_bytes = 0
         self._receipt_due = self._beat_due = False
         self._welcomed_at = self._counted_at = now
-        self._heartbeat_ns = max(welcome.heartbeat_ms * MILLISECOND, HEARTBEAT_NS_MIN)
+        self._heartbeat_ns = max(welcome.heartbeat_ms * MILLISECOND, dialect.HEARTBEAT_NS_MIN)
         self._liveness_ns = max(welcome.liveness_ms * MILLISECOND, 2 * self._heartbeat_ns)
         self._may_cancel(welcome.features)
         limits = welcome.limits

@@ -16,12 +16,14 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from relet.dialects.native import HEADER_BYTES_MAX, QUEUE_CHARACTERS_MAX, REQUEST_ID_BYTES_MAX, encode
+from relet.dialects.native import HEADER_BYTES_MAX, encode
 from relet.messages import (
     DEFAULT_QUEUE,
     INT_MAX,
     KEY_CHARACTERS_MAX,
     PRIORITY_MAX,
+    QUEUE_CHARACTERS_MAX,
+    REQUEST_ID_BYTES_MAX,
     WEIGHT_MAX,
     BackoffMs,
     Item,
@@ -200,8 +202,8 @@ def _check_queue(value: object) -> None:
 
 def _check_unique(terms: Terms) -> None:
     key: object = terms.unique
-    if not isinstance(key, str) or len(key) > QUEUE_CHARACTERS_MAX:
-        raise ValueError(f"unique must be a key of at most {QUEUE_CHARACTERS_MAX} characters, not {key!r}")
+    if not isinstance(key, str) or len(key) > KEY_CHARACTERS_MAX:
+        raise ValueError(f"unique must be a key of at most {KEY_CHARACTERS_MAX} characters, not {key!r}")
     _check_word("unique_mode", terms.unique_mode, ("reject", "join", "replace"))
     _check_seconds("unique_for", terms.unique_for, "0 for no longer than the job is open", needed=True)
     for name, value in (("unique_mode", terms.unique_mode != "reject"), ("unique_for", terms.unique_for)):

@@ -21,7 +21,7 @@ from relet.core.queue import Queue
 from relet.core.requests import BAD_REQUEST
 from relet.core.settings import QueueSettings, SettingsError, from_wire, to_wire
 from relet.core.why import why
-from relet.messages import Body, Entry, Said, body_bytes
+from relet.messages import UNKNOWN_QUEUE, Body, Entry, Said, body_bytes
 from relet.orders import (
     CancelAnyJob,
     JobTold,
@@ -96,7 +96,7 @@ def resume(machine: Machine, said: ResumeQueue, now: int) -> Steps:  # noqa: ARG
     """What is left of the pause goes on; a queue of which nothing else was set has no settings any more."""
     queue = machine.queues.get(said.queue)
     if queue is None:
-        raise Refusal("unknown_queue", f"there is no queue {said.queue!r}")
+        raise Refusal(UNKNOWN_QUEUE, f"there is no queue {said.queue!r}")
     settings = queue.settings
     if settings is None or not settings.paused:
         return (yield from _line_told(machine, said, queue))

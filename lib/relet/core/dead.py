@@ -21,8 +21,9 @@ import msgspec
 from relet.core.job import DISCARDED, Job
 from relet.core.kept import Letter
 from relet.core.lease import NEVER
-from relet.core.requests import BUSY, DRAINING, DUPLICATE
+from relet.core.requests import DRAINING, DUPLICATE
 from relet.events import Event
+from relet.messages import BUSY
 
 if TYPE_CHECKING:
     from relet.core.effects import Notice

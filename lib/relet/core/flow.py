@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from relet.core.job import AVAILABLE, Job
+from relet.core.limits import STALE_WORTH_REBUILDING
 
 BEFORE_LOOKS_MAX: Final = 200
 """Jobs that came back, and flows, that are looked at to say how many jobs are before one: who asks that of many jobs in
 one turn must not hold it up."""
-_STALE_WORTH_REBUILDING: Final = 64
-"""Below this a rebuild costs more than the entries it frees."""
 
 
 class Flow:
@@ -55,11 +54,11 @@ class Flow:
         if self.again.pop(job.number, None) is None:
             self._absent += 1
             absent, count = self._absent, len(self.fresh)
-            if absent == count or (absent > _STALE_WORTH_REBUILDING and absent > count // 2):
+            if absent == count or (absent > STALE_WORTH_REBUILDING and absent > count // 2):
                 # A queue that nobody serves must not keep what has ended, nor be kept by it.
                 self.fresh = deque(it for it in self.fresh if it.state == AVAILABLE and it is not job)
                 self._absent = 0
-        elif len(self._numbers) > 2 * len(self.again) + _STALE_WORTH_REBUILDING:
+        elif len(self._numbers) > 2 * len(self.again) + STALE_WORTH_REBUILDING:
             self._numbers = sorted(self.again)
 
     def head(self) -> Job | None:

@@ -21,6 +21,7 @@ import msgspec
 
 from relet.core.job import DISCARDED, Job
 from relet.core.lease import NEVER
+from relet.core.limits import STALE_WORTH_REBUILDING
 from relet.messages import AttemptEnded, headers_held, held_bytes
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 _LEDGER_ENTRY_BYTES: Final = 128
 """What an entry of a ledger costs beyond what its worker said."""
-_STALE_WORTH_REBUILDING: Final = 64
-"""Below this a rebuild costs more than the entries it frees."""
-
 
 def ledger_bytes(ledger: tuple[AttemptEnded, ...]) -> int:
     """What a ledger holds in memory, bytes."""
@@ -84,7 +82,7 @@ class Line:
         """It is not kept any more, and says so."""
         self.count -= 1
         self.bytes -= letter.size
-        if len(self._letters) > 2 * self.count + _STALE_WORTH_REBUILDING:
+        if len(self._letters) > 2 * self.count + STALE_WORTH_REBUILDING:
             self._letters = [it for it in self._letters if it.here]
             self._begin = 0
 
@@ -264,7 +262,7 @@ class Kept:
             line.look_at_ns = moment
             self._looks_made += 1
             heapq.heappush(self._looks, (moment, self._looks_made, line))
-            if len(self._looks) > 2 * len(self._lines) + _STALE_WORTH_REBUILDING:
+            if len(self._looks) > 2 * len(self._lines) + STALE_WORTH_REBUILDING:
                 self._looks = sorted(it for it in self._looks if it[2].count and it[2].look_at_ns == it[0])
 
     def due(self) -> int:

@@ -20,13 +20,11 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from relet.core.job import Job
+from relet.core.limits import STALE_WORTH_REBUILDING
 
 NEVER: Final = 1 << 62
 """A moment that does not come (nanoseconds)."""
 
-
-_STALE_WORTH_REBUILDING: Final = 64
-"""Below this a rebuild costs more than the entries it frees."""
 
 
 class Timer(Protocol):
@@ -100,7 +98,7 @@ class Deadlines:
             job.timer = self
         if fresh or due_ns < job.due_ns:
             heapq.heappush(self._heap, (due_ns, job.number))
-            if len(self._heap) > 2 * len(self.running) + _STALE_WORTH_REBUILDING:
+            if len(self._heap) > 2 * len(self.running) + STALE_WORTH_REBUILDING:
                 job.due_ns = due_ns
                 self._heap = sorted((each.due_ns, number) for number, each in self.running.items())
         job.due_ns = due_ns

@@ -20,6 +20,9 @@ KEYS_RESTING_MAX = 100_000
 """Fairness keys of one queue that are remembered for their rate alone, because nobody takes from a queue without
 workers, and each costs about 400 bytes. Above it the one whose bucket would be full soonest begins with its burst."""
 
+STALE_WORTH_REBUILDING = 64
+"""Entries of a heap or a line that mean nothing any more. Below this a rebuild costs more than it frees."""
+
 
 class LimitError(ValueError):
     """A limit that cannot be; the text names it and says what it may be."""

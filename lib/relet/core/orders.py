@@ -16,12 +16,9 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator
 from heapq import heappop, heappush
-from typing import Final
 
 from relet.core.job import BLOCKED, Job
-
-_STALE_WORTH_REBUILDING: Final = 64
-"""Below this a rebuild costs more than the entries it frees."""
+from relet.core.limits import STALE_WORTH_REBUILDING
 
 
 def order_of(job: Job) -> str:
@@ -61,7 +58,7 @@ class Line:
         """It leaves; False: it was not there."""
         if self._jobs.pop(job.number, None) is None:
             return False
-        if len(self._heap) > 2 * len(self._jobs) + _STALE_WORTH_REBUILDING:
+        if len(self._heap) > 2 * len(self._jobs) + STALE_WORTH_REBUILDING:
             self._heap = sorted((place_of(it), it.number) for it in self._jobs.values())
         return True
 

@@ -14,13 +14,11 @@ from typing import Final
 from relet.core.job import Job
 from relet.core.kept import beyond_frames
 from relet.core.lease import NEVER
+from relet.core.limits import STALE_WORTH_REBUILDING
 from relet.messages import held_bytes
 
 OUTCOME_BYTES: Final = 1_024
 """What a kept outcome costs beyond its frames: the object, its tables, its ids."""
-_STALE_WORTH_REBUILDING: Final = 64
-"""Below this a rebuild costs more than the entries it frees."""
-
 
 class Outcomes:
     """Final jobs, oldest first. What was given with the job - body, dead letter - is not counted here."""
@@ -85,7 +83,7 @@ class Outcomes:
         self._count -= count
         if not self._count:
             self._line.clear()
-        elif len(self._line) > 2 * self._count + _STALE_WORTH_REBUILDING:
+        elif len(self._line) > 2 * self._count + STALE_WORTH_REBUILDING:
             self._line = deque([job for job in self._line if job.kept_bytes])
 
     def _oldest(self) -> Job:

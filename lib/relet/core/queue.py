@@ -24,8 +24,9 @@ from relet.core.allowance import Allowance, allowance
 from relet.core.flow import Flow
 from relet.core.job import Job
 from relet.core.levels import Levels
+from relet.core.limits import STALE_WORTH_REBUILDING
 from relet.core.orders import Orders
-from relet.messages import DEFAULT_QUEUE
+from relet.messages import DEFAULT_QUEUE, UNKNOWN_QUEUE
 
 if TYPE_CHECKING:
     from relet.core.roster import Worker
@@ -37,10 +38,6 @@ IDLE_LOOKS_MAX: Final = 100
 """Workers in line that are looked at to find one with nothing to do."""
 ASKED_LOOKS_MAX: Final = 1_000
 """Workers in line that are counted for who wants to know."""
-_STALE_WORTH_REBUILDING = 64
-"""Below this a rebuild costs more than the entries it frees."""
-
-UNKNOWN_QUEUE: Final = "unknown_queue"
 TOO_MANY_QUEUES: Final = "too_many_queues"
 
 
@@ -278,7 +275,7 @@ class Queue:
         if not place.in_line:
             return
         self.gone += 1
-        if self.gone > _STALE_WORTH_REBUILDING and self.gone > len(self.line) // 2:
+        if self.gone > STALE_WORTH_REBUILDING and self.gone > len(self.line) // 2:
             self.line = deque(entry for entry in self.line if not entry.worker.lost)
             self.gone = 0
 

@@ -17,12 +17,15 @@ import heapq
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from relet._version import __version__
+from relet._version import AGENT
 from relet.core.job import AVAILABLE, DELAYED, HELD, RUNNING, Cause, Job
 from relet.core.lease import NEVER
+from relet.core.limits import STALE_WORTH_REBUILDING
 from relet.core.roster import Session, Worker
 from relet.events import Event
 from relet.messages import (
+    INCARNATION_BYTES,
+    QUEUE_CHARACTERS_MAX,
     TOO_LARGE,
     WEIGHT_MAX,
     WRONG_ENDPOINT,
@@ -49,16 +52,9 @@ from relet.messages import (
 if TYPE_CHECKING:
     from relet.core.machine import Machine
 
-INCARNATION_BYTES: Final = 16
-QUEUE_CHARACTERS_MAX: Final = 200
-"""Characters of a queue's name."""
 HEARTBEATS_PER_LIVENESS: Final = 4
 """How often a peer should be heard within its liveness, so that one lost message is no loss."""
 FEATURES: Final = ("starts", "recalls")
-AGENT: Final = f"relet/{__version__}"
-
-_STALE_WORTH_REBUILDING: Final = 64
-"""Below this a rebuild costs more than the entries it frees."""
 
 _INFINITE: Final = float("inf")
 
@@ -141,7 +137,7 @@ class Reports:
         """It is to be looked at when it may have been silent for too long; sessions that have ended need no look."""
         checks = self._checks
         heapq.heappush(checks, (now + self._limits.liveness_ns, self._arrivals, session))
-        if len(checks) > 2 * len(self._machine.roster.sessions) + _STALE_WORTH_REBUILDING:
+        if len(checks) > 2 * len(self._machine.roster.sessions) + STALE_WORTH_REBUILDING:
             self._checks = sorted(it for it in checks if not it[2].lost)
 
     def welcome(

@@ -25,6 +25,7 @@ from relet.core import retry, timing
 from relet.core.askers import UNRECEIVED_LOOK, Asker, Askers
 from relet.core.job import COMPLETED, DELAYED, FINAL, HELD, RUNNING, Asked, Job, Reason, State, detached
 from relet.core.lease import NEVER
+from relet.core.limits import STALE_WORTH_REBUILDING
 from relet.core.outcomes import Outcomes
 from relet.core.placing import rules_of, wrong_with
 from relet.core.queue import Queue, is_plain
@@ -34,7 +35,11 @@ from relet.core.unique import Guest, Uniques, Window, held_by
 from relet.core.why import why
 from relet.events import Event
 from relet.messages import (
+    BUSY,
     KEY_CHARACTERS_MAX,
+    QUEUE_CHARACTERS_MAX,
+    REQUEST_ID_BYTES_MAX,
+    REQUEST_ID_BYTES_MIN,
     WRONG_ENDPOINT,
     Admitted,
     Body,
@@ -60,11 +65,6 @@ from relet.messages import (
 if TYPE_CHECKING:
     from relet.core.machine import Machine
 
-REQUEST_ID_BYTES_MIN: Final = 16
-REQUEST_ID_BYTES_MAX: Final = 64
-"""Bytes of a request id: so few cannot be met by chance, so many hold any hash that is in use."""
-QUEUE_CHARACTERS_MAX: Final = 200
-"""Characters of a queue's name."""
 BUSY_RETRY_MS: Final = 100
 """When to ask again what was refused because a limit is reached: jobs end all the time ..."""
 DRAINING_RETRY_MS: Final = 1_000
@@ -77,10 +77,6 @@ LOOK_NS_MIN: Final = 1_000_000
 TERMS_MAX: Final = 1_000
 """Different terms remembered, so that the jobs of one client share theirs."""
 FEATURES: Final = ("follows", "cancels")
-_STALE_WORTH_REBUILDING: Final = 64
-"""Below this a rebuild costs more than the entries it frees."""
-
-BUSY: Final = "busy"
 DRAINING: Final = "draining"
 BAD_ID: Final = "bad_id"
 BAD_REQUEST: Final = "bad_request"
@@ -1076,7 +1072,7 @@ class Requests:
     def _keep_on(self, job: Job) -> None:
         """It was received, and its client wants it kept for some time."""
         heapq.heappush(self._until, (job.ended_ns + job.terms.keep_ns, job.number, job))
-        if len(self._until) > 2 * len(self.outcomes) + _STALE_WORTH_REBUILDING:  # of those that had to go before
+        if len(self._until) > 2 * len(self.outcomes) + STALE_WORTH_REBUILDING:  # of those that had to go before
             kept = {it[1]: it for it in self._until if it[2] in self.outcomes}
             self._until = sorted(kept.values())
 

@@ -18,16 +18,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from relet.core.terms import FINAL_KINDS, Backoff, Terms, are_final_kinds
-from relet.messages import PRIORITY_MAX
+from relet.messages import PRIORITY_MAX, QUEUE_CHARACTERS_MAX
+from relet.orders import BY_CHARACTERS_MAX
 
 PAUSES: Final = ("", "intake", "dispatch", "both")
 """What of a queue may be paused: nothing, that it takes jobs, that it gives them out, or both."""
 CURVES: Final = ("fixed", "linear", "exponential")
 """How the pause between attempts may grow."""
-QUEUE_CHARACTERS_MAX: Final = 200
-"""Characters of a queue's name."""
-BY_CHARACTERS_MAX: Final = 200
-"""Characters of the name of who has paused a queue."""
 FROM_CONFIGURATION: Final = "the configuration"
 """Who has paused a queue that is paused where it is configured."""
 

@@ -7,10 +7,11 @@ from typing import Final, Literal
 
 import msgspec
 
+from relet.messages import KIND_CHARACTERS_MAX
+
 FINAL_KINDS_MAX: Final = 16
-KIND_CHARACTERS_MAX: Final = 100
-"""Kinds of errors that one job may name as final, and characters of each, because terms of jobs are kept in memory and
-each failure is compared with them."""
+"""Kinds of errors that one job may name as final, because terms of jobs are kept in memory and each failure is compared
+with them."""
 FINAL_KINDS: Final = f"at most {FINAL_KINDS_MAX} names of 1 to {KIND_CHARACTERS_MAX} characters"
 
 

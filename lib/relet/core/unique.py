@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from relet.core.job import Job
 from relet.core.lease import NEVER
+from relet.core.limits import STALE_WORTH_REBUILDING
 from relet.messages import Key
-
-_STALE_WORTH_REBUILDING: Final = 64
-"""Below this a rebuild costs more than the entries it frees."""
 
 Held: TypeAlias = tuple[str, str, str]
 """(queue, principal, key)."""
@@ -120,7 +118,7 @@ class Uniques:
         while len(self.windows) > self._windows_max:
             oldest = next(iter(self.windows))
             cut.append((oldest, self.windows.pop(oldest)))
-        if len(self._ends) > 2 * len(self.windows) + _STALE_WORTH_REBUILDING:
+        if len(self._ends) > 2 * len(self.windows) + STALE_WORTH_REBUILDING:
             self._ends = sorted((it.until_ns, key) for key, it in self.windows.items())
         return cut
 

@@ -15,6 +15,8 @@ import msgspec
 
 from relet.messages import (
     DEFAULT_QUEUE,
+    REQUEST_ID_BYTES_MAX,
+    REQUEST_ID_BYTES_MIN,
     VERSION,
     WRONG_ENDPOINT,
     Complete,
@@ -35,12 +37,8 @@ from relet.orders import FromAdmin, OrderId, ToAdmin
 HEADER_BYTES_MAX: Final = 64 * 1024
 """Bytes of one header of a peer: a thousand claims of a worker, or ids of a client, fit. What a broker lists may be
 longer - a ledger, a thousand refusals: its own limits bound it."""
-REQUEST_ID_BYTES_MIN: Final = 16
-REQUEST_ID_BYTES_MAX: Final = 64
-"""Bytes of a request id: so few cannot be met by chance, so many hold any hash that is in use."""
-INCARNATION_BYTES: Final = 16
-QUEUE_CHARACTERS_MAX: Final = 200
-"""Characters of a queue's name."""
+HEARTBEAT_NS_MIN: Final = 10_000_000
+"""No broker makes a peer of ours speak more often than this."""
 
 BAD_VERSION: Final = "bad_version"
 BAD_HEADER: Final = "bad_header"

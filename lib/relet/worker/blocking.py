@@ -15,11 +15,10 @@ from typing import Any, Final
 
 import zmq
 
-from relet._version import __version__
-from relet.dialects.native import INCARNATION_BYTES, QUEUE_CHARACTERS_MAX
+from relet._version import AGENT
 from relet.events import Event
 from relet.log import Publisher
-from relet.messages import DEFAULT_QUEUE, WEIGHT_MAX
+from relet.messages import DEFAULT_QUEUE, INCARNATION_BYTES, QUEUE_CHARACTERS_MAX, WEIGHT_MAX
 from relet.transport.endpoints import Endpoint, check_distinct, check_text, parse_connect
 from relet.transport.link import BODY_BYTES_MAX, DIALECT_2010, DIALECT_DEFAULT, DIALECT_NATIVE, Log
 from relet.worker.engine import Engine, Held, Line, clock
@@ -32,7 +31,6 @@ from relet.worker.peer_native import NativePeer
 
 QUEUES_MAX: Final = 100
 """Queues that one worker serves."""
-AGENT: Final = f"relet/{__version__}"
 
 
 class Worker:

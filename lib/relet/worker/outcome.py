@@ -13,9 +13,10 @@ from typing import Final
 
 import msgspec
 
-KIND_CHARACTERS_MAX: Final = 100
+from relet.messages import KIND_CHARACTERS_MAX
+
 TEXT_CHARACTERS_MAX: Final = 1_000
-"""Characters of a failure's kind and text: they stand in the ledger of every attempt, which broker and client keep. A
+"""Characters of a failure's text: it stands in the ledger of every attempt, which broker and client keep. A
 broker takes as many of a text unless its `--error-text-max` says otherwise."""
 MS_MAX: Final = 10 * 365 * 24 * 3_600_000
 """Milliseconds of any duration that is sent: ten years, which nobody means, and which every language can count."""

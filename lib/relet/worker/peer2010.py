@@ -26,10 +26,10 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
+from relet.dialects.d2010 import DELIMITER
 from relet.worker.outcome import Counters
 from relet.worker.pace import AHEAD_MAX
 
-DELIMITER: Final = b""
 ASK: Final = (DELIMITER, b"")
 """The 2010 dialect's ask; the broker does not look at what stands behind the delimiter."""
 PAUSE_NS: Final = 10_000_000

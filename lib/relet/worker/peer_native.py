@@ -40,6 +40,7 @@ import msgspec
 
 from relet.dialects import native
 from relet.messages import (
+    NO_SESSION,
     SIGNATURE,
     VERSION,
     Ack,
@@ -78,8 +79,6 @@ START_TOLD_NS: Final = 1_000_000
 LIVENESS_NS: Final = 10_000_000_000
 GRACE_NS: Final = 1_000_000_000
 """What holds until the broker has said how long it waits for a silent worker, and for one whose connection went."""
-HEARTBEAT_NS_MIN: Final = 10_000_000
-"""No broker makes a worker wake up more often."""
 UNACKNOWLEDGED_MAX: Final = 2_000
 UNACKNOWLEDGED_BYTES_MAX: Final = 64 * 1024 * 1024
 """Reports and their bytes that wait for the broker: above these the worker asks for no more jobs. One more answer per
@@ -370,7 +369,7 @@ class NativePeer:
             self._hear_refused(said)
         elif kind is Error:
             self.counters.errors += 1
-            if said.code == "no_session":
+            if said.code == NO_SESSION:
                 self._hear_no_session(now)
                 return
             self.last_error = said
@@ -421,8 +420,8 @@ class NativePeer:
         self._epoch = said.epoch
         self._seq = self._credit = said.handed
         self._credit_said = self._started_said = 0
-        self._liveness_ns = max(said.liveness_ms * 1_000_000, 2 * HEARTBEAT_NS_MIN)
-        self._heartbeat_ns = min(max(said.heartbeat_ms * 1_000_000, HEARTBEAT_NS_MIN), self._liveness_ns // 2)
+        self._liveness_ns = max(said.liveness_ms * 1_000_000, 2 * native.HEARTBEAT_NS_MIN)
+        self._heartbeat_ns = min(max(said.heartbeat_ms * 1_000_000, native.HEARTBEAT_NS_MIN), self._liveness_ns // 2)
         self._grace_ns = min(limits.get("session_grace_ms", 0) * 1_000_000 or GRACE_NS, self._liveness_ns)
         self.startable_until = now + self._liveness_ns
         for token in said.lost:
