@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from relet.transport.endpoints import EndpointError
     from relet.transport.port import BindError
     from relet.transport.pump import PumpUnavailable
-    from relet.worker import CurrentJob, FailJob, HandBack, NoAnswer, Worker, current_job
+    from relet.worker import CurrentJob, FailJob, HandBack, NoAnswer, QueueUnknown, Worker, current_job
 
 __all__ = [
     "Admin",
@@ -83,6 +83,7 @@ __all__ = [
     "Progress",
     "PumpUnavailable",
     "QueueInfo",
+    "QueueUnknown",
     "SettingsError",
     "Swept",
     "Terms",
@@ -127,6 +128,7 @@ _WHERE: Final = {
     "Progress": "relet.client",
     "PumpUnavailable": "relet.transport.pump",
     "QueueInfo": "relet.client",
+    "QueueUnknown": "relet.worker",
     "SettingsError": "relet.core.settings",
     "Swept": "relet.client",
     "Terms": "relet.client",

@@ -389,6 +389,8 @@ class Error(Said, frozen=True, kw_only=True, tag="error"):
     """What the message called itself, where it could be read."""
     id: bytes = b""
     """Of an `inquire`: the id of the request, or of the job, by which it asked."""
+    queue: str = ""
+    """Of a worker's hello: the queue that may not be used."""
 
 
 ToWorker: TypeAlias = Welcome | Dispatch | Ack | ReportRefused | Recall | Cancel | Heartbeat | Error

@@ -56,6 +56,19 @@ def test_usage_errors(program: str, arguments: tuple[str, ...], hint: str) -> No
     assert hint in done.stderr
 
 
+def test_a_worker_whose_queue_may_not_be_used_says_so_and_ends() -> None:
+    """With 2 and one line, which names the queue and what there is."""
+    with Broker(":0", ":0", ":0", queues={"mail": {}}, only_these_queues=True) as broker:
+        endpoints = broker.endpoints["workers"], broker.endpoints["answers"]
+        command = [sys.executable, str(ROOT / "testworker.py"), *endpoints, "0", "--workers", "2"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    assert (done.returncode, done.stdout) == (Exit.USAGE, "")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("testworker.py: tcp://")
+    assert last.endswith("there is no queue 'default', and only those that are configured may be used: 'mail'")
+    assert done.stderr.count("no queue") == 1
+
+
 def test_jobs_are_done_and_checked(start: Start, broker: Broker) -> None:
     """Every thread's jobs are answered and right: exit 0, one JSON object on stdout, a line for each job, a tally."""
     worker = start("testworker.py", broker.endpoints["workers"], broker.endpoints["answers"], "0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import pickle
 import queue
 import signal
 import subprocess
@@ -589,6 +590,43 @@ def test_a_broker_that_answers_no_hello_is_told_of_and_greeted_again(
         line = lines.wait_for("broker_unreachable")
         assert line["reason"] == "unwelcomed"
         assert "dialect='2010'" in line["advice"]
+        broker.begin()
+        broker.give(b"t", b"x")
+        broker.hear(Complete)
+
+
+def test_a_worker_for_a_queue_that_may_not_be_used_ends(native_broker: NativeBroker) -> None:
+    """`QueueUnknown` out of `run`, with the name and what the broker says, and as it is after pickling; not a silent
+    worker that asks for ever.
+    """
+    broker = native_broker
+    running = Running(Worker(broker.workers, echo, queues=("mail", "male")))
+    broker.hear(WorkerHello)
+    broker.say(Error(code="unknown_queue", of="hello", text="there is no queue 'male': 'mail'", queue="male"))
+    running.join()
+    error = running.error
+    assert isinstance(error, relet.QueueUnknown)
+    for it in (error, pickle.loads(pickle.dumps(error))):  # noqa: S301 - of our own
+        assert (it.queue, str(it)) == ("male", f"{broker.workers}: there is no queue 'male': 'mail'")
+    assert "no queue 'male'" in str(relet.QueueUnknown("male"))
+
+
+def test_a_worker_that_was_welcome_once_goes_on_trying(
+    native_broker: NativeBroker, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its queue lost its settings while it was away: that may be undone. The log says what is refused."""
+    monkeypatch.setattr(peer_native, "WELCOME_NS_MAX", FEW_MS * 1_000_000)
+    monkeypatch.setattr(line_native, "LOG_EVERY_NS", 0)
+    broker = native_broker
+    with Running(Worker(broker.workers, echo, queues=("mail",))) as worker:
+        broker.begin()
+        broker.say(Error(code="no_session"))
+        for _ in range(2):
+            broker.hear(WorkerHello)
+            broker.say(Error(code="unknown_queue", of="hello", text="there is no queue 'mail'", queue="mail"))
+            while lines.wait_for("request_refused").get("code") != "unknown_queue":
+                pass  # that it was forgotten
+            assert not worker.connected
         broker.begin()
         broker.give(b"t", b"x")
         broker.hear(Complete)

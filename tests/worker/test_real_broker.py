@@ -42,6 +42,20 @@ def test_who_is_connected_to_the_endpoint_of_the_others_hears_of_it_soon(endpoin
     assert "connect workers to the endpoint for workers" in str(running.error)
 
 
+def test_a_worker_for_a_queue_that_is_not_configured_ends_and_hears_which_are() -> None:
+    """Where only those may be used."""
+    queues = {f"q{number}": {} for number in range(12)}
+    with relet.Broker(LOOPBACK, LOOPBACK, LOOPBACK, queues=queues, only_these_queues=True) as broker:
+        running = Running(worker_of(dict(broker.endpoints), bytes, queues=("q3", "mail", "news")))
+        running.join()
+        assert isinstance(running.error, relet.QueueUnknown)
+        assert running.error.queue == "mail"
+        assert str(running.error).endswith(
+            "there is no queue 'mail', and only those that are configured may be used: 'q0', 'q1', 'q2', 'q3', 'q4', "
+            "'q5', 'q6', 'q7', 'q8', 'q9' and 2 more"
+        )
+
+
 @pytest.mark.parametrize("dialect", ["native", "2010"])
 @pytest.mark.parametrize("asks_in", ["native", "2010"])
 def test_jobs_cross_between_dialects(endpoints: dict[str, str], dialect: str, asks_in: str) -> None:

@@ -184,7 +184,7 @@ class Crew:
             for hand in self._hands
         ]
         self._began = time.monotonic()
-        self._misplaced = ""
+        self._unwanted = ""
 
     def work(self) -> int:
         """Run until a signal comes; the exit code."""
@@ -201,18 +201,18 @@ class Crew:
         self._stopped.wait()
         for thread in threads:
             thread.join(LAST_ANSWERS_SECONDS_MAX)
-        if self._misplaced:
-            fail(Exit.USAGE, self._misplaced, program=PROGRAM)
+        if self._unwanted:
+            fail(Exit.USAGE, self._unwanted, program=PROGRAM)
         tell(self.summary())
         return Exit.OK
 
     def _run(self, worker: Worker) -> None:
-        from relet import EndpointError
+        from relet import EndpointError, QueueUnknown
 
         try:
             worker.run()
-        except EndpointError as error:
-            self._misplaced = str(error)
+        except (EndpointError, QueueUnknown) as error:
+            self._unwanted = str(error)
             self._stop()
 
     def _signalled(self, _number: int, _frame: FrameType | None) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +38,9 @@ IDLE_LOOKS_MAX: Final = 100
 """Workers in line that are looked at to find one with nothing to do."""
 ASKED_LOOKS_MAX: Final = 1_000
 """Workers in line that are counted for who wants to know."""
+OFFERED_MAX: Final = 10
+"""Names of queues that a sentence names."""
+
 TOO_MANY_QUEUES: Final = "too_many_queues"
 
 
@@ -327,11 +330,22 @@ class Queues:
 
     def refusal(self, *names: str) -> tuple[str, str] | None:
         """Why queues of these names may not be used, as (code, text); None where they may."""
-        if self.only_these:
-            strange = next((name for name in names if name not in self._configured), None)
-            if strange is not None:
-                return UNKNOWN_QUEUE, f"there is no queue {strange!r}, and only those that are configured may be used"
+        strange = self.strange(names)
+        if strange is not None:
+            return UNKNOWN_QUEUE, f"there is no queue {strange!r}, and only those that are configured may be used"
         return self.refusal_of_room(sum(self.get(name) is None for name in names))
+
+    def strange(self, names: Iterable[str]) -> str | None:
+        """The first of these names that may not be used because it is not configured; None where all may."""
+        if not self.only_these:
+            return None
+        return next((name for name in names if name not in self._configured), None)
+
+    def offered(self) -> str:
+        """Queues with settings, for a sentence: the first few names, and how many there are beyond these."""
+        names = ", ".join(map(repr, islice(self._configured, OFFERED_MAX))) or "there are none"
+        more = len(self._configured) - OFFERED_MAX
+        return f"{names} and {more} more" if more > 0 else names
 
     def refusal_of_room(self, fresh: int) -> tuple[str, str] | None:
         """The same where so many more are to be made."""

@@ -106,9 +106,13 @@ class Reports:
         if there is not None and there is not session:
             self._lose(there, now)
         if session is None:
+            strange = machine.queues.strange(said.queues)
             refused = machine.queues.refusal(*dict.fromkeys(said.queues))
             if refused is not None:
-                return Error(code=refused[0], text=refused[1], of="hello")
+                code, text = refused
+                if strange is not None:
+                    text = f"{text}: {machine.queues.offered()}"
+                return Error(code=code, text=text, of="hello", queue=strange or "")
             queues = tuple(machine.queues.named(name) for name in dict.fromkeys(said.queues))
             session = Session(peer, path, queues, said.incarnation, said.features, now)
             session.agent = said.agent[:100]

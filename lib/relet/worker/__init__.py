@@ -5,7 +5,8 @@ their connections; `engine` is the library's thread; `blocking` the shell for pr
 """
 
 from relet.worker.blocking import Worker
+from relet.worker.errors import QueueUnknown
 from relet.worker.job import CurrentJob, current_job
 from relet.worker.outcome import Counters, FailJob, HandBack, NoAnswer
 
-__all__ = ["Counters", "CurrentJob", "FailJob", "HandBack", "NoAnswer", "Worker", "current_job"]
+__all__ = ["Counters", "CurrentJob", "FailJob", "HandBack", "NoAnswer", "QueueUnknown", "Worker", "current_job"]

@@ -168,6 +168,9 @@ class Worker:
         Raises:
             RuntimeError: it is running already.
             EndpointError: the broker says that this is its endpoint for clients.
+            QueueUnknown: the broker has settings for some queues, lets no others be used, and one of `queues` is none
+                of those. Only until the first welcome: who was taken once goes on to try, and logs it
+                (`request_refused`), because settings that were changed may be changed back.
         """
         if self._running:
             raise RuntimeError("this worker is running already; make one for each thread")

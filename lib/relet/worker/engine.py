@@ -22,6 +22,7 @@ from relet.events import Event
 from relet.transport.endpoints import EndpointError
 from relet.transport.link import Alarm, Context, Log, Sleeper, earliest, look_after, was_terminated
 from relet.transport.threads import new_context
+from relet.worker.errors import QueueUnknown
 from relet.worker.job import Asides
 
 FLUSH_NS_MAX: Final = 1_000_000_000
@@ -171,6 +172,8 @@ class Engine:
         except EndpointError as error:  # told to who called `run`
             self.error = error
             Log().say(logging.WARNING, Event.BROKER_UNREACHABLE, endpoint=line.url, text=str(error))
+        except QueueUnknown as error:
+            self.error = error
         except Exception as error:  # noqa: BLE001 - likewise
             if not was_terminated(error, context):
                 self.error = error

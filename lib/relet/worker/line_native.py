@@ -9,10 +9,11 @@ from typing import Any, Final
 import zmq
 
 from relet.events import Event
-from relet.messages import WRONG_ENDPOINT
+from relet.messages import UNKNOWN_QUEUE, WRONG_ENDPOINT
 from relet.transport.endpoints import Endpoint, EndpointError
 from relet.transport.link import Context, Link, Log, News, earliest
 from relet.worker.engine import LOG_EVERY_NS, NO_BOUND, TURN_MESSAGES_MAX, Held, Inbox, clock
+from relet.worker.errors import QueueUnknown
 from relet.worker.job import Asides, Job
 from relet.worker.peer_native import NativePeer, Trouble
 
@@ -84,6 +85,8 @@ class NativeLine:
         error = peer.last_error
         if error is not None and error.code == WRONG_ENDPOINT and not peer.welcomed:  # nor will it ever be
             raise EndpointError(f"{self.url}: {error.text or error.code}")
+        if error is not None and error.code == UNKNOWN_QUEUE and not peer.was_welcomed:
+            raise QueueUnknown(error.queue, error.text and f"{self.url}: {error.text}")
         if peer.welcomed:
             self._told_unwelcomed = False
             limits = peer.limits

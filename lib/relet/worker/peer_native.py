@@ -178,6 +178,11 @@ class NativePeer:
         self._outgoing_numbers = (0, 0)
         self._stuck = False
 
+    @property
+    def was_welcomed(self) -> bool:
+        """Whether a broker has ever welcomed it."""
+        return self._epoch is not None
+
     # --- The handler's thread.
 
     def start(self, job: Job, now: int) -> bool:
