@@ -161,8 +161,10 @@ class QueueLine(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, kw_on
     """Those that say something, as `set_queue` takes them; None: it has none."""
     paused: str = ""
     """`intake`, `dispatch`, `both`, or "": it is not."""
-    by: str = ""
-    """Who has paused it."""
+    intake_by: str = ""
+    """Who has paused that it takes jobs ..."""
+    dispatch_by: str = ""
+    """... and who that it gives them out."""
     jobs: int = 0
     """That are not final ..."""
     waiting: int = 0

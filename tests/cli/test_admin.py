@@ -112,7 +112,10 @@ def test_a_queue_is_paused_shown_and_resumed(relet: Relet) -> None:
     assert ran.code == Exit.OK
     assert ["paused", "dispatch", "by", "ada"] in ran.rows
     assert "dispatch by ada" in relet("queues").out
-    assert json.loads(relet("--json", "queue", "show", "mail").out)["paused_by"] == "ada"
+    assert json.loads(relet("--json", "queue", "show", "mail").out)["dispatch_by"] == "ada"
+    both = relet("queue", "pause", "mail", "--intake", "--by", "eve")
+    assert ["paused", "intake", "by", "eve,", "dispatch", "by", "ada"] in both.rows
+    assert ["paused", "both", "by", "eve"] in relet("queue", "pause", "mail", "--by", "eve").rows
     assert ["paused", "no"] in relet("queue", "resume", "mail").rows
     missing = relet("queue", "show", "nobody")
     assert (missing.code, missing.out) == (Exit.JOB_FAILED, "")

@@ -161,7 +161,7 @@ def test_the_endpoint_of_administrators(start: Start) -> None:
     """`--admin`: there only where it was asked for, shown in the banner, and ruled from another process."""
     broker = start("broker.py", "--admin", "0", "0", "0", "0")
     with Admin(broker.endpoint("admin"), timeout=SECONDS_MAX, by="ada") as admin:
-        assert admin.pause("default", "intake").paused_by == "ada"
+        assert admin.pause("default", "intake").intake_by == "ada"
         with Client(broker.endpoint("clients"), timeout=SECONDS_MAX) as client:
             with pytest.raises(JobRefused, match="paused by ada"):
                 client.enqueue(b"1")

@@ -58,15 +58,32 @@ def test_queues_pauses_and_settings(broker: Broker, admin: Admin) -> None:
         with pytest.raises(JobRefused, match="queue_full"):
             client.enqueue(b"2", terms=Terms(queue="mail"))
         info = admin.pause("mail", "intake")
-        assert (info.paused, info.paused_by, info.waiting) == ("intake", "ada", 1)
+        assert (info.paused, info.intake_by, info.dispatch_by, info.waiting) == ("intake", "ada", "", 1)
         with pytest.raises(JobRefused, match="paused by ada"):
             client.enqueue(b"2", terms=Terms(queue="mail"))
-        assert admin.pause("mail", "dispatch", by="eve").paused_by == "eve"
-        assert admin.resume("mail", "intake").paused == "dispatch"
+        info = admin.pause("mail", "dispatch", by="eve")
+        assert (info.paused, info.intake_by, info.dispatch_by) == ("both", "ada", "eve")
+        info = admin.resume("mail", "intake")
+        assert (info.paused, info.intake_by, info.dispatch_by) == ("dispatch", "", "eve")
         assert admin.set_queue("mail", {"paused": ""}).paused == ""
         assert admin.set_queue("mail", None).settings is None
         client.enqueue(b"2", terms=Terms(queue="mail"))
     assert [(queue.name, queue.jobs) for queue in admin.queues()] == [("default", 0), ("mail", 2)]
+
+
+def test_who_pauses_is_the_user_unless_somebody_else_is_named(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name; by number where that has none; never longer than a broker takes it, nor what cannot be sent."""
+    users = ((lambda: "ada", "ada"), (lambda: "x" * 300, "x" * 200), (lambda: "a\udcff", "a?"), (nobody, "uid 7"))
+    for user, by in users:
+        monkeypatch.setattr("getpass.getuser", user)
+        monkeypatch.setattr("os.getuid", lambda: 7)
+        with Admin(broker.endpoints["admin"], timeout=LIMIT_S) as admin:
+            assert admin.pause("mail").intake_by == by
+
+
+def nobody() -> str:
+    """As `getpass.getuser` where the number of the user has no name."""
+    raise KeyError("getpwuid(): uid not found: 7")
 
 
 def test_more_queues_than_a_page(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +238,7 @@ def test_nothing_said_of_a_pause_is_none(admin: Admin) -> None:
     """And nothing said of another setting leaves it out; what is told of it can be read by everybody."""
     admin.pause("mail")
     told = admin.set_queue("mail", {"paused": None, "run": None, "backoff": None, "tries": 3})
-    assert (told.paused, told.paused_by, told.settings) == ("", "", {"tries": 3})
+    assert (told.paused, told.intake_by, told.dispatch_by, told.settings) == ("", "", "", {"tries": 3})
     assert [queue.paused for queue in admin.queues()] == ["", ""]
 
 

@@ -44,7 +44,7 @@ def test_queues_are_listed_with_their_jobs_and_workers(talk: Any) -> None:
     """By name; settings as they were said, the pause beside them, jobs by where they are."""
     it = talk()
     c, a = it.client(), it.admin()
-    it.machine.set_queue("mail", QueueSettings(run_ns=1 * S, jobs_max=9, paused="dispatch", paused_by="ada"))
+    it.machine.set_queue("mail", QueueSettings(run_ns=1 * S, jobs_max=9, paused="dispatch", dispatch_by="ada"))
     for body in (b"1", b"2", b"3", b"4"):
         c.submit(body, queue="news")
     c.submit(b"5", queue="mail")
@@ -58,7 +58,7 @@ def test_queues_are_listed_with_their_jobs_and_workers(talk: Any) -> None:
         name="mail",
         settings={"run_ms": 1_000, "jobs_max": 9},
         paused="dispatch",
-        by="ada",
+        dispatch_by="ada",
         jobs=1,
         waiting=1,
         workers=1,
@@ -111,6 +111,14 @@ def test_jobs_that_are_not_safe_yet_wait(talk: Any) -> None:
     assert answer.queues == (QueueLine(name="mail", jobs=1, waiting=1),)
 
 
+HALVES = {"": set(), "intake": {"intake"}, "dispatch": {"dispatch"}, "both": {"intake", "dispatch"}}
+
+
+def names(line: QueueLine) -> dict[str, str]:
+    """Who has paused which half of a queue."""
+    return {half: by for half, by in (("intake", line.intake_by), ("dispatch", line.dispatch_by)) if by}
+
+
 @pytest.mark.parametrize("what", ["intake", "dispatch", "both"])
 def test_a_pause_is_made_and_ended(talk: Any, what: str) -> None:
     """And is told to whoever it concerns; nothing else of the settings changes, and what was made for it is gone."""
@@ -119,35 +127,35 @@ def test_a_pause_is_made_and_ended(talk: Any, what: str) -> None:
     w = it.worker(queues=("mail",), credit=1)
     c.submit(b"before", queue="mail") if what == "intake" else None
     told = a.orders(PauseQueue(id=b"x", queue="mail", what=what, by="ada"))
-    assert (type(told), told.id, told.queue.paused, told.queue.by) == (QueueTold, b"x", what, "ada")
+    assert (type(told), told.id, told.queue.paused) == (QueueTold, b"x", what)
+    assert names(told.queue) == dict.fromkeys(HALVES[what], "ada")
     refused = c.asks(b"1", queue="mail").code
     assert refused == ("" if what == "dispatch" else "queue_paused")
     assert w.got == ([b"before"] if what == "intake" else [])
     told = a.orders(ResumeQueue(queue="mail", what=what))
-    assert (told.queue.paused, told.queue.by, told.queue.settings) == ("", "", None)
+    assert (told.queue.paused, names(told.queue), told.queue.settings) == ("", {}, None)
     assert it.machine.queues.named("mail").settings is None
     it.turn()
     assert w.got == ([b"before"] if what == "intake" else [b"1"] if what == "dispatch" else [])
     assert c.asks(b"2", queue="mail").code == ""
 
 
-PAUSES = ("", "intake", "dispatch", "both")
-
-
-@pytest.mark.parametrize(("before", "what"), list(itertools.product(PAUSES, PAUSES[1:])))
+@pytest.mark.parametrize(("before", "what"), [it for it in itertools.product(HALVES, HALVES) if it[1]])
 def test_pauses_add_up_and_are_taken_away(talk: Any, before: str, what: str) -> None:
-    """What is paused is a set of two: one more makes it larger, one less smaller."""
-    sets = {"": set(), "intake": {"i"}, "dispatch": {"d"}, "both": {"i", "d"}}
+    """What is paused is a set of two: one more makes it larger, one less smaller. Each has the name of who paused it,
+    the last one who did.
+    """
     it = talk()
     a = it.admin()
-    start = QueueSettings(jobs_max=3, paused=before, paused_by="eve" if before else "")
+    start = QueueSettings(jobs_max=3).pausing(before, "eve")
     it.machine.set_queue("mail", start)
     paused = a.orders(PauseQueue(queue="mail", what=what, by="ada")).queue
-    assert (sets[paused.paused], paused.by, paused.settings) == (sets[before] | sets[what], "ada", {"jobs_max": 3})
+    assert (HALVES[paused.paused], paused.settings) == (HALVES[before] | HALVES[what], {"jobs_max": 3})
+    assert names(paused) == dict.fromkeys(HALVES[before], "eve") | dict.fromkeys(HALVES[what], "ada")
     it.machine.set_queue("mail", start)
     resumed = a.orders(ResumeQueue(queue="mail", what=what)).queue
-    assert sets[resumed.paused] == sets[before] - sets[what]
-    assert resumed.by == ("eve" if resumed.paused else "")
+    assert HALVES[resumed.paused] == HALVES[before] - HALVES[what]
+    assert names(resumed) == dict.fromkeys(HALVES[resumed.paused], "eve")
     assert it.machine.queues.named("mail").settings.jobs_max == 3
 
 
@@ -177,13 +185,13 @@ def test_settings_take_the_place_of_those_before(talk: Any) -> None:
     """All of them, but for a pause, which goes on unless something is said of it; nil takes all away."""
     it = talk()
     a = it.admin()
-    it.machine.set_queue("mail", QueueSettings(run_ns=1 * S, paused="intake", paused_by="ada"))
+    it.machine.set_queue("mail", QueueSettings(run_ns=1 * S, paused="intake", intake_by="ada"))
     line = a.orders(SetQueue(queue="mail", settings={"jobs_max": 3})).queue
-    assert (line.settings, line.paused, line.by) == ({"jobs_max": 3}, "intake", "ada")
+    assert (line.settings, line.paused, names(line)) == ({"jobs_max": 3}, "intake", {"intake": "ada"})
     line = a.orders(SetQueue(queue="mail", settings={"paused": "both"}, by="eve")).queue
-    assert (line.settings, line.paused, line.by) == ({}, "both", "eve")
+    assert (line.settings, line.paused, names(line)) == ({}, "both", {"intake": "eve", "dispatch": "eve"})
     line = a.orders(SetQueue(queue="mail", settings={"paused": ""})).queue
-    assert (line.settings, line.paused, line.by) == ({}, "", "")
+    assert (line.settings, line.paused, names(line)) == ({}, "", {})
     it.machine.set_queue("mail", QueueSettings(paused="intake"))
     line = a.orders(SetQueue(queue="mail", settings=None)).queue
     assert (line.settings, line.paused) == (None, "")
@@ -387,7 +395,7 @@ def test_why_a_job_waits(talk: Any) -> None:
         c.submit(body, queue="mail")
     assert whys(it, b"1") == ("no_worker", "no worker asks for a job of the queue 'mail'; 0 jobs are before it")
     assert whys(it, b"3") == ("no_worker", "no worker asks for a job of the queue 'mail'; 2 jobs are before it")
-    it.machine.set_queue("mail", QueueSettings(paused="dispatch", paused_by="ada"))
+    it.machine.set_queue("mail", QueueSettings(paused="dispatch", dispatch_by="ada"))
     it.worker(queues=("mail",), credit=1)
     assert whys(it, b"2") == ("paused", "the queue 'mail' gives nothing out: it was paused by ada")
     it.machine.set_queue("mail", QueueSettings(paused="both"))

@@ -382,7 +382,7 @@ def test_a_broker_that_ends_redrives_nothing(talk: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "done", "code"),
     [
-        (QueueSettings(paused="intake", paused_by="ada"), 0, "queue_paused"),
+        (QueueSettings(paused="intake", intake_by="ada"), 0, "queue_paused"),
         (QueueSettings(paused="both"), 0, "queue_paused"),
         (QueueSettings(paused="dispatch"), 3, ""),
         (QueueSettings(jobs_max=2), 2, "queue_full"),
@@ -398,7 +398,7 @@ def test_a_queue_that_takes_no_jobs_takes_no_redriven_ones(
     it.machine.set_queue("a", settings)
     of_one = sweep(it, "redrive", queue="a")
     assert told(of_one) == (done, 0, 1 if code else 0, code)
-    assert ("ada" in of_one.text) == (settings.paused_by == "ada")
+    assert ("ada" in of_one.text) == (settings.intake_by == "ada")
     of_all = sweep(it, "redrive")
     assert told(of_all) == (1, done, 3 - done, code)
     assert letter(it, b"b1").redriven_to

@@ -49,11 +49,12 @@ OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
         ({"final_kinds": ("",)}, "final_kinds is ('',): it must be a list of at most 16 names of 1 to 100 characters"),
         ({"backoff": 2}, "backoff is 2: it must be a Backoff"),
         ({"paused": "intakes"}, "it must be 'intake', 'dispatch' or 'both'; did you mean 'intake'?"),
-        ({"paused": "both", "paused_by": "x" * 201}, "it must be text of at most 200 characters"),
+        ({"paused": "both", "dispatch_by": "x" * 201}, "it must be text of at most 200 characters"),
         ({"burst": 3}, "burst says nothing without rate: set that, too"),
         ({"key_burst": 3}, "key_burst says nothing without key_rate: set that, too"),
         ({"ageing_max": 3}, "ageing_max says nothing without ageing: set that, too"),
-        ({"paused_by": "ada"}, "paused_by says nothing without paused: set that, too"),
+        ({"paused": "dispatch", "intake_by": "ada"}, "intake_by says nothing without intake_paused: set that, too"),
+        ({"dispatch_by": "ada"}, "dispatch_by says nothing without dispatch_paused: set that, too"),
         ({"tries": 2, "losses_max": 3}, "losses_max is 3 and tries is 2, which bounds all kinds together"),
         ({"start_ns": 3, "total_ns": 2}, "start is later than deadline"),
     ],
@@ -92,7 +93,8 @@ def test_settings_that_can_be_are_taken() -> None:
         kept_jobs_max=0,
         kept_bytes_max=0,
         paused="both",
-        paused_by="ada",
+        intake_by="ada",
+        dispatch_by="eve",
     )
 
 
@@ -128,10 +130,10 @@ def test_people_and_programs_write_the_same_settings_in_their_own_units() -> Non
         total_ns=60 * S,
         jobs_max=7,
         paused="intake",
-        paused_by="the configuration",
+        intake_by="the configuration",
     )
     assert spelling.to_words(settings) == WORDS
-    assert spelling.from_wire(WIRE, by="ada").paused_by == "ada"
+    assert spelling.from_wire(WIRE, by="ada").intake_by == "ada"
     assert spelling.to_wire(spelling.from_wire(WIRE, by="ada")) == WIRE
     assert spelling.to_wire(QueueSettings(run_ns=1)) == {"run_ms": 1}
     assert spelling.to_words(QueueSettings()) == spelling.to_wire(QueueSettings()) == {}
@@ -154,7 +156,7 @@ def test_each_setting_stands_in_the_document() -> None:
     [
         ({"jobs_mx": 3}, "there is no setting 'jobs_mx'; did you mean 'jobs_max'?"),
         ({"zzz": 3}, "there is no setting 'zzz'; there are run, "),
-        ({"paused_by": "me"}, "there is no setting 'paused_by'"),
+        ({"intake_by": "me"}, "there is no setting 'intake_by'"),
         ({"run": "2s"}, "run is '2s': it must be a number of seconds, at least 0"),
         ({"run": float("nan")}, "run is nan: it must be a number of seconds"),
         ({"run": -1}, "run is -1: it must be a number of seconds, at least 0"),
@@ -362,7 +364,7 @@ def test_a_queue_that_takes_nothing_says_by_whom(talk: Any, what: str) -> None:
     it = talk()
     c = it.client()
     c.submit(b"known", queue="mail")
-    it.machine.set_queue("mail", QueueSettings(paused=what, paused_by="ada"))
+    it.machine.set_queue("mail", QueueSettings().pausing(what, "ada"))
     refused = c.asks(b"a", queue="mail")
     assert (refused.code, refused.retry_ms) == ("queue_paused", 0)
     assert refused.text == "the queue 'mail' takes no jobs: it was paused by ada"
@@ -373,7 +375,7 @@ def test_a_queue_that_takes_nothing_says_by_whom(talk: Any, what: str) -> None:
 def test_clients_of_2010_fail_where_the_default_queue_takes_nothing(talk: Any) -> None:
     """As while a broker stops."""
     it = talk()
-    it.machine.set_queue("default", QueueSettings(paused="intake", paused_by="ada"))
+    it.machine.set_queue("default", QueueSettings(paused="intake", intake_by="ada"))
     old = it.client_2010()
     old.submit(b"a")
     assert old.told == [b""]
@@ -391,11 +393,11 @@ def test_a_queue_that_gives_nothing_out_goes_on_when_it_may(talk: Any, what: str
     it = talk()
     c = it.client()
     w = it.worker(queues=("default", "mail", "other"), credit=4)
-    it.machine.set_queue(queue, QueueSettings(paused="dispatch", paused_by="ada"))
+    it.machine.set_queue(queue, QueueSettings(paused="dispatch", dispatch_by="ada"))
     c.submit(b"a", queue=queue)
     c.submit(b"b", queue="other")
     assert w.got == [b"b"]
-    it.machine.set_queue(queue, QueueSettings(paused=what, paused_by="ada"))
+    it.machine.set_queue(queue, QueueSettings().pausing(what, "ada"))
     assert (w.got, it.state(b"a")) == ([b"b"], "AVAILABLE")
     it.machine.set_queue(queue, None)
     it.turn()
@@ -409,7 +411,7 @@ def test_what_is_out_when_a_queue_is_paused_goes_on(talk: Any) -> None:
     w = it.worker(credit=3)
     c.submit(b"a")
     c.submit(b"b")
-    it.machine.set_queue("default", QueueSettings(paused="dispatch", paused_by="ada"))
+    it.machine.set_queue("default", QueueSettings(paused="dispatch", dispatch_by="ada"))
     w.complete(b"a")
     w.fail(b"b")
     assert (c.told(), it.state(b"b"), w.got) == ([(b"a", "completed", b"done")], "AVAILABLE", [b"a", b"b"])
@@ -423,7 +425,7 @@ def test_nothing_is_recalled_for_a_queue_that_gives_nothing_out(talk: Any) -> No
     c.submit(b"a")
     c.submit(b"b")
     busy.start(b"a")
-    it.machine.set_queue("default", QueueSettings(paused="dispatch", paused_by="ada"))
+    it.machine.set_queue("default", QueueSettings(paused="dispatch", dispatch_by="ada"))
     it.worker("idle", credit=1)
     it.wait(1 * S)
     assert busy.take(Recall) == []
@@ -437,7 +439,7 @@ def test_the_end_of_the_broker_ends_jobs_of_paused_queues(talk: Any) -> None:
     it = talk()
     c = it.client()
     for queue in ("default", "mail"):
-        it.machine.set_queue(queue, QueueSettings(paused="dispatch", paused_by="ada"))
+        it.machine.set_queue(queue, QueueSettings(paused="dispatch", dispatch_by="ada"))
         c.submit(queue.encode(), queue=queue)
     it.stop()
     assert sorted(c.told()) == [(b"default", "broker_stopped", ()), (b"mail", "broker_stopped", ())]
@@ -446,7 +448,7 @@ def test_the_end_of_the_broker_ends_jobs_of_paused_queues(talk: Any) -> None:
 def test_a_pause_outlives_the_broker(talk: Any) -> None:
     """With a store, until somebody lifts it."""
     it = talk(store=MemoryStore())
-    it.machine.set_queue("mail", QueueSettings(paused="both", paused_by="ada"))
+    it.machine.set_queue("mail", QueueSettings(paused="both", intake_by="ada", dispatch_by="ada"))
     it.turn()
     it.begin()
     assert it.client().asks(b"a", queue="mail").code == "queue_paused"
@@ -535,12 +537,12 @@ def test_a_pause_has_a_word() -> None:
 
 
 def test_a_pause_of_somebody_outlives_the_configuration_which_else_holds(talk: Any) -> None:
-    """A broker that begins has what its configuration says; but what somebody has paused stays paused, unless the
-    configuration says otherwise. What the configuration itself had paused is not paused when it says so no more.
+    """A broker that begins has what its configuration says; but what somebody has paused stays paused, by that name,
+    whatever the configuration says. What the configuration itself had paused is not paused when it says so no more.
     """
     it = talk(store=MemoryStore())
     it.machine.configure({"mail": spelling.from_words({"paused": "both"}), "news": QueueSettings(jobs_max=1)})
-    it.machine.set_queue("news", QueueSettings(jobs_max=2, paused="dispatch", paused_by="ada"))
+    it.machine.set_queue("news", QueueSettings(jobs_max=2, paused="dispatch", dispatch_by="ada"))
     it.machine.set_queue("other", QueueSettings(jobs_max=5))
     it.turn()
     it.begin()
@@ -549,13 +551,20 @@ def test_a_pause_of_somebody_outlives_the_configuration_which_else_holds(talk: A
     assert {queue.name: queue.settings for queue in it.machine.queues} == {
         "default": None,
         "mail": QueueSettings(),
-        "news": QueueSettings(jobs_max=1, paused="dispatch", paused_by="ada"),
+        "news": QueueSettings(jobs_max=1, paused="dispatch", dispatch_by="ada"),
         "other": QueueSettings(jobs_max=5),
     }
     it.turn()
     it.begin()
     it.machine.configure({"news": QueueSettings(jobs_max=1)})
     assert not it.machine.has_records  # nothing has changed
+    it.machine.configure({"news": spelling.from_words({"paused": "both"})})
+    news = it.machine.queues.named("news").settings
+    assert (news.paused, news.intake_by, news.dispatch_by) == ("both", "the configuration", "ada")
+    it.turn()
+    it.begin()
+    it.machine.configure({"news": QueueSettings()})
+    assert it.machine.queues.named("news").settings == QueueSettings(paused="dispatch", dispatch_by="ada")
 
 
 def test_more_queues_than_may_be_cannot_be_configured(talk: Any) -> None:

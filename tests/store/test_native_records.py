@@ -175,7 +175,7 @@ def test_a_record_says_all_of_its_fields() -> None:
 def test_settings_come_back(store: Store) -> None:
     """As they were set last, with the pause and who made it; what a queue has lost it has not again."""
     machine = Machine(iter(()), keeps_records=True)
-    settings = QueueSettings(run_ns=5 * S, jobs_max=3, paused="dispatch", paused_by="ada")
+    settings = QueueSettings(run_ns=5 * S, jobs_max=3, paused="dispatch", dispatch_by="ada")
     machine.set_queue("mail", QueueSettings())
     machine.set_queue("mail", settings)
     machine.set_queue("old", QueueSettings(jobs_max=1))

@@ -317,8 +317,12 @@ def _tell_queue(values: argparse.Namespace, queue: QueueInfo) -> Exit:
 
 
 def _paused(queue: QueueInfo) -> str:
-    by = f" by {queue.paused_by}" if queue.paused_by else ""
-    return f"{queue.paused}{by}" if queue.paused else ""
+    halves = {"intake": queue.intake_by, "dispatch": queue.dispatch_by}
+    if queue.paused != "both":
+        halves = {half: by for half, by in halves.items() if half == queue.paused}
+    elif queue.intake_by == queue.dispatch_by:
+        halves = {"both": queue.intake_by}
+    return ", ".join(f"{half} by {by}" if by else half for half, by in halves.items())
 
 
 # --- Jobs

@@ -12,6 +12,7 @@ and whether it was carried out shows in what is asked next.
 
 from __future__ import annotations
 
+import getpass
 import os
 import threading
 import time
@@ -27,6 +28,7 @@ from relet.core.settings import from_wire, from_words, to_wire, to_words
 from relet.dialects import native
 from relet.messages import NO_SESSION, SIGNATURE, VERSION, WRONG_ENDPOINT, Entry, Error, Said
 from relet.orders import (
+    BY_CHARACTERS_MAX,
     CancelAnyJob,
     DeadJobTold,
     DeadLine,
@@ -84,7 +86,10 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
     """In the words of a configuration file, times in seconds; None: it has none. The pause stands beside it."""
     paused: str = ""
     """`intake`, `dispatch`, `both`, or "": it is not."""
-    paused_by: str = ""
+    intake_by: str = ""
+    """Who has paused that it takes jobs ..."""
+    dispatch_by: str = ""
+    """... and who that it gives them out: the last one who did, as each has said."""
     jobs: int = 0
     """That are not final: the sum of the next four."""
     waiting: int = 0
@@ -197,7 +202,8 @@ class Admin:
     Args:
         endpoint: where the broker's `--admin` is bound.
         timeout: seconds that a call may take.
-        by: who you are, for others who find a queue paused; by default the name of the user.
+        by: who you are, for others who find a queue paused; by default the name of the user, or `uid 1000` where that
+            user has no name.
 
     Raises:
         EndpointError: `endpoint` cannot be meant.
@@ -210,7 +216,7 @@ class Admin:
             raise ValueError(f"timeout is a number of seconds above 0, not {timeout!r}")
         self.endpoint = endpoint
         self._timeout = timeout
-        self._by = os.environ.get("USER", "") if by is None else by
+        self._by = _user() if by is None else by
         self._lock = threading.Lock()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -415,6 +421,15 @@ class Admin:
         self.close()
 
 
+def _user() -> str:
+    """Who runs this program, for others to read."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # there is no name for the number: which it is depends on Python's version
+        name = f"uid {os.getuid()}" if hasattr(os, "getuid") else ""
+    return name.encode(errors="replace").decode()[:BY_CHARACTERS_MAX]
+
+
 def _read(frames: list[bytes]) -> Said | native.BadMessage | None:
     """What a broker said, or why that cannot be read; None where nobody has said it who speaks the dialect."""
     if len(frames) < 2 or frames[0] != SIGNATURE:
@@ -439,7 +454,8 @@ def _queue_info(line: QueueLine) -> QueueInfo:
         name=line.name,
         settings=None if line.settings is None else to_words(from_wire(line.settings, by="")),
         paused=line.paused,
-        paused_by=line.by,
+        intake_by=line.intake_by,
+        dispatch_by=line.dispatch_by,
         jobs=line.jobs,
         waiting=line.waiting,
         delayed=line.delayed,

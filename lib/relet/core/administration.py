@@ -87,9 +87,7 @@ def list_queues(machine: Machine, said: ListQueues, now: int) -> Steps:  # noqa:
 def pause(machine: Machine, said: PauseQueue, now: int) -> Steps:  # noqa: ARG001
     """Beside what is paused already."""
     settings = _settings_of(machine, said.queue) or QueueSettings()
-    both = said.what == "both" or settings.paused not in ("", said.what)
-    paused = msgspec.structs.replace(settings, paused="both" if both else said.what, paused_by=said.by)
-    return (yield from _set(machine, said, paused))
+    return (yield from _set(machine, said, settings.pausing(said.what, said.by)))
 
 
 def resume(machine: Machine, said: ResumeQueue, now: int) -> Steps:  # noqa: ARG001
@@ -100,10 +98,7 @@ def resume(machine: Machine, said: ResumeQueue, now: int) -> Steps:  # noqa: ARG
     settings = queue.settings
     if settings is None or not settings.paused:
         return (yield from _line_told(machine, said, queue))
-    left = {"intake": "dispatch", "dispatch": "intake"}.get(said.what, "") if settings.paused == "both" else ""
-    if settings.paused not in ("both", said.what) and said.what != "both":
-        left = settings.paused
-    resumed = msgspec.structs.replace(settings, paused=left, paused_by=settings.paused_by if left else "")
+    resumed = settings.resuming(said.what)
     nothing_left = resumed == QueueSettings() and not machine.queues.only_these
     return (yield from _set(machine, said, None if nothing_left else resumed))
 
@@ -118,7 +113,7 @@ def set_queue(machine: Machine, said: SetQueue, now: int) -> Steps:  # noqa: ARG
     except SettingsError as wrong:
         raise Refusal(BAD_REQUEST, str(wrong)) from None
     if before is not None and "paused" not in said.settings:
-        settings = msgspec.structs.replace(settings, paused=before.paused, paused_by=before.paused_by)
+        settings = settings.paused_like(before)
     return (yield from _set(machine, said, settings))
 
 
@@ -173,7 +168,8 @@ def _line_of(machine: Machine, queue: Queue, delayed: int) -> QueueLine:
         name=queue.name,
         settings=shown,
         paused="" if settings is None else settings.paused,
-        by="" if settings is None else settings.paused_by,
+        intake_by="" if settings is None else settings.intake_by,
+        dispatch_by="" if settings is None else settings.dispatch_by,
         jobs=jobs,
         waiting=len(queue) + unsafe,
         delayed=delayed,

@@ -24,8 +24,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final
 
-import msgspec
-
 from relet.core import job as happened
 from relet.core import records, retry, timing
 from relet.core.dead import DeadLetters
@@ -971,9 +969,7 @@ class Machine:
             if queue is None and len(self.queues) >= self.limits.queues_max:
                 raise SettingsError(f"there are more queues than may be: {self.limits.queues_max} (queues_max)")
             before = None if queue is None else queue.settings
-            chosen = settings
-            if before is not None and not settings.paused and before.paused_by != FROM_CONFIGURATION:
-                chosen = msgspec.structs.replace(settings, paused=before.paused, paused_by=before.paused_by)
+            chosen = settings if before is None else settings.paused_like(before, but=FROM_CONFIGURATION)
             if chosen != before:
                 self.set_queue(name, chosen)
 

@@ -1172,7 +1172,7 @@ class Requests:
 def closed(name: str, settings: QueueSettings, open_jobs: int) -> tuple[str, str] | None:
     """Why a queue with these settings and so many open jobs takes no more, as (code, text); None where it does."""
     if settings.intake_paused:
-        return QUEUE_PAUSED, f"the queue {name!r} takes no jobs: it was paused by {settings.paused_by or 'somebody'}"
+        return QUEUE_PAUSED, f"the queue {name!r} takes no jobs: it was paused by {settings.intake_by or 'somebody'}"
     if settings.jobs_max is not None and open_jobs >= settings.jobs_max:
         return QUEUE_FULL, f"the queue {name!r} has as many jobs as it may have: {settings.jobs_max} (jobs_max)"
     return None

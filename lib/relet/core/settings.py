@@ -86,8 +86,10 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     paused: str = ""
     """Of `PAUSES`."""
-    paused_by: str = ""
-    """Who has paused it."""
+    intake_by: str = ""
+    """Who has paused that it takes jobs ..."""
+    dispatch_by: str = ""
+    """... and who that it gives them out."""
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
@@ -119,6 +121,38 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
         """No job is given out."""
         return self.paused in ("dispatch", "both")
 
+    def pausing(self, what: str, by: str) -> QueueSettings:
+        """The same, and `by` has paused this (of `PAUSES`), beside what is paused already."""
+        intake, dispatch = what in ("intake", "both"), what in ("dispatch", "both")
+        return msgspec.structs.replace(
+            self,
+            paused=_pause(intake=intake or self.intake_paused, dispatch=dispatch or self.dispatch_paused),
+            intake_by=by if intake else self.intake_by,
+            dispatch_by=by if dispatch else self.dispatch_by,
+        )
+
+    def resuming(self, what: str) -> QueueSettings:
+        """The same, and this (of `PAUSES`) is not paused."""
+        intake = self.intake_paused and what not in ("intake", "both")
+        dispatch = self.dispatch_paused and what not in ("dispatch", "both")
+        return msgspec.structs.replace(
+            self,
+            paused=_pause(intake=intake, dispatch=dispatch),
+            intake_by=self.intake_by if intake else "",
+            dispatch_by=self.dispatch_by if dispatch else "",
+        )
+
+    def paused_like(self, other: QueueSettings, *, but: str | None = None) -> QueueSettings:
+        """The same, beside what is paused already with all that is paused in `other`, by whom it is there; leaving out
+        what is paused there by the name `but`.
+        """
+        both = self
+        if other.intake_paused and other.intake_by != but:
+            both = both.pausing("intake", other.intake_by)
+        if other.dispatch_paused and other.dispatch_by != but:
+            both = both.pausing("dispatch", other.dispatch_by)
+        return both
+
     def terms(self, broker: Terms) -> Terms:
         """What holds for a job here that says nothing else; `broker` itself where that is the same."""
         changes = {
@@ -128,6 +162,11 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
         }
         terms = msgspec.structs.replace(broker, **changes) if changes else broker
         return broker if terms == broker else terms
+
+
+def _pause(*, intake: bool, dispatch: bool) -> str:
+    """The word of `PAUSES`."""
+    return ("both" if dispatch else "intake") if intake else "dispatch" if dispatch else ""
 
 
 _ZERO_IS_NONE: Final = frozenset({"run_ns", "tries"})
@@ -146,13 +185,14 @@ _RATES: Final = frozenset({"rate", "key_rate"})
 RATE_MIN: Final = 1e-6
 RATE_MAX: Final = 1e9
 """Jobs a second: one in eleven days, because a moment that never comes is no rate but a pause, and one a nanosecond."""
-_TEXTS: Final = frozenset({"paused", "paused_by"})
+_TEXTS: Final = frozenset({"paused", "intake_by", "dispatch_by"})
 """Settings of which "" says that there is none, and None nothing."""
 _NEEDS: Final = (
     ("burst", "rate"),
     ("key_burst", "key_rate"),
     ("ageing_max", "ageing_ns"),
-    ("paused_by", "paused"),
+    ("intake_by", "intake_paused"),
+    ("dispatch_by", "dispatch_paused"),
 )
 """(a setting, the one without which it says nothing)."""
 _INT_MAX: Final = 2**62
@@ -167,7 +207,7 @@ def _wrong_with(field: str, value: Any) -> str:
         return "" if right else f"it must be a number of jobs a second, {RATE_MIN:f} to {RATE_MAX:.0f}"
     if field == "paused":
         return "" if value in PAUSES else f"it must be 'intake', 'dispatch' or 'both'{_did_you_mean(value, PAUSES)}"
-    if field == "paused_by":
+    if field in ("intake_by", "dispatch_by"):
         right = isinstance(value, str) and len(value) <= BY_CHARACTERS_MAX
         return "" if right else f"it must be text of at most {BY_CHARACTERS_MAX} characters"
     if field == "final_kinds":
@@ -360,7 +400,8 @@ def _named(name: str, names: Mapping[str, Setting]) -> Setting:
 
 
 def _made(fields: dict[str, Any], by: str) -> QueueSettings:
-    return QueueSettings(**fields, paused_by=by if fields.get("paused") else "")
+    settings = QueueSettings(**fields)
+    return settings.pausing(settings.paused, by)
 
 
 def _from_seconds(word: str, value: Any) -> int:

@@ -125,7 +125,7 @@ def _waiting(machine: Machine, job: Job, now: int) -> tuple[Why, str]:
     if not machine.is_safe(job):
         return Why.UNSAFE, "the store has not said yet that its acceptance is safe"
     if queue.paused:
-        by = queue.settings.paused_by if queue.settings is not None else ""
+        by = queue.settings.dispatch_by if queue.settings is not None else ""
         return Why.PAUSED, f"the queue {queue.name!r} gives nothing out: it was paused by {by or 'somebody'}"
     limited = _limited(job, now)
     if limited is not None:

@@ -156,8 +156,7 @@ def _settings(rng: random.Random, run_ns_max: int) -> tuple[QueueSettings, ...]:
         ageing_ns=ageing_ns,
         ageing_max=pick((None, 1, 2)) if ageing_ns else None,
     )
-    replace = msgspec.structs.replace
-    others = [replace(usual, paused=pick(("intake", "dispatch", "both")), paused_by=ADMINISTRATOR) for _ in range(2)]
+    others = [usual.pausing(pick(("intake", "dispatch", "both")), ADMINISTRATOR) for _ in range(2)]
     if some() < 0.5:
         others.append(QueueSettings())
     return (usual, *others, usual)
@@ -165,4 +164,4 @@ def _settings(rng: random.Random, run_ns_max: int) -> tuple[QueueSettings, ...]:
 
 def unpaused(settings: QueueSettings) -> QueueSettings:
     """The same of a queue that is not paused."""
-    return msgspec.structs.replace(settings, paused="", paused_by="")
+    return settings.resuming("both")
