@@ -25,6 +25,7 @@ DOCS = ROOT / "docs"
 ROOMS = {
     "messages": 0,
     "orders": 0,
+    "durations": 0,
     "events": 0,
     "_version": 0,
     "core": 1,

@@ -121,8 +121,8 @@ class Broker:
     `clients`, `workers` and `answers` are endpoints to bind (`tcp://127.0.0.1:4161`, `4161`, `ipc://...`, and
     `inproc://...` with a `context` shared with the peers). `tries` is the limit on counted attempts, `timeout` the
     seconds of one attempt; None: no limit, as in 2010. `queues` are settings of queues by name, in the words of a
-    configuration file (docs/operations.md): `queues={"mail": {"run": 30, "jobs_max": 1000}}`; with `only_these_queues`
-    no other may be used. `drain` is how many seconds `stop` gives to open jobs. `pump`
+    configuration file (docs/operations.md): `queues={"mail": {"run": "30s", "jobs_max": 1000}}`; with
+    `only_these_queues` no other may be used. `drain` is how many seconds `stop` gives to open jobs. `pump`
     is "auto", "cython" or "python". `log` is a structlog logger; None: structlog as the program configured it, else
     warnings on stderr. With `trace`, each step of a job is logged at debug.
 

@@ -14,6 +14,7 @@ from relet import Terms as JobTerms
 from relet.cli.exits import Exit
 from relet.cli.quantities import QuantityError
 from relet.cli.queues import queues_file
+from relet.core.settings import configured
 
 WHOLE = """
 only_these = true
@@ -35,8 +36,10 @@ def test_a_file_says_what_a_program_would(tmp_path: Path) -> None:
     """Names may be quoted, a table may be empty, and times may have their unit."""
     path = tmp_path / "queues.toml"
     path.write_text(WHOLE)
-    assert queues_file(str(path)) == {
-        "queues": {
+    file = queues_file(str(path))
+    assert (file.path, file.only_these) == (str(path), True)
+    assert configured(file.queues) == configured(
+        {
             "default": {},
             "mail": {"run": 60.0, "jobs_max": 10_000},
             "tenants/7": {
@@ -44,16 +47,15 @@ def test_a_file_says_what_a_program_would(tmp_path: Path) -> None:
                 "backoff": {"curve": "linear", "base": 0.5, "cap": 60},
                 "paused": "dispatch",
             },
-        },
-        "only_these_queues": True,
-    }
+        }
+    )
 
 
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
     """Every queue may be used, as without a file."""
     path = tmp_path / "queues.toml"
     path.write_text("")
-    assert queues_file(str(path)) == {"queues": {}, "only_these_queues": False}
+    assert queues_file(str(path)) == (str(path), {}, False)
 
 
 WRONG = {
@@ -62,11 +64,11 @@ WRONG = {
     "[queues.mail]": "there is no 'queues' at the top; did you mean queue?",
     "[mail]": "there is no 'mail' at the top; did you mean [queue.NAME]?",
     "queue = 3": "queues are tables: write [queue.NAME]",
-    "[queue]\nmail = 3": "queue 'mail': its settings are 3: give words and values",
+    "[queue]\nmail = 3": "queue 'mail': settings are given as a mapping of words to values, not 3",
     "[queue.mail]\njobs_mx = 3": "queue 'mail': there is no setting 'jobs_mx'; did you mean 'jobs_max'?",
     "[queue.mail]\njobs_max = -3": "queue 'mail': jobs_max is -3: it must be a whole number, at least 0",
     "[queue.mail]\nrun = '2 parsecs'": "queue 'mail': run: '2 parsecs' is no duration; write seconds",
-    "[queue.mail]\nbackoff.base = '2x'": "queue 'mail': backoff.base: '2x' is no duration",
+    "[queue.mail]\nbackoff.base = '2x'": "queue 'mail': base of backoff: '2x' is no duration",
     "[queue.mail]\npaused = 'intakes'": "did you mean 'intake'?",
     '[queue.""]': "queue '': a name has 1 to 200 characters",
     "[queue.mail": "it is no TOML: ",
@@ -103,6 +105,16 @@ def test_the_program_ends_with_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (Exit.USAGE, "", 1)
     assert f"{path}: queue 'mail': there is no setting 'jobs_mx'; did you mean 'jobs_max'?" in done.stderr
+
+
+def test_a_bound_of_the_broker_names_file_and_queue(tmp_path: Path) -> None:
+    """And the option that sets it."""
+    path = tmp_path / "queues.toml"
+    path.write_text("[queue.news]\n[queue.mail]\nrun = '2h'\n")
+    command = [sys.executable, str(ROOT / "broker.py"), "--queues", str(path), "--run-max", "1h", "0", "0", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (Exit.USAGE, "", 1)
+    assert f"{path}: queue 'mail': run is 7200 s: this broker takes at most 3600 s (--run-max)" in done.stderr
 
 
 def test_the_program_keeps_to_the_file(start: Start, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import zmq
 
 from relet import (
     Admin,
+    Backoff,
     Broker,
     Client,
     EndpointError,
@@ -51,6 +52,10 @@ def admin(broker: Broker) -> Iterator[Admin]:
 def test_queues_pauses_and_settings(broker: Broker, admin: Admin) -> None:
     """Said in the words of a configuration file, told in them; clients meet what was set."""
     assert [(queue.name, queue.settings) for queue in admin.queues()] == [("default", None)]
+    info = admin.set_queue("mail", {"run": "2500ms", "jobs_max": 1, "backoff": Backoff(base=1, cap=2)})
+    assert info.settings["backoff"] == {"curve": "exponential", "base": 1, "cap": 2, "jitter": False}
+    with pytest.raises(SettingsError, match=r"settings are given as a mapping of words to values, not \[\]"):
+        admin.set_queue("mail", [])
     info = admin.set_queue("mail", {"run": 2.5, "jobs_max": 1})
     assert (info.name, info.settings, info.jobs) == ("mail", {"run": 2.5, "jobs_max": 1}, 0)
     with Client(broker.endpoints["clients"], timeout=LIMIT_S) as client:

@@ -203,7 +203,7 @@ def test_settings_take_the_place_of_those_before(talk: Any) -> None:
         ({"jobs_mx": 3}, "there is no setting 'jobs_mx'; did you mean 'jobs_max'?"),
         ({"jobs_max": -3}, "jobs_max is -3: it must be a whole number, at least 0"),
         ({"run_ms": 1.5}, "run_ms is 1.5: it must be a whole number of milliseconds"),
-        ({"run_ms": 10**10}, "run is 1e+07 s: at most 604800 (run_ns_max)"),
+        ({"run_ms": 10**10}, "run is 10000000 s: this broker takes at most 604800 s (--run-max)"),
         ({"rate": 1e-300}, "rate is 1e-300: it must be a number of jobs a second, 0.000001 to 1000000000"),
     ],
 )

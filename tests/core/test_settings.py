@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import relet
 from relet.core import settings as spelling
 from relet.core.limits import Limits
 from relet.core.queue import Queue
@@ -32,10 +33,10 @@ OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"run_ns": -1}, "run is -1e-09 s: it must be a number of seconds, at least 0"),
-        ({"run_ns": "2"}, "run is '2': it must be a number of seconds, at least 0"),
-        ({"run_ns": True}, "run is True: it must be a number of seconds, at least 0"),
-        ({"start_ns": 0}, "start is 0 s: it must be a number of seconds, above 0"),
+        ({"run_ns": -1}, "run is -1e-09 s: it must be a time from 0 to ten years"),
+        ({"run_ns": "2"}, "run is '2': it must be a time from 0 to ten years"),
+        ({"run_ns": True}, "run is True: it must be a time from 0 to ten years"),
+        ({"start_ns": 0}, "start is 0 s: it must be a time from more than 0 to ten years"),
         ({"jobs_max": -1}, "jobs_max is -1: it must be a whole number, at least 0"),
         ({"jobs_max": 1.5}, "jobs_max is 1.5: it must be a whole number, at least 0"),
         ({"priority": 1_001}, "priority is 1001: it must be a whole number, at least -1000 and at most 1000"),
@@ -139,6 +140,29 @@ def test_people_and_programs_write_the_same_settings_in_their_own_units() -> Non
     assert spelling.to_words(QueueSettings()) == spelling.to_wire(QueueSettings()) == {}
 
 
+def test_times_may_have_their_unit_and_a_backoff_may_be_one() -> None:
+    """As on the command line, and as in `Terms`: what is left out of a backoff is as it is there."""
+    settings = spelling.from_words({"run": "1.5m", "kept": "2d", "backoff": relet.Backoff(base=0.5)})
+    assert settings == QueueSettings(
+        run_ns=90 * S, kept_ns=172_800 * S, backoff=Backoff("exponential", 500 * MS, spelling.CAP_OPEN_NS)
+    )
+    assert spelling.to_words(settings)["backoff"] == {"curve": "exponential", "base": 0.5, "jitter": False}
+    assert spelling.from_wire(spelling.to_wire(settings), by="") == settings
+    short = {"base": "500ms", "cap": "1m", "jitter": True}
+    assert spelling.from_words({"backoff": short}).backoff == Backoff("exponential", 500 * MS, 60 * S, jitter=True)
+    whole = relet.Backoff(base=1, curve="fixed", cap=2, jitter=True)
+    assert spelling.from_words({"backoff": whole}).backoff == Backoff("fixed", 1 * S, 2 * S, jitter=True)
+
+
+def test_a_backoff_without_a_cap_goes_as_far_as_the_broker_allows(talk: Any) -> None:
+    """As that of a job does; further it cannot begin."""
+    machine = talk(limits=Limits(retry_ns_max=9 * S)).machine
+    machine.set_queue("mail", spelling.from_words({"backoff": {"base": 1}}))
+    assert machine.queues.named("mail").settings.backoff == Backoff("exponential", 1 * S, 9 * S)
+    with pytest.raises(SettingsError, match=r"queue 'mail': base of backoff is 10 s: .* at most 9 s \(--retry-max\)"):
+        machine.configure({"mail": spelling.from_words({"backoff": {"base": 10}})})
+
+
 def test_each_setting_has_one_row() -> None:
     """No field twice, no word twice, and each is a field."""
     assert len({it.field for it in SETTINGS}) == len({it.word for it in SETTINGS}) == len(SETTINGS)
@@ -157,18 +181,22 @@ def test_each_setting_stands_in_the_document() -> None:
         ({"jobs_mx": 3}, "there is no setting 'jobs_mx'; did you mean 'jobs_max'?"),
         ({"zzz": 3}, "there is no setting 'zzz'; there are run, "),
         ({"intake_by": "me"}, "there is no setting 'intake_by'"),
-        ({"run": "2s"}, "run is '2s': it must be a number of seconds, at least 0"),
-        ({"run": float("nan")}, "run is nan: it must be a number of seconds"),
-        ({"run": -1}, "run is -1: it must be a number of seconds, at least 0"),
+        ({"run": "2x"}, "run: '2x' is no duration; write seconds (2, 0.5), or 500ms, 2s, 1m, 1h"),
+        ({"run": float("nan")}, "run is nan: it must be a time from 0 to ten years: a number of seconds"),
+        ({"run": -1}, "run is -1: it must be a time from 0 to ten years: a number of seconds (2, 0.5), or text with"),
+        ({"ageing": 10**9}, "ageing is 1000000000: it must be a time from 0 to ten years"),
+        ({"ageing": 0}, "ageing is 0 s: it must be a time from more than 0 to ten years: a number of seconds"),
+        ({"rate": 0}, "a number of jobs a second, 0.000001 to 1000000000; to give out none, pause its dispatch"),
         ({"paused": "no"}, "paused is 'no': it must be 'intake', 'dispatch' or 'both'"),
         ({"paused": ["both"]}, "paused is ('both',): it must be"),
-        ({"backoff": 2}, "backoff is 2: give curve, base and cap, and jitter where you want it"),
-        ({"backoff": {"curve": "fixed", "base": 1}}, "give curve, base and cap"),
+        ({"backoff": 2}, "backoff is 2: give base, and curve, cap and jitter where you want them"),
+        ({"backoff": {"curve": "fixed", "cap": 1}}, "give base, and curve, cap and jitter"),
         ({"backoff": {**PAUSES, "capp": 3}}, "backoff has no 'capp'; did you mean 'cap'?"),
         ({"backoff": {**PAUSES, "curve": "fixt"}}, "one of fixed, linear, exponential; did you mean 'fixed'?"),
         ({"backoff": {**PAUSES, "curve": []}}, "the curve of backoff is []"),
         ({"backoff": {**PAUSES, "jitter": 1}}, "the jitter of backoff is 1: it must be true or false"),
-        ({"backoff": {**PAUSES, "base": "1s"}}, "base of backoff is '1s': it must be a number of seconds"),
+        ({"backoff": {**PAUSES, "base": "1x"}}, "base of backoff: '1x' is no duration; write seconds (2, 0.5)"),
+        ({"backoff": relet.Backoff(base=0)}, "backoff begins at base 0, above 0"),
         ({"backoff": {**PAUSES, "base": 3}}, "backoff begins at base 3, above 0, and cap is at least that"),
         ({"backoff": {**PAUSES, "base": 0}}, "backoff begins at base 0, above 0"),
     ],
@@ -262,14 +290,14 @@ def test_what_a_queue_says_of_retries_and_deadlines_holds_for_its_jobs(talk: Any
 @pytest.mark.parametrize(
     ("limits", "settings", "text"),
     [
-        ({"ahead_ns_max": 2 * S}, {"start_ns": 3 * S}, r"start is 3 s: at most 2 \(ahead_ns_max\)"),
-        ({"ahead_ns_max": 2 * S}, {"total_ns": 3 * S}, r"deadline is 3 s: at most 2 \(ahead_ns_max\)"),
-        ({"retry_ns_max": 2 * S}, {"backoff": Backoff("fixed", 1, 3 * S)}, r"cap of backoff is 3 s: at most 2 \(retry"),
+        ({"ahead_ns_max": 2 * S}, {"start_ns": 3 * S}, "start is 3 s: this broker takes at most 2 s (--ahead-max)"),
+        ({"ahead_ns_max": 2 * S}, {"total_ns": 3 * S}, "deadline is 3 s: this broker takes at most 2 s (--ahead-max)"),
+        ({"retry_ns_max": 2 * S}, {"backoff": Backoff("fixed", 1, 3 * S)}, "cap of backoff is 3 s: this broker takes"),
     ],
 )
 def test_times_above_the_broker_s_cannot_be_set(talk: Any, limits: Any, settings: Any, text: str) -> None:
     """As with a run limit."""
-    with pytest.raises(SettingsError, match=text):
+    with pytest.raises(SettingsError, match=re.escape(text)):
         talk(limits=Limits(**limits)).machine.set_queue("mail", QueueSettings(**settings))
 
 
@@ -277,7 +305,7 @@ def test_a_run_limit_above_the_broker_s_cannot_be_set(talk: Any) -> None:
     """A queue may not allow what a job may not ask for."""
     machine = talk(limits=Limits(run_ns_max=10 * S)).machine
     machine.set_queue("mail", QueueSettings(run_ns=10 * S))
-    with pytest.raises(SettingsError, match=r"run is 11 s: at most 10 \(run_ns_max\)"):
+    with pytest.raises(SettingsError, match=r"run is 11 s: this broker takes at most 10 s \(--run-max\)"):
         machine.set_queue("mail", QueueSettings(run_ns=11 * S))
     assert machine.queues.named("mail").settings == QueueSettings(run_ns=10 * S)
 

@@ -171,7 +171,7 @@ def checked_endpoints(values: argparse.Namespace) -> None:
 
 def opened_broker(values: argparse.Namespace) -> Broker:
     """A broker that is bound; ends the program where that is not possible."""
-    from relet import BindError, Broker, Limits
+    from relet import BindError, Broker, Limits, SettingsError
     from relet.transport.pump import PumpUnavailable
 
     try:
@@ -190,6 +190,8 @@ def opened_broker(values: argparse.Namespace) -> Broker:
         )
     except BindError as error:
         fail(Exit.UNREACHABLE, error.strerror or str(error), program=PROGRAM)
+    except SettingsError as error:
+        fail(Exit.USAGE, f"--queues {values.queues.path}: {error}", program=PROGRAM)
     except (PumpUnavailable, ValueError) as error:
         fail(Exit.USAGE, str(error), program=PROGRAM)
 

@@ -9,14 +9,8 @@ from __future__ import annotations
 import re
 from argparse import ArgumentTypeError
 
-NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
-QUANTITY = re.compile(
-    rf"(?P<sign>[+-]?)(?P<number>{NUMBER})(?:[eE](?P<power>[+-]?[0-9]{{1,3}}))?\s*(?P<unit>[a-zA-Z%]*)"
-)
-SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-DURATION_SECONDS_MIN = 1e-3
-"""A poll waits whole milliseconds, so that a shorter time could not be kept."""
-DURATION_SECONDS_MAX = 10 * 365 * 86400.0
+from relet.durations import QUANTITY, DurationError, seconds_of
+
 BYTES = {
     "": 1,
     "B": 1,
@@ -54,19 +48,10 @@ def timeout(text: str) -> float:
 
 def duration_or_zero(text: str) -> float:
     """Seconds, from 0: `0`, `500ms`, `2s`, `1m`."""
-    found = QUANTITY.fullmatch(text.strip())
-    if text.strip().lower().lstrip("+-") in {"nan", "inf", "infinity"}:
-        raise QuantityError(f"{text!r}: no time at all; write for example 500ms, 2s or 1m")
-    if found is None or found["unit"] not in SECONDS:
-        raise QuantityError(f"{text!r} is no duration; write seconds (2, 0.5), or 500ms, 2s, 1m, 1h")
-    seconds = float(found["number"] + (f"e{found['power']}" if found["power"] else "")) * SECONDS[found["unit"]]
-    if found["sign"] == "-" and seconds != 0:
-        raise QuantityError(f"{text!r}: time does not run backwards; write for example 500ms or 2s")
-    if 0 < seconds < DURATION_SECONDS_MIN or (seconds == 0 and found["number"].strip("0.")):
-        raise QuantityError(f"{text!r}: shorter than can be kept; the shortest is 1ms")
-    if seconds > DURATION_SECONDS_MAX:
-        raise QuantityError(f"{text!r}: longer than ten years")
-    return seconds
+    try:
+        return seconds_of(text)
+    except DurationError as wrong:
+        raise QuantityError(str(wrong)) from None
 
 
 def size(text: str) -> int:

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import argparse
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
-from relet.cli.quantities import QuantityError, duration_or_zero
+from relet.cli.quantities import QuantityError
 
 ONLY_THESE = "only_these"
 QUEUE = "queue"
@@ -27,20 +27,29 @@ FILE_BYTES_MAX = 16 * 1024 * 1024
 """A file of this size is no file of settings."""
 
 
-def queues_file(path: str) -> dict[str, Any]:
-    """What the file says, checked: `queues` and `only_these_queues` of `relet.Broker`. Raises `QuantityError`, whose
+class QueuesFile(NamedTuple):
+    """What a file says."""
+
+    path: str
+    queues: dict[str, Any]
+    only_these: bool
+
+
+def queues_file(path: str) -> QueuesFile:
+    """What the file says, checked, as far as that goes without the limits of a broker. Raises `QuantityError`, whose
     text names the file.
     """
     try:
         said = _read(path)
-        return {"queues": _queues(said), "only_these_queues": _only_these(said)}
+        return QueuesFile(path, _queues(said), _only_these(said))
     except QuantityError as wrong:
         raise QuantityError(f"{path}: {wrong}") from None
 
 
 def chosen_queues(values: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `relet.Broker` that the command line gives."""
-    return values.queues or {}
+    file: QueuesFile | None = values.queues
+    return {} if file is None else {"queues": file.queues, "only_these_queues": file.only_these}
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -69,7 +78,7 @@ def _only_these(said: dict[str, Any]) -> bool:
 
 
 def _queues(said: dict[str, Any]) -> dict[str, Any]:
-    from relet.core.settings import SETTINGS, SettingsError, configured
+    from relet.core.settings import SettingsError, configured
 
     for word in said:
         if word not in (ONLY_THESE, QUEUE):
@@ -78,33 +87,8 @@ def _queues(said: dict[str, Any]) -> dict[str, Any]:
     queues = said.get(QUEUE, {})
     if not isinstance(queues, dict):
         raise QuantityError("queues are tables: write [queue.NAME]")
-    times = {setting.word for setting in SETTINGS if setting.is_time}
     try:
-        written = {name: _in_seconds(name, words, times) for name, words in queues.items()}
-        configured(written)
+        configured(queues)
     except SettingsError as wrong:
         raise QuantityError(str(wrong)) from None
-    return written
-
-
-def _in_seconds(name: str, words: Any, times: set[str]) -> Any:
-    """The settings of a queue, times that are written with their unit as seconds."""
-    if not isinstance(words, dict):
-        return words
-    seconds = dict(words)
-    for word in times & words.keys():
-        seconds[word] = _as_seconds(name, word, words[word])
-    backoff = words.get("backoff")
-    if isinstance(backoff, dict):
-        times = backoff.keys() & {"base", "cap"}
-        seconds["backoff"] = backoff | {word: _as_seconds(name, f"backoff.{word}", backoff[word]) for word in times}
-    return seconds
-
-
-def _as_seconds(name: str, word: str, value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return duration_or_zero(value)
-    except QuantityError as wrong:
-        raise QuantityError(f"queue {name!r}: {word}: {wrong}") from None
+    return queues

@@ -246,8 +246,16 @@ class Admin:
         return _queue_info(self.call(ResumeQueue(queue=queue, what=what), QueueTold).queue)
 
     def set_queue(self, queue: str, settings: Mapping[str, Any] | None, *, by: str | None = None) -> QueueInfo:
-        """The queue has these settings in the place of those it had, in the words of a configuration file, times in
-        seconds; None: it has none, and no pause. Its pause goes on unless `settings` say something of `paused`.
+        """The queue has these settings, and no others: what it had and these do not name is gone, but for its pause,
+        which goes on unless they say something of `paused`. A broker without a store forgets all that was set so when
+        it ends; the next one has what its own configuration says.
+
+        Args:
+            queue: its name, 1 to 200 characters; one that is not there is made.
+            settings: in the words of a configuration file (docs/operations.md). A time is a number of seconds, or text
+                with its unit ("500ms", "30s", "5m"); `backoff` may be a `relet.Backoff`. {}: it may be used, and has
+                nothing of its own. None: it has none, and no pause.
+            by: who wants it, where it is paused by that.
 
         Raises:
             SettingsError: they cannot be.

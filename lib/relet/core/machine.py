@@ -24,6 +24,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final
 
+import msgspec
+
 from relet.core import job as happened
 from relet.core import records, retry, timing
 from relet.core.dead import DeadLetters
@@ -51,7 +53,7 @@ from relet.core.recalls import Recalls
 from relet.core.reports import Reports
 from relet.core.requests import QUEUE_FULL, Requests, closed
 from relet.core.roster import Roster, Session, Worker
-from relet.core.settings import FROM_CONFIGURATION, QueueSettings, SettingsError
+from relet.core.settings import CAP_OPEN_NS, FROM_CONFIGURATION, QueueSettings, SettingsError
 from relet.core.terms import Terms
 from relet.core.unique import Held, Window
 from relet.events import Event
@@ -970,6 +972,10 @@ class Machine:
                 raise SettingsError(f"there are more queues than may be: {self.limits.queues_max} (queues_max)")
             before = None if queue is None else queue.settings
             chosen = settings if before is None else settings.paused_like(before, but=FROM_CONFIGURATION)
+            try:
+                chosen = self._fitted(chosen)
+            except SettingsError as wrong:
+                raise SettingsError(f"queue {name!r}: {wrong}") from None
             if chosen != before:
                 self.set_queue(name, chosen)
 
@@ -978,24 +984,31 @@ class Machine:
         names it. Raises `SettingsError` where a bound of the broker is against it.
         """
         if settings is not None:
-            self._check_settings(settings)
+            settings = self._fitted(settings)
         queue = self.restore_queue(name, settings)
         if self.keeps_records:
             self._records.append(records.queue_set(name, settings))
         return queue
 
-    def _check_settings(self, settings: QueueSettings) -> None:
-        """Raises `SettingsError` where a job could not ask for that itself."""
+    def _fitted(self, settings: QueueSettings) -> QueueSettings:
+        """These settings, with the broker's limit where they leave it open. Raises `SettingsError` where a job could
+        not ask for that itself.
+        """
         limits, backoff = self.limits, settings.backoff
-        for word, ns, name in (
-            ("run", settings.run_ns, "run_ns_max"),
-            ("start", settings.start_ns, "ahead_ns_max"),
-            ("deadline", settings.total_ns, "ahead_ns_max"),
-            ("cap of backoff", None if backoff is None else backoff.cap_ns, "retry_ns_max"),
+        if backoff is not None and backoff.cap_ns == CAP_OPEN_NS:
+            backoff = msgspec.structs.replace(backoff, cap_ns=limits.retry_ns_max)
+            settings = msgspec.structs.replace(settings, backoff=backoff)
+        for word, ns, most, option in (
+            ("run", settings.run_ns, limits.run_ns_max, "--run-max"),
+            ("start", settings.start_ns, limits.ahead_ns_max, "--ahead-max"),
+            ("deadline", settings.total_ns, limits.ahead_ns_max, "--ahead-max"),
+            ("base of backoff", None if backoff is None else backoff.base_ns, limits.retry_ns_max, "--retry-max"),
+            ("cap of backoff", None if backoff is None else backoff.cap_ns, limits.retry_ns_max, "--retry-max"),
         ):
-            most = getattr(limits, name)
             if ns is not None and ns > most:
-                raise SettingsError(f"{word} is {ns / 1e9:g} s: at most {most / 1e9:g} ({name})")
+                text = f"{word} is {ns / 1e9:.15g} s: this broker takes at most {most / 1e9:.15g} s ({option})"
+                raise SettingsError(text)
+        return settings
 
     def restore_queue(self, name: str, settings: QueueSettings | None) -> Queue:
         """The same for settings that come out of a store."""

@@ -5,8 +5,9 @@ broker says; so a setting that is changed holds for new jobs. Limits and pauses 
 hold at once.
 
 `QueueSettings` has a field for everything that can be set; the durations are nanoseconds. How people and programs write
-them is in one list, `SETTINGS`: in files and in Python a time is a number of seconds under its word, on the wire and in
-records it is a number of milliseconds, or nanoseconds, under its own name. What is not in the list cannot be set yet.
+them is in one list, `SETTINGS`: in files and in Python a time is a number of seconds under its word, or text with its
+unit (`relet.durations`); on the wire and in records it is a number of milliseconds, or nanoseconds, under its own name.
+What is not in the list cannot be set yet.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from relet.core.terms import FINAL_KINDS, Backoff, Terms, are_final_kinds
+from relet.durations import DURATION_SECONDS_MAX, DurationError, seconds_of
 from relet.messages import PRIORITY_MAX, QUEUE_CHARACTERS_MAX
 from relet.orders import BY_CHARACTERS_MAX
 
 PAUSES: Final = ("", "intake", "dispatch", "both")
 """What of a queue may be paused: nothing, that it takes jobs, that it gives them out, or both."""
 CURVES: Final = ("fixed", "linear", "exponential")
-"""How the pause between attempts may grow."""
+"""How the pause between attempts may grow; the last one, where nothing is said of it."""
+CAP_OPEN_NS: Final = 0
+"""Instead of a longest pause: as long as the broker allows, which puts its limit there."""
 FROM_CONFIGURATION: Final = "the configuration"
 """Who has paused a queue that is paused where it is configured."""
 
@@ -196,6 +200,7 @@ _NEEDS: Final = (
 )
 """(a setting, the one without which it says nothing)."""
 _INT_MAX: Final = 2**62
+_A_TIME: Final = "a time from {} to ten years: a number of seconds (2, 0.5), or text with its unit ('500ms', '5m')"
 
 
 def _wrong_with(field: str, value: Any) -> str:
@@ -204,7 +209,8 @@ def _wrong_with(field: str, value: Any) -> str:
         return _wrong_number(field, value)
     if field in _RATES:
         right = isinstance(value, int | float) and type(value) is not bool and RATE_MIN <= value <= RATE_MAX
-        return "" if right else f"it must be a number of jobs a second, {RATE_MIN:f} to {RATE_MAX:.0f}"
+        pause = "; to give out none, pause its dispatch" if value == 0 else ""
+        return "" if right else f"it must be a number of jobs a second, {RATE_MIN:f} to {RATE_MAX:.0f}{pause}"
     if field == "paused":
         return "" if value in PAUSES else f"it must be 'intake', 'dispatch' or 'both'{_did_you_mean(value, PAUSES)}"
     if field in ("intake_by", "dispatch_by"):
@@ -222,7 +228,7 @@ def _wrong_number(field: str, value: Any) -> str:
     if type(value) is int and least <= value <= most:
         return ""
     if field.endswith("_ns"):
-        return "it must be a number of seconds, at least 0" if least == 0 else "it must be a number of seconds, above 0"
+        return f"it must be {_A_TIME.format('more than 0' if least else '0')}"
     return f"it must be a whole number, at least {least}" + (f" and at most {most}" if most < _INT_MAX else "")
 
 
@@ -293,7 +299,11 @@ def _shown(field: str, value: Any) -> str:
 
 
 def from_words(words: Mapping[str, Any], *, by: str = FROM_CONFIGURATION) -> QueueSettings:
-    """Settings as people write them: times in seconds. Raises `SettingsError`; `by` is who pauses what is paused."""
+    """Settings as people write them: times in seconds, or as text with a unit. Raises `SettingsError`; `by` is who
+    pauses what is paused.
+    """
+    if not isinstance(words, Mapping):
+        raise SettingsError(f"settings are given as a mapping of words to values, not {words!r:.100}")
     fields: dict[str, Any] = {}
     for word, value in words.items():
         setting = _named(word, _BY_WORD)
@@ -340,22 +350,26 @@ def _read(setting: Setting, name: str, value: Any, in_ns: Callable[[str, Any], i
 
 
 def _read_backoff(name: str, value: Any, in_ns: Callable[[str, Any], int]) -> Backoff:
+    """Of a mapping, or of a `relet.Backoff`, which has fields of the same names."""
     behind = "_ms" if in_ns is _from_milliseconds else ""
     base, cap = f"base{behind}", f"cap{behind}"
     words = ("curve", base, cap, "jitter")
-    if not isinstance(value, Mapping) or not {"curve", base, cap} <= value.keys():
-        raise SettingsError(f"{name} is {value!r:.100}: give curve, {base} and {cap}, and jitter where you want it")
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.structs.asdict(value)
+    if not isinstance(value, Mapping) or base not in value:
+        raise SettingsError(f"{name} is {value!r:.100}: give {base}, and curve, {cap} and jitter where you want them")
     for word in value:
         if word not in words:
             raise SettingsError(f"{name} has no {word!r}{_did_you_mean(word, words) or f'; it has {words}'}")
-    curve, jitter = value["curve"], value.get("jitter", False)
+    curve, jitter = value.get("curve", CURVES[-1]), value.get("jitter", False)
     if curve not in CURVES:
         hint = _did_you_mean(curve, CURVES)
         raise SettingsError(f"the curve of {name} is {curve!r:.100}: it must be one of {', '.join(CURVES)}{hint}")
     if type(jitter) is not bool:
         raise SettingsError(f"the jitter of {name} is {jitter!r:.100}: it must be true or false")
-    first, longest = in_ns(f"{base} of {name}", value[base]), in_ns(f"{cap} of {name}", value[cap])
-    if not 0 < first <= longest:
+    first, said = in_ns(f"{base} of {name}", value[base]), value.get(cap)
+    longest = CAP_OPEN_NS if said is None else in_ns(f"{cap} of {name}", said)
+    if not first or (said is not None and longest < first):
         raise SettingsError(f"{name} begins at {base} {value[base]!r}, above 0, and {cap} is at least that")
     return Backoff(curve, first, longest, jitter)
 
@@ -365,6 +379,8 @@ def _written_as(setting: Setting, value: Any, behind: str, of_ns: Callable[[int]
         return of_ns(value)
     if isinstance(value, Backoff):
         times = {f"base{behind}": of_ns(value.base_ns), f"cap{behind}": of_ns(value.cap_ns)}
+        if value.cap_ns == CAP_OPEN_NS:
+            del times[f"cap{behind}"]
         return {"curve": value.curve, **times, "jitter": value.jitter}
     return list(value) if isinstance(value, tuple) else value
 
@@ -382,8 +398,6 @@ def configured(queues: Mapping[str, Mapping[str, Any] | QueueSettings]) -> dict[
         if isinstance(words, QueueSettings):
             settings[name] = words
             continue
-        if not isinstance(words, Mapping):
-            raise SettingsError(f"queue {name!r}: its settings are {words!r:.100}: give words and values")
         try:
             settings[name] = from_words(words)
         except SettingsError as wrong:
@@ -405,8 +419,13 @@ def _made(fields: dict[str, Any], by: str) -> QueueSettings:
 
 
 def _from_seconds(word: str, value: Any) -> int:
-    if not isinstance(value, int | float) or type(value) is bool or not 0 <= value <= _INT_MAX / 1e9:
-        raise SettingsError(f"{word} is {value!r:.100}: it must be a number of seconds, at least 0")
+    if isinstance(value, str):
+        try:
+            return round(seconds_of(value) * 1e9)
+        except DurationError as wrong:
+            raise SettingsError(f"{word}: {wrong}") from None
+    if not isinstance(value, int | float) or type(value) is bool or not 0 <= value <= DURATION_SECONDS_MAX:
+        raise SettingsError(f"{word} is {value!r:.100}: it must be {_A_TIME.format('0')}")
     return round(value * 1e9)
 
 

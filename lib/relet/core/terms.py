@@ -30,7 +30,7 @@ class Backoff(msgspec.Struct, frozen=True, array_like=True, gc=False):
     base_ns: int
     """The first pause."""
     cap_ns: int
-    """No pause is longer."""
+    """No pause is longer. 0 (`settings.CAP_OPEN_NS`) in settings alone, until a broker has them."""
     jitter: bool = False
     """Whether a part of it is waited for, drawn from nothing to all of it."""
 
