@@ -28,6 +28,7 @@ from relet.client.peer_native import (
 )
 from relet.client.terms import Asking, Backoff, Kind, Terms
 from relet.client.told import Enqueued, JobStatus, Partial, Progress
+from relet.core.job import Cause
 from relet.dialects.native import encode, from_client
 from relet.messages import (
     SIGNATURE,
@@ -442,10 +443,20 @@ def test_a_failure_carries_all_that_the_broker_says(talk: Talk) -> None:
 
 
 def test_a_failure_without_words_says_what_is_known() -> None:
-    """The cause of the last attempt, or only the reason."""
-    entry = Entry(attempt=1, cause="expired")
-    error = JobFailed(state="discarded", reason="tries_spent", attempts=1, ledger=(entry,))
-    assert str(error) == "the job was discarded (tries_spent) after 1 attempt: the last one expired"
+    """The cause of the last attempt, in words, or only the reason."""
+    words = {
+        Cause.EXPIRED: "the time of the last one was up",
+        Cause.SILENT: "nothing was heard of the last one for too long",
+        Cause.FAILED: "the last one failed",
+        Cause.WORKER_LOST: "the worker of the last one was lost",
+        Cause.DEADLINE: "the deadline of the job ended the last one",
+        "bored": "the last one ended with bored",
+    }
+    assert set(Cause) < set(words)
+    for cause, text in words.items():
+        ledger = (Entry(attempt=1, cause=cause),)
+        error = JobFailed(state="discarded", reason="tries_spent", attempts=1, ledger=ledger)
+        assert str(error) == f"the job was discarded (tries_spent) after 1 attempt: {text}"
     assert (
         str(JobFailed(state="cancelled", reason="asker_gone")) == "the job was cancelled (asker_gone) after 0 attempts"
     )

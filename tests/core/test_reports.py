@@ -1303,7 +1303,7 @@ def test_headers_of_an_answer_have_a_bound(talk: Any) -> None:
     assert (w.refused(), w.acked(), w.got) == ([(n, "bad_report")], n, [b"a", b"a"])
     (failed,) = it.job(b"a").ledger
     assert (failed.attempt, failed.cause, failed.kind) == (1, "failed", "answer_bad_report")
-    assert "74 (headers_bytes_max)" in failed.text
+    assert "74 (--headers-bytes-max)" in failed.text
     w.complete(b"a", headers={"12345": "12345"})
     assert c.told() == [(b"a", "completed", b"done")]
 

@@ -172,10 +172,10 @@ def test_a_purge_takes_what_was_chosen(talk: Any) -> None:
     [
         (ListDead(reason="tries"), "bad_request", "it must be one of tries_spent"),
         (RedriveDead(reason="tries"), "bad_request", "it must be one of tries_spent"),
-        (PurgeDead(older_ms=5, newer_ms=5), "bad_request", "make newer_ms the longer one"),
-        (ShowDead(job=b"?" * 16), "unknown_job", "list those that there are"),
-        (RedriveDead(job=b"?" * 16), "unknown_job", "list those that there are"),
-        (PurgeDead(job=b"?" * 16), "unknown_job", "list those that there are"),
+        (PurgeDead(older_ms=5, newer_ms=5), "bad_request", "make `newer_ms` the longer one"),
+        (ShowDead(job=b"?" * 16), "unknown_job", "see `dead` for those that there are"),
+        (RedriveDead(job=b"?" * 16), "unknown_job", "see `dead` for those that there are"),
+        (PurgeDead(job=b"?" * 16), "unknown_job", "see `dead` for those that there are"),
     ],
     ids=str,
 )

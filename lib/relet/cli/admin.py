@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import base64
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relet.cli.exits import Exit
@@ -33,17 +34,33 @@ ENDPOINT = "tcp://127.0.0.1:4164"
 TIMEOUT_SECONDS = 5.0
 LISTED = 100
 """Dead letters that are listed where nobody says how many."""
+JOB_ID_BYTES = 16
+REASONS = (
+    "tries_spent",
+    "errors_spent",
+    "timeouts_spent",
+    "losses_spent",
+    "start_deadline",
+    "deadline",
+    "handovers_spent",
+    "failed",
+)
+"""Why a job may be discarded: the words of `core.job.Reason` that leave a dead letter. A test holds both against each
+other, because --help does not load what it needs not."""
+IN_OPTIONS = {"force": "--force", "newer_ms": "--newer-than", "older_ms": "--older-than", "dead": "relet dead list"}
+"""What the fields and messages that a refusal of the broker may name are on the command line."""
 TAKES_VALUE = ("--admin", "--timeout")
 """Options with a value that may stand before the command."""
+EXAMPLE_ID = "01a203f60d2376cba7ae8cad79ff0000"
 DESCRIPTION = """\
 Looks at the queues, jobs and dead letters of a broker that was started with --admin, and acts on them.
 "relet COMMAND --help" tells more of each."""
-EXAMPLES = """\
+EXAMPLES = f"""\
   relet queues
       what waits, what runs, who asks, what is paused
   relet queue pause mail --dispatch
       jobs for it are taken and wait
-  relet job why 0190a6b2c3d47e5f8a9b0c1d2e3f4a5b
+  relet job why {EXAMPLE_ID}
       in words, why this job is where it is
   relet dead list --queue mail --kind TimeoutError
   relet dead redrive --queue mail --kind TimeoutError --limit 10 --dry-run
@@ -131,15 +148,17 @@ def _no_such(words: list[str]) -> str:
         return "say what to do: relet queues"
     from difflib import get_close_matches
 
-    said = " ".join(words[:2])
+    said = " ".join(takewhile(lambda word: not word.startswith("-"), words[:2]))
     below = [name for name in COMMANDS if name.split()[0] == words[0]]
-    if below and len(words) == 1:
-        return f"{words[0]!r} needs a word more: {', '.join(below)}"
+    if below and said == words[0]:
+        return f"{said!r} needs a word more: {', '.join(below)}"
     close = get_close_matches(said, below or COMMANDS, n=1, cutoff=0.7)
     close = close or get_close_matches(words[0], [] if below else COMMANDS, n=1)
-    if below and not close:
+    if close:
+        return f"there is no command {said!r}; did you mean {close[0]}?"
+    if below:
         return f"there is no command {said!r}, but there is {', '.join(below)}"
-    return f"there is no command {said!r}" + (f"; did you mean {close[0]}?" if close else "")
+    return f"there is no command {words[0]!r}; there are {', '.join(COMMANDS)}"
 
 
 @contextmanager
@@ -152,7 +171,7 @@ def _errors(values: argparse.Namespace) -> Iterator[None]:
         yield
         sys.stdout.flush()
     except OrderRefused as refused:
-        fail(Exit.JOB_FAILED, f"{shown(refused.text)} ({shown(refused.code)})", program=PROGRAM)
+        fail(Exit.JOB_FAILED, _refusal(refused.code, refused.text), program=PROGRAM)
     except EndpointError as misplaced:
         fail(Exit.USAGE, f"ADMIN: {shown(str(misplaced))}", program=PROGRAM)
     except UnreadableAnswer as unreadable:
@@ -165,6 +184,12 @@ def _errors(values: argparse.Namespace) -> Iterator[None]:
     except BrokenPipeError:  # whoever read it has seen enough
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
         sys.exit(Exit.OK)
+
+
+def _refusal(code: str, text: str) -> str:
+    """What a broker says of an order, whose fields stand in backquotes there: here they are options."""
+    text = re.sub("`([a-z_]+)`", lambda found: IN_OPTIONS.get(found[1], found[0]), text)
+    return f"{shown(text)} ({shown(code)})"
 
 
 def _tell(values: argparse.Namespace, plain: Any, lines: Sequence[str]) -> None:
@@ -196,9 +221,32 @@ def job_id(text: str) -> bytes:
         found = bytes.fromhex(text.replace("-", ""))
     except ValueError:
         found = b""
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no id: write it in hexadecimal, as `relet dead list` shows it")
+    if len(found) != JOB_ID_BYTES:
+        digits = f"; this has {2 * len(found)}" if found else ""
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no id of a job: that has {2 * JOB_ID_BYTES} hexadecimal digits, as `relet dead list` shows it"
+            + digits
+        )
     return found
+
+
+def any_id(text: str) -> bytes:
+    """The id of a job, or of a request, whose client has given it one of any length."""
+    try:
+        return bytes.fromhex(text.replace("-", "")) or job_id(text)
+    except ValueError:
+        return job_id(text)
+
+
+def reason(text: str) -> str:
+    """Why a job was discarded."""
+    if text not in REASONS:
+        from difflib import get_close_matches
+
+        close = get_close_matches(text, REASONS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(REASONS)}"
+        raise argparse.ArgumentTypeError(f"no job is discarded as {text!r}; {hint}")
+    return text
 
 
 def _nothing(parser: argparse.ArgumentParser) -> None:
@@ -224,7 +272,7 @@ def _pause_by(parser: argparse.ArgumentParser) -> None:
 
 
 def _job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", metavar="ID", type=job_id, help="id of the job, in hexadecimal")
+    parser.add_argument("id", metavar="ID", type=any_id, help="id of the job, in hexadecimal")
     parser.add_argument("--request", action="store_true", help="ID is that of the request")
     parser.add_argument("--principal", default="", metavar="WHO", help="whose request it is")
 
@@ -233,7 +281,8 @@ def _choice(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("which dead letters", "those of which all that is said is so")
     group.register("action", None, _Once)
     group.add_argument("--queue", default="", metavar="NAME", help="of this queue")
-    group.add_argument("--reason", default="", metavar="WORD", help="that ended so: failed, tries_spent ...")
+    words = ", ".join(REASONS)
+    group.add_argument("--reason", type=reason, metavar="WORD", help=f"that were discarded so: {words}")
     group.add_argument("--kind", metavar="WORD", help="whose last failure was called so by its worker: ValueError")
     group.add_argument("--older-than", type=duration, metavar="TIME", help="that ended at least so long ago: 1h, 2d")
     group.add_argument("--newer-than", type=duration, metavar="TIME", help="that ended less long ago")
@@ -329,6 +378,9 @@ def _paused(queue: QueueInfo) -> str:
 
 
 def _which(values: argparse.Namespace) -> dict[str, Any]:
+    if not values.request and len(values.id) != JOB_ID_BYTES:
+        digits = f"the id of a job has {2 * JOB_ID_BYTES} hexadecimal digits, not {2 * len(values.id)}"
+        fail(Exit.USAGE, f"{digits}; where it is that of a request, say --request", program=PROGRAM)
     return {"request_id" if values.request else "job_id": values.id, "principal": values.principal}
 
 
@@ -391,6 +443,9 @@ def _ledger(job: JobInfo | DeadLetter, now: float) -> list[str]:
 
 
 def _chosen(values: argparse.Namespace) -> dict[str, Any]:
+    if values.newer_than is not None and values.older_than is not None and values.newer_than <= values.older_than:
+        text = "nothing is older than --older-than and newer than --newer-than: make --newer-than the longer one"
+        fail(Exit.USAGE, text, program=PROGRAM)
     names = ("queue", "reason", "kind", "older_than", "newer_than")
     return {name: value for name in names if (value := getattr(values, name)) not in (None, "")}
 
@@ -496,7 +551,7 @@ def _tell_swept(values: argparse.Namespace, done: str, swept: list[Swept]) -> Ex
     _tell(values, plain, lines)
     for it in swept:
         if it.code:
-            say(f"{PROGRAM}: {shown(it.text)} ({shown(it.code)})")
+            say(f"{PROGRAM}: {_refusal(it.code, it.text)}")
     return Exit.JOB_FAILED if refused else Exit.OK
 
 
@@ -517,12 +572,16 @@ COMMANDS: dict[str, Command] = {
     "queue resume": Command(
         "it does again", "[--intake | --dispatch] [options] NAME", "  relet queue resume mail", _pause, queue_resume
     ),
-    "job show": Command("what is known of a job", "[options] ID", "  relet job show 0190a6b2c3d47e5f", _job, job_show),
+    "job show": Command("what is known of a job", "[options] ID", f"  relet job show {EXAMPLE_ID}", _job, job_show),
     "job why": Command(
-        "why a job is where it is", "[options] ID", "  relet job why --request 0123456789abcdef", _job, job_why
+        "why a job is where it is",
+        "[options] ID",
+        "  relet job why --request 0123456789abcdef0123456789abcdef",
+        _job,
+        job_why,
     ),
     "job cancel": Command(
-        "a job ends now, whoever waits for it", "[options] ID", "  relet job cancel 0190a6b2c3d47e5f", _job, job_cancel
+        "a job ends now, whoever waits for it", "[options] ID", f"  relet job cancel {EXAMPLE_ID}", _job, job_cancel
     ),
     "dead list": Command(
         "dead letters, oldest first",
@@ -534,7 +593,7 @@ COMMANDS: dict[str, Command] = {
     "dead show": Command(
         "one dead letter, with the ledger of its attempts",
         "[--body] [options] ID",
-        "  relet dead show 0190a6b2c3d47e5f --body",
+        f"  relet dead show {EXAMPLE_ID} --body",
         _show,
         dead_show,
     ),
@@ -542,7 +601,7 @@ COMMANDS: dict[str, Command] = {
         "another job is made of each of these dead letters, which stay as they are",
         "[options] (ID ... | --queue NAME and other filters | --all)",
         "  relet dead redrive --queue mail --kind TimeoutError --limit 10 --dry-run\n"
-        "  relet dead redrive 0190a6b2c3d47e5f",
+        f"  relet dead redrive {EXAMPLE_ID}",
         _redrive,
         dead_redrive,
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from relet.messages import Entry
 
 
@@ -56,6 +58,16 @@ class JobFailed(ClientError):
         self.job_id = job_id
 
 
+_LAST: Final = {
+    "expired": "the time of the last one was up",
+    "silent": "nothing was heard of the last one for too long",
+    "failed": "the last one failed",
+    "worker_lost": "the worker of the last one was lost",
+    "deadline": "the deadline of the job ended the last one",
+}
+"""How an attempt came to its end, by its cause (docs/protocol.md, `outcome`)."""
+
+
 def _line(state: str, reason: str, kind: str, text: str, attempts: int, ledger: tuple[Entry, ...]) -> str:
     """One line of all that is known, the last failure at its end."""
     line = f"the job was {state}"
@@ -64,7 +76,8 @@ def _line(state: str, reason: str, kind: str, text: str, attempts: int, ledger: 
     line += f" after {attempts} attempt{'' if attempts == 1 else 's'}"
     last = ": ".join(part for part in (kind, text) if part)
     if not last and ledger:
-        last = f"the last one {ledger[-1].cause}"
+        cause = ledger[-1].cause
+        last = _LAST.get(cause, f"the last one ended with {cause}")
     return " ".join(f"{line}: {last}".split()) if last else line
 
 

@@ -36,6 +36,7 @@ REDRIVE_STEPS: Final = 4
 NEW_JOBS_TOLD_MAX: Final = 1_000
 """Ids of new jobs that the end of a sweep names, the first ones: its answer is one message."""
 
+NO_LETTER: Final = "there is no such dead letter: see `dead` for those that there are"
 UNKNOWN_JOB: Final = "unknown_job"
 REDRIVEN: Final = "redriven"
 
@@ -224,7 +225,7 @@ class DeadLetters:
             sweep.text = f"it was redriven before, as job {letter.redriven_to.hex()}: say `force` to do that again"
         elif not sweep.done:
             sweep.code = UNKNOWN_JOB
-            sweep.text = "there is no such dead letter: list those that there are"
+            sweep.text = NO_LETTER
 
 
 def _notice(sweep: Sweep) -> Notice:

@@ -969,7 +969,7 @@ class Machine:
         for name, settings in queues.items():
             queue = self.queues.get(name)
             if queue is None and len(self.queues) >= self.limits.queues_max:
-                raise SettingsError(f"there are more queues than may be: {self.limits.queues_max} (queues_max)")
+                raise SettingsError(f"there are more queues than may be: {self.limits.queues_max} (--queues-max)")
             before = None if queue is None else queue.settings
             chosen = settings if before is None else settings.paused_like(before, but=FROM_CONFIGURATION)
             try:

@@ -350,7 +350,7 @@ class Queues:
     def refusal_of_room(self, fresh: int) -> tuple[str, str] | None:
         """The same where so many more are to be made."""
         if fresh and len(self) + fresh > self._queues_max:
-            return TOO_MANY_QUEUES, f"there are as many queues as may be: {self._queues_max} (queues_max)"
+            return TOO_MANY_QUEUES, f"there are as many queues as may be: {self._queues_max} (--queues-max)"
         return None
 
     def set(self, name: str, settings: QueueSettings | None, terms: Terms | None) -> Queue:

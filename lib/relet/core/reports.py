@@ -323,7 +323,7 @@ class Reports:
         if said.n > session.reported:
             size = headers_held(said.headers)
             if size > self._limits.headers_bytes_max:
-                text = f"the headers have {size} bytes: at most {self._limits.headers_bytes_max} (headers_bytes_max)"
+                text = f"the headers have {size} bytes: at most {self._limits.headers_bytes_max} (--headers-bytes-max)"
                 job = self._open_job(session, said.n, said.token, now)
                 if job is not None:
                     self._unfit(session, said, job, BAD_REPORT, text, now)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from relet.core.administration import Refusal, Steps, Verb, WithBody
-from relet.core.dead import UNKNOWN_JOB, Selection, Sweep
+from relet.core.dead import NO_LETTER, UNKNOWN_JOB, Selection, Sweep
 from relet.core.job import Reason
 from relet.core.kept import Letter
 from relet.core.lease import NEVER
@@ -46,7 +46,7 @@ def show_dead(machine: Machine, said: ShowDead, now: int) -> WithBody:  # noqa: 
     """One of them, with all that is known of it."""
     letter = machine.kept.of(said.job)
     if letter is None:
-        raise Refusal(UNKNOWN_JOB, "there is no such dead letter: list those that there are (`dead`)")
+        raise Refusal(UNKNOWN_JOB, NO_LETTER)
     job = letter.job
     key = job.request
     principal, request = key if isinstance(key, tuple) else ("", key or b"")
@@ -97,8 +97,8 @@ def _selection(said: OfDead, now: int) -> Selection:
     if said.reason and said.reason not in _REASONS:
         raise Refusal(BAD_REQUEST, f"reason is {said.reason!r:.100}: it must be one of {', '.join(_REASONS)}")
     if said.newer_ms and said.newer_ms <= said.older_ms:
-        text = f"nothing is older than {said.older_ms} ms and newer than {said.newer_ms}: make newer_ms the longer one"
-        raise Refusal(BAD_REQUEST, text)
+        both = f"older than {said.older_ms} ms and newer than {said.newer_ms}"
+        raise Refusal(BAD_REQUEST, f"nothing is {both}: make `newer_ms` the longer one")
     return Selection(
         queue=said.queue,
         job=said.job,
