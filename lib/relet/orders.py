@@ -41,6 +41,12 @@ class ListQueues(Order, frozen=True, kw_only=True, tag="queues"):
     """So many at most."""
 
 
+class ShowQueue(Order, frozen=True, kw_only=True, tag="queue"):
+    """What is known of one queue."""
+
+    queue: QueueName
+
+
 class PauseQueue(Order, frozen=True, kw_only=True, tag="pause"):
     """A queue takes no jobs, gives none out, or both."""
 
@@ -140,6 +146,7 @@ class PurgeDead(OfDead, frozen=True, kw_only=True, tag="purge"):
 
 FromAdmin: TypeAlias = (
     ListQueues
+    | ShowQueue
     | PauseQueue
     | ResumeQueue
     | SetQueue
@@ -193,7 +200,7 @@ class QueuesTold(Said, frozen=True, kw_only=True, tag="queues"):
 
 
 class QueueTold(Said, frozen=True, kw_only=True, tag="queue"):
-    """Answer to `pause`, `resume` and `set_queue`: the queue as it is now."""
+    """Answer to `queue`, `pause`, `resume` and `set_queue`: the queue as it is now."""
 
     id: bytes = b""
     queue: QueueLine

@@ -91,6 +91,14 @@ def nobody() -> str:
     raise KeyError("getpwuid(): uid not found: 7")
 
 
+def test_one_queue(admin: Admin) -> None:
+    """As it is in the list."""
+    admin.pause("mail")
+    assert admin.queue("mail") == list(admin.queues())[1]
+    with pytest.raises(OrderRefused, match="unknown_queue: there is no queue 'male'"):
+        admin.queue("male")
+
+
 def test_more_queues_than_a_page(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is told once, by name."""
     monkeypatch.setattr("relet.client.admin.PAGE", 3)

@@ -23,6 +23,7 @@ from relet.orders import (
     ResumeQueue,
     SetQueue,
     ShowJob,
+    ShowQueue,
     WhyJob,
 )
 from relet.store.memory import MemoryStore
@@ -157,6 +158,52 @@ def test_pauses_add_up_and_are_taken_away(talk: Any, before: str, what: str) -> 
     assert HALVES[resumed.paused] == HALVES[before] - HALVES[what]
     assert names(resumed) == dict.fromkeys(HALVES[resumed.paused], "eve")
     assert it.machine.queues.named("mail").settings.jobs_max == 3
+
+
+def test_one_queue_is_shown_by_its_name(talk: Any) -> None:
+    """As in the list; `unknown_queue` where there is none."""
+    it = talk()
+    c, a = it.client(), it.admin()
+    c.submit(b"1", queue="mail", delay_ms=9_000)
+    c.submit(b"2", queue="mail")
+    (listed,) = (line for line in a.orders(ListQueues()).queues if line.name == "mail")
+    told = a.orders(ShowQueue(id=b"x", queue="mail"))
+    assert (type(told), told.id, told.queue) == (QueueTold, b"x", listed)
+    assert (listed.jobs, listed.delayed) == (2, 1)
+    answer = a.orders(ShowQueue(queue="male"))
+    assert (answer.code, answer.of) == ("unknown_queue", "queue")
+    assert answer.text == "there is no queue 'male': no job and no worker names it, and it has no settings"
+
+
+def test_settings_of_a_queue_with_jobs_stay_where_only_configured_ones_may_be_used(talk: Any) -> None:
+    """`queue_not_empty`: no worker could come for them. Elsewhere, and when they have ended, they go."""
+    it = talk()
+    c, a = it.client(), it.admin()
+    it.machine.configure({"mail": QueueSettings(), "news": QueueSettings()}, only_these=True)
+    c.submit(b"1", queue="mail")
+    answer = a.orders(SetQueue(queue="mail", settings=None))
+    assert (answer.code, answer.of) == ("queue_not_empty", "set_queue")
+    assert answer.text.startswith("the queue 'mail' has 1 open job, and without settings no worker may come for them")
+    assert a.orders(SetQueue(queue="mail", settings={"jobs_max": 0})).queue.settings == {"jobs_max": 0}
+    assert a.orders(SetQueue(queue="news", settings=None)).queue.settings is None
+    w = it.worker(queues=("mail",), credit=1)
+    w.complete(b"1")
+    assert a.orders(SetQueue(queue="mail", settings=None)).queue.settings is None
+    assert c.asks(b"2", queue="mail").code == "unknown_queue"
+
+
+def test_a_pause_makes_no_queue_where_only_configured_ones_may_be_used(talk: Any) -> None:
+    """It is `unknown_queue`, as the name is mistyped; settings make one."""
+    it = talk()
+    c, a = it.client(), it.admin()
+    it.machine.configure({"mail": QueueSettings()}, only_these=True)
+    answer = a.orders(PauseQueue(queue="male"))
+    assert (answer.code, answer.of) == ("unknown_queue", "pause")
+    assert answer.text.endswith("only those that are configured may be used: 'mail'; `set_queue` adds one")
+    assert a.orders(PauseQueue(queue="default")).code == "unknown_queue"
+    assert a.orders(PauseQueue(queue="mail", what="intake")).queue.paused == "intake"
+    assert a.orders(SetQueue(queue="male", settings={})).queue.settings == {}
+    assert c.asks(b"1", queue="male").code == ""
 
 
 def test_a_queue_that_is_not_there_cannot_be_resumed(talk: Any) -> None:

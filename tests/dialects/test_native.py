@@ -386,7 +386,7 @@ def expected_fields(struct: Any) -> dict[str, Any]:
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
         found[field.encode_name] = default
         inner = NESTED.get((str(struct.__struct_config__.tag), field.name))
-        if inner is not None:
+        if inner is not None and not issubclass(struct, Order):  # which names a queue, where its answer shows it
             found.update({f"{field.name}.{name}": each for name, each in expected_fields(inner).items()})
     return found
 

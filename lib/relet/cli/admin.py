@@ -47,8 +47,14 @@ REASONS = (
 )
 """Why a job may be discarded: the words of `core.job.Reason` that leave a dead letter. A test holds both against each
 other, because --help does not load what it needs not."""
-IN_OPTIONS = {"force": "--force", "newer_ms": "--newer-than", "older_ms": "--older-than", "dead": "relet dead list"}
-"""What the fields and messages that a refusal of the broker may name are on the command line."""
+IN_OPTIONS = {
+    "force": "--force",
+    "newer_ms": "--newer-than",
+    "older_ms": "--older-than",
+    "dead": "relet dead list",
+    "set_queue": "relet.Admin.set_queue",
+}
+"""What the fields and messages that a refusal of the broker may name are for who types, or programs."""
 TAKES_VALUE = ("--admin", "--timeout")
 """Options with a value that may stand before the command."""
 EXAMPLE_ID = "01a203f60d2376cba7ae8cad79ff0000"
@@ -328,13 +334,7 @@ def queues(admin: Admin, values: argparse.Namespace) -> Exit:
 
 def queue_show(admin: Admin, values: argparse.Namespace) -> Exit:
     """One of them."""
-    for queue in admin.queues():  # by name
-        if queue.name == values.queue:
-            return _tell_queue(values, queue)
-        if queue.name > values.queue:
-            break
-    say(f"{PROGRAM}: there is no queue {shown(values.queue)!r}: no job and no worker names it, and it has no settings")
-    return Exit.JOB_FAILED
+    return _tell_queue(values, admin.queue(values.queue))
 
 
 def queue_pause(admin: Admin, values: argparse.Namespace) -> Exit:

@@ -47,6 +47,7 @@ from relet.orders import (
     SetQueue,
     ShowDead,
     ShowJob,
+    ShowQueue,
     SweptTold,
     WhyJob,
     WhyTold,
@@ -236,8 +237,14 @@ class Admin:
             more = told.more and bool(told.queues)
             after = told.queues[-1].name if more else ""
 
+    def queue(self, name: str) -> QueueInfo:
+        """One queue. Raises `OrderRefused` (`unknown_queue`) where there is no such queue."""
+        return _queue_info(self.call(ShowQueue(queue=name), QueueTold).queue)
+
     def pause(self, queue: str, what: What = "both", *, by: str | None = None) -> QueueInfo:
-        """The queue takes no jobs (`intake`), gives none out (`dispatch`), or both; beside what is paused already."""
+        """The queue takes no jobs (`intake`), gives none out (`dispatch`), or both; beside what is paused already. One
+        that is not there is made, unless only configured ones may be used: then `OrderRefused` (`unknown_queue`).
+        """
         by = self._by if by is None else by
         return _queue_info(self.call(PauseQueue(queue=queue, what=what, by=by), QueueTold).queue)
 
@@ -254,12 +261,15 @@ class Admin:
             queue: its name, 1 to 200 characters; one that is not there is made.
             settings: in the words of a configuration file (docs/operations.md). A time is a number of seconds, or text
                 with its unit ("500ms", "30s", "5m"); `backoff` may be a `relet.Backoff`. {}: it may be used, and has
-                nothing of its own. None: it has none, and no pause.
+                nothing of its own. None: it has none, and no pause; where only configured queues may be used, it may
+                not be used any more.
             by: who wants it, where it is paused by that.
 
         Raises:
             SettingsError: they cannot be.
-            OrderRefused: they cannot be with this broker.
+            OrderRefused: they cannot be with this broker (`bad_request`); there are too many queues
+                (`too_many_queues`); they would be taken from a queue that has jobs, where only configured ones may be
+                used (`queue_not_empty`).
         """
         said = None
         by = self._by if by is None else by

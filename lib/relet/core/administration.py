@@ -17,7 +17,7 @@ import msgspec
 
 from relet.core.dead import UNKNOWN_JOB
 from relet.core.job import DELAYED, FINAL, HELD, RUNNING, Job, Reason, State
-from relet.core.queue import Queue
+from relet.core.queue import QUEUE_NOT_EMPTY, Queue
 from relet.core.requests import BAD_REQUEST
 from relet.core.settings import QueueSettings, SettingsError, from_wire, to_wire
 from relet.core.why import why
@@ -35,6 +35,7 @@ from relet.orders import (
     ResumeQueue,
     SetQueue,
     ShowJob,
+    ShowQueue,
     WhyJob,
     WhyTold,
 )
@@ -84,17 +85,27 @@ def list_queues(machine: Machine, said: ListQueues, now: int) -> Steps:  # noqa:
     return QueuesTold(id=said.id, queues=lines, more=len(page) > said.count)
 
 
+def show_queue(machine: Machine, said: ShowQueue, now: int) -> Steps:  # noqa: ARG001
+    """One of them."""
+    return (yield from _line_told(machine, said, _there(machine, said.queue)))
+
+
 def pause(machine: Machine, said: PauseQueue, now: int) -> Steps:  # noqa: ARG001
-    """Beside what is paused already."""
-    settings = _settings_of(machine, said.queue) or QueueSettings()
+    """Beside what is paused already. A queue that may not be used is not made by that: whoever mistypes the name of one
+    hears of it.
+    """
+    settings = _settings_of(machine, said.queue)
+    if settings is None:
+        if machine.queues.only_these:
+            text = f"there is no queue {said.queue!r}, and only those that are configured may be used"
+            raise Refusal(UNKNOWN_QUEUE, f"{text}: {machine.queues.offered()}; `set_queue` adds one")
+        settings = QueueSettings()
     return (yield from _set(machine, said, settings.pausing(said.what, said.by)))
 
 
 def resume(machine: Machine, said: ResumeQueue, now: int) -> Steps:  # noqa: ARG001
     """What is left of the pause goes on; a queue of which nothing else was set has no settings any more."""
-    queue = machine.queues.get(said.queue)
-    if queue is None:
-        raise Refusal(UNKNOWN_QUEUE, f"there is no queue {said.queue!r}")
+    queue = _there(machine, said.queue)
     settings = queue.settings
     if settings is None or not settings.paused:
         return (yield from _line_told(machine, said, queue))
@@ -105,9 +116,11 @@ def resume(machine: Machine, said: ResumeQueue, now: int) -> Steps:  # noqa: ARG
 
 def set_queue(machine: Machine, said: SetQueue, now: int) -> Steps:  # noqa: ARG001
     """The settings of one queue."""
-    if said.settings is None:
-        return (yield from _set(machine, said, None))
     before = _settings_of(machine, said.queue)
+    if said.settings is None:
+        if before is not None:
+            _check_empty(machine, said.queue)
+        return (yield from _set(machine, said, None))
     try:
         settings = from_wire(said.settings, by=said.by)
     except SettingsError as wrong:
@@ -115,6 +128,28 @@ def set_queue(machine: Machine, said: SetQueue, now: int) -> Steps:  # noqa: ARG
     if before is not None and "paused" not in said.settings:
         settings = settings.paused_like(before)
     return (yield from _set(machine, said, settings))
+
+
+def _check_empty(machine: Machine, name: str) -> None:
+    """Where only configured queues may be used, the jobs of one that is not any more would wait for workers that may
+    not come.
+    """
+    count = machine.open_in(machine.queues.named(name))
+    if machine.queues.only_these and count:
+        jobs = f"{count:,} open {'job' if count == 1 else 'jobs'}"
+        raise Refusal(
+            QUEUE_NOT_EMPTY,
+            f"the queue {name!r} has {jobs}, and without settings no worker may come for them (only configured queues"
+            " may be used): pause its intake, and say this again when they have ended",
+        )
+
+
+def _there(machine: Machine, name: str) -> Queue:
+    queue = machine.queues.get(name)
+    if queue is None:
+        text = f"there is no queue {name!r}: no job and no worker names it, and it has no settings"
+        raise Refusal(UNKNOWN_QUEUE, text)
+    return queue
 
 
 def _settings_of(machine: Machine, name: str) -> QueueSettings | None:
@@ -254,6 +289,7 @@ def _told(machine: Machine, said: OfJob, job: Job, now: int) -> JobTold:
 
 VERBS: Final[Mapping[type[Order], Verb]] = {
     ListQueues: list_queues,
+    ShowQueue: show_queue,
     PauseQueue: pause,
     ResumeQueue: resume,
     SetQueue: set_queue,

@@ -42,6 +42,7 @@ OFFERED_MAX: Final = 10
 """Names of queues that a sentence names."""
 
 TOO_MANY_QUEUES: Final = "too_many_queues"
+QUEUE_NOT_EMPTY: Final = "queue_not_empty"
 
 
 class Place:
