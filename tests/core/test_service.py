@@ -33,7 +33,7 @@ def test_a_service_gives_the_most_important_job_that_may_go(steps: list[tuple[st
         if step == "comes":
             queue.append(_job(next(numbers), body=b"%d" % index))
             waiting[index] += 1
-            service.stir(index)
+            service.stirred |= 1 << index
         elif step == "take":
             job = service.take(0)
             first = next((index for index in range(5) if waiting[index] and not queues[index].paused), None)
@@ -42,7 +42,7 @@ def test_a_service_gives_the_most_important_job_that_may_go(steps: list[tuple[st
                 waiting[first] -= 1
         else:
             queue.paused = step == "pause"
-            service.stir(index)
+            service.stirred |= 1 << index
         there = {queue for index, queue in enumerate(queues) if waiting[index] and not queue.paused}
         assert there <= set(service.ready())
 

@@ -547,8 +547,8 @@ class Machine:
     def _match_stirred(self, now: int) -> None:
         stirred, self.stirred = self.stirred, {}
         for queue in (self.queue, *stirred):  # all of them first: a worker is given the most important of what came
-            for service, index in queue.services:
-                service.stir(index)
+            for service, bit in queue.services:
+                service.stirred |= bit
         jobs: list[Job] = []
         handed: list[Job] = []
         self._match(self.queue, now, jobs, handed)

@@ -105,7 +105,7 @@ class Queue:
         self.recalls = 0
         """Jobs that were recalled and have been neither given back nor started."""
         self.services: list[tuple[Service, int]] = []
-        """Of workers that serve other queues, too; and the how manieth of theirs this one is."""
+        """Of workers that serve other queues, too; and the bit that this one is of theirs."""
 
     def __repr__(self) -> str:
         return f"<Queue {self.name} jobs={len(self)} line={len(self.line)}>"

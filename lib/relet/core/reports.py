@@ -233,7 +233,9 @@ class Reports:
         if session.service is None:
             machine.stirred[session.places[0].queue] = None
         else:
-            machine.stirred.update(dict.fromkeys(session.service.ready()))
+            service = session.service.service
+            if service.stirred or service.passed:
+                machine.stirred.update(dict.fromkeys(service.ready()))
         if not whole and credit - session.handed > self._limits.asks_per_worker_max:
             text = f"a worker may ask for {self._limits.asks_per_worker_max} jobs at a time; so much was granted"
             machine.said.append((session, Error(code="bad_credit", text=text), ()))

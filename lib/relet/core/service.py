@@ -11,8 +11,6 @@ Workers whose queues have weights have rounds of their own (`Rounds`), and pass 
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from relet.core.job import Job
@@ -22,22 +20,24 @@ if TYPE_CHECKING:
 
 
 class Service:
-    """Some queues, most important first, and those of them that may have something to give."""
+    """Some queues, most important first, and those of them that may have something to give.
 
-    __slots__ = ("_passed", "_ready", "_stirred", "queues", "sessions")
+    A queue is a bit: that of the most important one is the lowest. So to find it, and to say that one was stirred, costs
+    the same however many there are.
+    """
+
+    __slots__ = ("passed", "queues", "sessions", "stirred")
 
     def __init__(self, queues: tuple[Queue, ...]) -> None:
         self.queues = queues
         self.sessions = 0
         """How many workers serve them."""
-        self._stirred = set(range(len(queues)))
-        """Which of them may have something to give; a new worker looks at all."""
-        self._ready = sorted(self._stirred)
-        """A heap of these, and of some that were found to have nothing since."""
-        self._passed: set[int] = set()
-        """Jobs wait in these, and could not go when somebody last looked."""
+        self.stirred = (1 << len(queues)) - 1
+        """Which of them may have something to give; a new worker looks at all. Who stirs a queue sets its bit here."""
+        self.passed = 0
+        """Jobs wait in these, and could not go when somebody last looked; some of them were stirred since."""
         for index, queue in enumerate(queues):
-            queue.services.append((self, index))
+            queue.services.append((self, 1 << index))
 
     @property
     def service(self) -> Service:
@@ -47,54 +47,53 @@ class Service:
     def end(self) -> None:
         """Nobody serves them any more."""
         for index, queue in enumerate(self.queues):
-            queue.services.remove((self, index))
+            queue.services.remove((self, 1 << index))
 
-    def stir(self, index: int) -> None:
-        """This one of them may have something to give."""
-        if index not in self._stirred:
-            self._passed.discard(index)
-            self._stirred.add(index)
-            if len(self._ready) > 2 * len(self.queues):  # workers with weights take nothing out of it
-                self._ready = sorted(self._stirred)
-            else:
-                heapq.heappush(self._ready, index)
+    def ready(self) -> list[Queue]:
+        """Where something waits, as far as is known; the most important first."""
+        return self._queues(self.stirred | self.passed)
 
-    def ready(self) -> Iterator[Queue]:
-        """Where something waits, as far as is known; in no order that matters."""
-        return (self.queues[index] for index in (*self._stirred, *self._passed))
+    def prefers(self, bit: int) -> bool:
+        """Whether something waits in a queue that is more important than the one with this bit."""
+        return any(len(queue) and not queue.paused for queue in self._queues(self.stirred & (bit - 1)))
 
-    def prefers(self, index: int) -> bool:
-        """Whether something waits in a queue that is more important than this one."""
-        return any(each < index and len(self.queues[each]) and not self.queues[each].paused for each in self._stirred)
+    def _queues(self, bits: int) -> list[Queue]:
+        found: list[Queue] = []
+        while bits:
+            bit = bits & -bits
+            found.append(self.queues[bit.bit_length() - 1])
+            bits ^= bit
+        return found
 
     def take(self, now: int) -> Job | None:
         """The first job of the most important queue that has one to give; None when none of them has."""
-        ready, stirred = self._ready, self._stirred
-        while ready:
-            index = ready[0]
-            if index in stirred:
-                job = self.take_from(index, now)
-                if job is not None:
-                    return job
-            heapq.heappop(ready)
+        while stirred := self.stirred:
+            bit = stirred & -stirred
+            job = self._give(self.queues[bit.bit_length() - 1], bit, now)
+            if job is not None:
+                return job
         return None
 
     def take_from(self, index: int, now: int) -> Job | None:
         """The first job of this one of them; None when it has none to give."""
-        if index not in self._stirred:
-            return None
-        queue = self.queues[index]
+        bit = 1 << index
+        return self._give(self.queues[index], bit, now) if self.stirred & bit else None
+
+    def _give(self, queue: Queue, bit: int, now: int) -> Job | None:
         if queue.levels is None and not queue.paused:
             plain = queue.plain
             job = plain.take()
             if not plain.fresh and not plain.again:  # so the next one need not look
-                self._stirred.remove(index)
+                self.stirred &= ~bit
+                self.passed &= ~bit
             return job
         job = queue.take(now)
         if job is None:
-            self._stirred.remove(index)
+            self.stirred &= ~bit
             if len(queue):
-                self._passed.add(index)
+                self.passed |= bit
+            else:
+                self.passed &= ~bit
         return job
 
 
@@ -113,7 +112,7 @@ class Rounds:
         self._left = 0
         """... and how many jobs of it there may still be in this round."""
 
-    def ready(self) -> Iterator[Queue]:
+    def ready(self) -> list[Queue]:
         """Where something waits, as far as is known."""
         return self.service.ready()
 

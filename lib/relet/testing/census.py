@@ -362,7 +362,7 @@ def _services(machine: Machine) -> None:
     if served != {queues: service.sessions for queues, service in machine.roster.services.items()}:
         raise InvariantBroken(f"{served} is served, and something else is known")
     for queue in machine.queues:
-        there = [(service, index) for service in machine.roster.services.values()
+        there = [(service, 1 << index) for service in machine.roster.services.values()
                  for index, each in enumerate(service.queues) if each is queue]  # fmt: skip
         if len(there) != len(queue.services) or set(there) != set(queue.services):
             raise InvariantBroken(f"{queue} does not know who serves it")
