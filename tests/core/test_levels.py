@@ -88,6 +88,42 @@ STEPS = st.lists(
 @given(STEPS, st.randoms(use_true_random=False))
 def test_levels_give_what_a_naive_model_gives(steps: list[tuple[str, int, str, int]], rng: random.Random) -> None:
     """Fresh, back, taken, ended while it waited: the same job is next, whatever priorities, keys and weights."""
+    _gives_what_a_naive_model_gives(steps, rng)
+
+
+FEW_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["fresh", "fresh", "fresh", "take", "take", "left", "back"]),
+        st.sampled_from([-2, 1, 7]),
+        st.sampled_from(["", "", "", *"abcdefgh"]),
+        st.just(1),
+    ),
+    max_size=60,
+)
+
+
+@given(FEW_STEPS, st.randoms(use_true_random=False))
+def test_a_few_jobs_have_their_turns_as_many_have(steps: list[tuple[str, int, str, int]], rng: random.Random) -> None:
+    """Of different keys, or without any, until there are too many, or two of one key."""
+    _gives_what_a_naive_model_gives(steps, rng)
+
+
+def test_nothing_is_made_for_a_few_jobs() -> None:
+    """They stand in the order of their turns; the first that is not as plain makes levels of them."""
+    queue, without_key = Queue(), Queue()
+    for number, priority in enumerate([1, 7, -2, 7, 1, 0, 7], start=1):
+        queue.append(_job(number, priority, f"key {number}"))
+        without_key.append(_job(number, priority or 1))
+    assert (queue.levels, without_key.levels) == (None, None)
+    assert [it.number for it in queue] == [2, 4, 7, 1, 5, 6, 3]
+    assert [_before(queue, job) for job in queue] == list(range(7))
+    queue.append(_job(8, 7, "key 2"))
+    without_key.append(_job(8, 7, "key"))
+    assert [queue.take(0).number for _ in range(8)] == [2, 4, 7, 8, 1, 5, 6, 3]
+    assert [without_key.take(0).number for _ in range(8)] == [2, 8, 4, 7, 1, 5, 6, 3]
+
+
+def _gives_what_a_naive_model_gives(steps: list[tuple[str, int, str, int]], rng: random.Random) -> None:
     queue, model, taken, number = Queue(), Naive(), [], 0
     for step, priority, fair, weight in steps:
         if step == "fresh":
@@ -112,7 +148,7 @@ def test_levels_give_what_a_naive_model_gives(steps: list[tuple[str, int, str, i
         assert len(queue) == len(model.jobs)
         assert sorted(it.number for it in queue) == sorted(it.number for it in model.jobs)
     if queue.levels is not None:
-        waiting = {it.rules.fair for it in model.jobs if it.rules}
+        waiting = {it.rules.fair if it.rules else "" for it in model.jobs}
         assert queue.levels._keys.keys() == waiting, "a key is known as long as a job with it waits"
         assert set(queue.levels._by_priority) - {0} == {it.terms.priority for it in model.jobs} - {0}
         assert queue.levels._order == sorted(queue.levels._by_priority)

@@ -44,6 +44,13 @@ class Flow:
         yield from self.again.values()
         yield from (job for job in self.fresh if job.state == AVAILABLE)
 
+    def clear(self) -> None:
+        """Nothing waits here."""
+        self.fresh.clear()
+        self._absent = 0
+        self.again.clear()
+        self._numbers.clear()
+
     def came_back(self, job: Job) -> None:
         """The job waits again, at its old place."""
         self.again[job.number] = job

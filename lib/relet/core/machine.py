@@ -553,7 +553,10 @@ class Machine:
         handed: list[Job] = []
         self._match(self.queue, now, jobs, handed)
         for queue in stirred:
-            if queue.line and not (queue.services and queue.is_bare()):  # else it was given out by way of another queue
+            plain, line = queue.plain, queue.line
+            if queue.levels is None and not plain.fresh and not plain.again:
+                continue  # nothing waits: it was given out by way of another queue
+            if line and (line[0].worker.credit or not queue.is_kept_a_place()):
                 self._match(queue, now, jobs, handed)
         if jobs or handed:
             self._are_out(jobs, handed, now)
@@ -572,6 +575,8 @@ class Machine:
         while line:
             worker = line[0].worker
             if not worker.credit:
+                if queue.is_kept_a_place():
+                    break
                 queue.drop_first()
                 continue
             if looks and type(worker) is Session and len(worker.jobs) >= worker.capacity:
@@ -615,7 +620,8 @@ class Machine:
             job.holder = worker
             worker.credit -= 1
             if not worker.credit:
-                line.popleft().in_line = False
+                if service is None:
+                    line.popleft().in_line = False
             elif len(line) > 1:
                 line.rotate(-1)
 

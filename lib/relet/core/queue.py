@@ -6,8 +6,9 @@ priority or a key stands beside it (`levels`). What must go after others stands 
 
 Workers with credit stand in line and take turns, one job each, so that a worker that asked for a hundred jobs does not
 get them before another that asked for one. One that serves several queues has a place in the line of each. A place
-without credit is dropped when its turn comes; those of lost workers are counted, so that a line nobody takes jobs from
-does not grow for ever.
+without credit is dropped when its turn comes, and somebody else is in line: a worker that has a hundred queues for
+itself spends its credit and asks anew all the time, and need not leave a hundred lines for that. Places of lost workers
+are counted, so that a line nobody takes jobs from does not grow for ever.
 
 Nobody makes queues or ends them: one is there as long as a job or a worker names it, or it has settings (`Queues`).
 """
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from relet.core.allowance import Allowance, allowance
 from relet.core.flow import Flow
 from relet.core.job import Job
-from relet.core.levels import Levels
+from relet.core.levels import Levels, fair_of
 from relet.core.limits import STALE_WORTH_REBUILDING
 from relet.core.orders import Orders
 from relet.messages import DEFAULT_QUEUE, UNKNOWN_QUEUE
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from relet.core.settings import QueueSettings
     from relet.core.terms import Terms
 
+FEW_MAX: Final = 8
+"""Jobs that are a few: each that comes is compared with the others."""
 IDLE_LOOKS_MAX: Final = 100
 """Workers in line that are looked at to find one with nothing to do."""
 ASKED_LOOKS_MAX: Final = 1_000
@@ -61,7 +64,7 @@ class Queue:
 
     __slots__ = (
         "__weakref__",
-        "_alone",
+        "_few",
         "gone",
         "levels",
         "line",
@@ -95,9 +98,9 @@ class Queue:
         """When the machine looks whether a rate lets something go; 0, or over: it does not."""
         self.orders = Orders()
         """Jobs that wait for others of their order key; they are not counted among those that wait here."""
-        self._alone = False
-        """What stands in the plain flow, if anything does, is one job that is not plain: nobody else waits, so its turn
-        is next, and levels would be made for nothing."""
+        self._few = False
+        """What stands in the plain flow, if anything does, are a few jobs that are not plain, in the order of their
+        turns: nobody else waits, and levels would be made for nothing."""
         self.line: deque[Place] = deque()
         """Places of workers with credit, next first; and some whose credit is spent."""
         self.gone = 0
@@ -127,31 +130,54 @@ class Queue:
     @property
     def fresh(self) -> deque[Job]:
         """The plain jobs that were never dispatched."""
-        if self._alone:
+        if self._few:
             self.settle()
         return self.plain.fresh
 
     def append(self, job: Job) -> None:
         """A fresh job waits."""
-        plain = self.plain
+        plain, levels = self.plain, self.levels
         if is_plain(job):
             self.fresh.append(job)
-        elif self.settings is None and self.levels is None and not plain.fresh and not plain.again:
-            self._alone = True
-            plain.fresh.append(job)
-        elif len(self) or self.plain.fresh or self.settings is not None or (self.levels and not self.levels.idle):
+        elif self.settings is not None or not (levels is None or (levels.idle and not levels.count)):
             self._levels().append(job)
-        else:
+        elif not plain.fresh and not plain.again:
             self.levels = None
-            self._alone = True
-            self.plain.fresh.append(job)
+            self._few = True
+            plain.fresh.append(job)
+        elif not (self._few and self._joins_few(job)):
+            self._levels().append(job)
+
+    def _joins_few(self, job: Job) -> bool:
+        """It is one more of a few, if their turns are as plain with it as without: of different keys, the first come
+        first, as without any key.
+        """
+        few, priority, fair = self.plain.fresh, job.terms.priority, fair_of(job)
+        if len(few) >= FEW_MAX:
+            return False
+        before, without_key = 0, int(not fair)
+        for each in few:
+            rules = each.rules
+            if rules is None or not rules.fair:
+                without_key += 1
+            elif rules.fair == fair:
+                return False
+            before += each.terms.priority >= priority
+        if 1 < without_key <= len(few):
+            return False
+        few.insert(before, job)
+        return True
 
     def settle(self) -> None:
-        """A job that was alone will not be any more: it goes where it belongs."""
-        if self._alone:
-            self._alone = False
-            if self.plain.fresh:
-                self._levels().append(self.plain.fresh.popleft())
+        """The few are not as plain any more: they go where they belong."""
+        if self._few:
+            self._few = False
+            few = list(self.plain)
+            self.plain.clear()
+            if few:
+                levels = self._levels()
+                for job in few:
+                    levels.append(job)
 
     def came_back(self, job: Job) -> None:
         """The job waits again, at its place by age."""
@@ -160,7 +186,7 @@ class Queue:
 
     def left(self, job: Job) -> None:
         """A job leaves while it waits: because it ends, or, if it had come back, because it is claimed."""
-        (self.plain if self._alone or is_plain(job) else self._levels()).left(job)
+        (self.plain if self._few or is_plain(job) else self._levels()).left(job)
 
     def take(self, now: int) -> Job | None:
         """The waiting job whose turn it is, which leaves the queue, and is with a worker now; None when none may go
@@ -217,6 +243,8 @@ class Queue:
         """(how many jobs wait that are given out before this one, which waits here, too; whether there may be more that
         were not counted, so that the look has a bound). About so many, where they are not all alike (`levels`).
         """
+        if self._few:
+            return self.plain.fresh.index(job), False
         if self.levels is None:
             return self.plain.before(job)
         return self.levels.before(job, plain=is_plain(job))
@@ -232,8 +260,16 @@ class Queue:
 
     def enter(self, place: Place) -> None:
         """A worker has credit again."""
+        line = self.line
+        if line and not line[0].worker.credit:
+            self.drop_first()
         place.in_line = True
-        self.line.append(place)
+        line.append(place)
+
+    def is_kept_a_place(self) -> bool:
+        """Whether the worker whose turn it is, which has no credit, keeps its place nevertheless."""
+        worker = self.line[0].worker
+        return len(self.line) == 1 and worker.service is not None and not worker.lost
 
     def idle_credit(self, but: Worker) -> int:
         """Jobs that workers with nothing to do ask for, among the first in line, save this one."""
@@ -272,13 +308,18 @@ class Queue:
         """The first in line has no credit left: it was spent elsewhere, it was lost, or could not be reached."""
         place = self.line.popleft()
         place.in_line = False
-        self.gone -= place.worker.lost
+        worker = place.worker
+        self.gone -= worker.lost
+        if worker.service is not None:
+            worker.dropped.append(place)
 
     def lost(self, place: Place) -> None:
         """The worker of this place is lost."""
         if not place.in_line:
             return
         self.gone += 1
+        if self.line[0] is place:  # it would keep a queue that nobody names
+            self.drop_first()
         if self.gone > STALE_WORTH_REBUILDING and self.gone > len(self.line) // 2:
             self.line = deque(entry for entry in self.line if not entry.worker.lost)
             self.gone = 0

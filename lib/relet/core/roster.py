@@ -31,6 +31,8 @@ class Worker:
     """What it serves, where that are several queues, some more important to it than others."""
     capacity = 1
     """How many jobs it does at a time."""
+    dropped: list[Place]
+    """Where it serves several queues, its places that are in no line: with credit, there is none."""
 
     def __init__(self, peer: Peer, path: Path, queues: tuple[Queue, ...]) -> None:
         self.peer = peer
@@ -70,6 +72,7 @@ class Session(Worker):
         "away",
         "capacity",
         "confirms",
+        "dropped",
         "gone_ns",
         "granted",
         "handed",
@@ -95,6 +98,7 @@ class Session(Worker):
         self.confirms = "starts" in features
         self.recalls = "recalls" in features
         self.service = None
+        self.dropped = list(self.places)
         self.weights: tuple[int, ...] = ()
         """Jobs of each of its queues a round; (): they are served in the order of its preference."""
         self.agent = ""
@@ -224,8 +228,7 @@ class Roster:
             granted += 1
             place = worker.places[0]
             if not place.in_line:
-                place.in_line = True
-                place.queue.line.append(place)
+                place.queue.enter(place)
             worker.credit += 1
         self.asks += granted
         return arrived, refused
@@ -236,10 +239,14 @@ class Roster:
         room = min(self._asks_per_worker_max - session.credit, self._asks_max - self.asks)
         more = min(wanted, room)
         if more > 0:
-            if not session.credit:  # else it stands in every line already
-                for place in session.places:
-                    if not place.in_line:
-                        place.queue.enter(place)
+            if session.service is None:
+                place = session.places[0]
+                if not place.in_line:
+                    place.queue.enter(place)
+            elif session.dropped and not session.credit:
+                for place in session.dropped:
+                    place.queue.enter(place)
+                session.dropped.clear()
             session.granted += more
             session.credit += more
             self.asks += more

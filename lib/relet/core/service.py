@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Service:
     """Some queues, most important first, and those of them that may have something to give.
 
-    A queue is a bit: that of the most important one is the lowest. So to find it, and to say that one was stirred, costs
-    the same however many there are.
+    A queue is a bit, the most important one the lowest: so to find that, and to say that one was stirred, costs the
+    same however many there are.
     """
 
     __slots__ = ("passed", "queues", "sessions", "stirred")
