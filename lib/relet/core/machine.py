@@ -229,9 +229,9 @@ class Machine:
             for job in jobs:
                 self._notice_accepted(job)
 
-    def accept(self, jobs: list[Job], size: int, now: int, *, plain: bool = True) -> None:
+    def accept(self, jobs: list[Job], size: int, now: int, *, plain: bool = True, waits: bool = False) -> None:
         """Native clients want these jobs done; `requests` has made them, with the next numbers. `size`: what they
-        hold; `plain`: whether they all are, and wait for nothing but their turn.
+        hold; `plain`: whether they all are; `waits`: whether one of them waits for more than its turn.
         """
         self.number += len(jobs)
         self.open += len(jobs)
@@ -245,19 +245,20 @@ class Machine:
                 self._records.append(records.accepted(self, job))
                 if job.queue is not default:
                     self._entered(job.queue)
+        elif waits:
+            for job in jobs:
+                if job.queue is not default:
+                    self._entered(job.queue)
+                self._goes_live(job)
         elif not plain:
             stirred, count = self.stirred, 0
             for job in jobs:
-                queue, terms, rules = job.queue, job.terms, job.rules
+                queue = job.queue
                 if queue is not default:
                     queue.open += 1
                     count += 1
-                waits = job.state != AVAILABLE or terms.total_ns is not None or terms.start_ns is not None
-                if waits or (rules is not None and rules.order):
-                    self._goes_live(job)
-                else:
-                    queue.append(job)
-                    stirred[queue] = None
+                queue.append(job)
+                stirred[queue] = None
             self.elsewhere += count
         else:
             append, stirred = default.fresh.append, self.stirred

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -136,13 +136,10 @@ class Queue:
 
     def append(self, job: Job) -> None:
         """A fresh job waits."""
-        plain, levels = self.plain, self.levels
-        if is_plain(job):
+        plain, rules = self.plain, job.rules
+        if (rules is None or not rules.fair) and not job.terms.priority:
             self.fresh.append(job)
-        elif self.settings is not None or not (levels is None or (levels.idle and not levels.count)):
-            self._levels().append(job)
-        elif not plain.fresh and not plain.again:
-            self.levels = None
+        elif self.levels is None and self.settings is None and not plain.fresh and not plain.again:
             self._few = True
             plain.fresh.append(job)
         elif not (self._few and self._joins_few(job)):
@@ -198,7 +195,7 @@ class Queue:
         if levels is None:
             return self.plain.take()
         job = levels.take(now, self.settings)
-        if job is None and not levels.count and levels.idle:
+        if not levels.count and levels.idle:
             self.levels = None
         return job
 
@@ -333,7 +330,7 @@ def is_plain(job: Job) -> bool:
 class Queues:
     """All queues by name. One without settings that no job and no worker refers to is gone."""
 
-    __slots__ = ("_by_name", "_configured", "_queues_max", "count", "default", "only_these")
+    __slots__ = ("_configured", "_queues_max", "by_name", "count", "default", "only_these")
 
     def __init__(self, *, queues_max: int) -> None:
         self.default = Queue()
@@ -342,32 +339,37 @@ class Queues:
         self.only_these = False
         """Only queues with settings may be used, and the default one where it has some."""
         self._queues_max = queues_max
-        self._by_name: weakref.WeakValueDictionary[str, Queue] = weakref.WeakValueDictionary()
-        self._by_name[DEFAULT_QUEUE] = self.default
+        self.by_name: dict[str, weakref.KeyedRef[str, Queue]] = {}
+        """References that keep no queue: `weakref.WeakValueDictionary` is the same, with a call for each look."""
+        self._add(self.default)
         self._configured: dict[str, Queue] = {}
         """Those that have settings, which keeps them."""
 
+    def _add(self, queue: Queue) -> None:
+        self.by_name[queue.name] = weakref.KeyedRef(queue, _forgetting(self.by_name), queue.name)
+
     def __len__(self) -> int:
-        return len(self._by_name)
+        return len(self.by_name)
 
     def names(self) -> list[str]:
         """Of all of them."""
-        return list(self._by_name.keys())
+        return list(self.by_name)
 
     def __iter__(self) -> Iterator[Queue]:
-        return iter(list(self._by_name.values()))
+        queues = (known() for known in list(self.by_name.values()))
+        return iter([queue for queue in queues if queue is not None])
 
     def get(self, name: str) -> Queue | None:
         """The queue of that name, if it is there."""
-        return self.default if name == DEFAULT_QUEUE else self._by_name.get(name)
+        known = self.by_name.get(name)
+        return None if known is None else known()
 
     def named(self, name: str) -> Queue:
         """The queue of that name, made where it is not there."""
-        if name == DEFAULT_QUEUE:
-            return self.default
-        queue = self._by_name.get(name)
+        queue = self.get(name)
         if queue is None:
-            queue = self._by_name[name] = Queue(name)
+            queue = Queue(name)
+            self._add(queue)
         return queue
 
     def refusal(self, *names: str) -> tuple[str, str] | None:
@@ -409,3 +411,14 @@ class Queues:
         else:
             self._configured[name] = queue
         return queue
+
+
+def _forgetting(by_name: dict[str, weakref.KeyedRef[str, Queue]]) -> Callable[[weakref.ref[Queue]], None]:
+    """What happens to the entry of a queue that is gone."""
+
+    def forget(gone: weakref.ref[Queue]) -> None:
+        name = gone.key  # type: ignore[attr-defined]  # a KeyedRef, as it was made
+        if by_name.get(name) is gone:  # else there is another one of that name
+            del by_name[name]
+
+    return forget

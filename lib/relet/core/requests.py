@@ -17,7 +17,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -140,12 +140,17 @@ _FORM: Final = (
 """What a form may say (`Form`)."""
 
 
-class Form(msgspec.Struct, frozen=True, gc=False):
+class Form(NamedTuple):
     """What many requests say, apart from their id, receipt, queue and fairness key: it is looked at once."""
 
     said: Submit
     terms: Terms | None
     """In a queue without settings; None: what cannot be, or is not the same for each request."""
+    plain: bool = False
+    """Whether jobs of this form are, where they have no fairness key."""
+    weight: int = 1
+    follow: bool = False
+    ends_alone: bool = False
 
 
 class Requests:
@@ -191,7 +196,9 @@ class Requests:
         """Of the batch in hand."""
         self._accepted_bytes = 0
         self._accepted_plain = True
-        """Whether all of them are (`queue.is_plain`), and wait for nothing but their turn."""
+        """Whether all of them are (`queue.is_plain`)."""
+        self._accepted_waits = False
+        """Whether one of them waits for more than its turn: for a moment, or for others of its order key."""
         self._counted = 0
         self._waiting: dict[Queue, int] = {}
         """Of each queue, how many of the first `_counted` of them."""
@@ -336,7 +343,7 @@ class Requests:
         if not self._may_hold(job, now):
             return DUPLICATE, f"the unique key {rules.unique!r} is taken by another job: redrive when it has ended"
         self._jobs[key] = self._by_id[job_id] = job
-        self._accepted_plain = False
+        self._accepted_plain, self._accepted_waits = False, True
         self._holds(job)
         self._accepted.append(job)
         self._accepted_bytes += held
@@ -351,10 +358,10 @@ class Requests:
         form; what it cannot read is returned, with the messages of those who have said no hello.
         """
         machine, limits, receipts = self._machine, self._limits, self._receipts
-        known, accepted, forms, queues = self._jobs, self._accepted, self._forms, machine.queues
-        room = 0 if machine.draining or queues.only_these else limits.jobs_max - machine.open
+        known, accepted, forms, queues = self._jobs, self._accepted, self._forms, machine.queues.by_name
+        room = 0 if machine.draining or machine.queues.only_these else limits.jobs_max - machine.open
         room_bytes = limits.jobs_bytes_max - machine.open_bytes - limits.body_bytes_max
-        size, number = 0, machine.number
+        size, number, plainly = 0, machine.number, True
         strange: list[FormedSubmitted] = []
         for message in batch:
             peer, path, name, received, queue_name, fair, packed, body = message
@@ -366,7 +373,9 @@ class Requests:
             if received > asker.receipt:
                 asker.receipt = received
                 receipts[asker] = None
-            queue, terms, said = queues.get(queue_name), form.terms, form.said
+            said, terms, plain, weight, follow, ends_alone = form
+            reference = queues.get(queue_name)
+            queue = None if reference is None else reference()
             if (
                 queue is not None
                 and terms is not None
@@ -377,26 +386,25 @@ class Requests:
                 and len(accepted) < room
                 and size < room_bytes
                 and not peer.principal
-                and (len(fair) <= KEY_CHARACTERS_MAX if fair else said.weight == 1)
+                and (len(fair) <= KEY_CHARACTERS_MAX if fair else weight == 1)
             ):
                 body_size = len(body)
                 size += body_size
                 number += 1
-                known[name] = job = Job(
-                    number, None, b"", body, now, queue, terms, name,
-                    ((asker, name, said.follow and asker.follows),), body_size,
-                )  # fmt: skip
+                asked = ((asker, name, follow and asker.follows),)
+                known[name] = job = Job(number, None, b"", body, now, queue, terms, name, asked, body_size)
                 if fair:
-                    job.rules = Rules(fair=fair, weight=said.weight)
-                    self._accepted_plain = False
-                elif terms.priority:
-                    self._accepted_plain = False
-                if terms.ends_alone:
+                    job.rules = Rules(b"", fair, weight)
+                    plainly = False
+                elif not plain:
+                    plainly = False
+                if ends_alone:
                     asker.watched.add(job)
                 accepted.append(job)
                 continue
             said = msgspec.structs.replace(said, id=name, received=received, queue=queue_name, fair=fair)
             self._accepted_bytes = size
+            self._accepted_plain &= plainly
             self._submit(asker, said, body, now)
             if accepted is not self._accepted:  # what was there had to be the machine's, for a unique key
                 accepted = self._accepted
@@ -404,6 +412,7 @@ class Requests:
                 room_bytes = limits.jobs_bytes_max - machine.open_bytes - limits.body_bytes_max
             size, number = self._accepted_bytes, machine.number + len(accepted)
         self._accepted_bytes = size
+        self._accepted_plain &= plainly
         self.accept(now)
         for asker in receipts:
             self.received(asker, asker.receipt)
@@ -422,7 +431,8 @@ class Requests:
             return Form(said, None)
         if len(self._forms) >= TERMS_MAX:
             self._forms.clear()
-        form = self._forms[packed] = Form(said, terms)
+        form = Form(said, terms, not terms.priority, said.weight, said.follow, terms.ends_alone)
+        self._forms[packed] = form
         return form
 
     def accept(self, now: int) -> None:
@@ -430,8 +440,9 @@ class Requests:
         accepted = self._accepted
         if accepted:
             self.open += len(accepted)
-            self._machine.accept(accepted, self._accepted_bytes, now, plain=self._accepted_plain)
-            self._accepted, self._accepted_bytes, self._accepted_plain = [], 0, True
+            plain, waits = self._accepted_plain, self._accepted_waits
+            self._machine.accept(accepted, self._accepted_bytes, now, plain=plain, waits=waits)
+            self._accepted, self._accepted_bytes, self._accepted_plain, self._accepted_waits = [], 0, True, False
         self._waiting, self._counted = {}, 0
 
     def _admit_many(self, asker: Asker, said: Submit, body: Body, now: int) -> list[Admitted]:
@@ -508,14 +519,14 @@ class Requests:
         if other is not None:
             self.accept(now)  # it may be of this batch, and what ends must have begun
         number = machine.number + len(self._accepted) + 1
-        job = Job(number, None, b"", body, now, machine.queues.named(said.queue), terms, key, (), size, headers)
-        job.rules = rules_of(said)
-        self._accepted_plain = self._accepted_plain and is_plain(job) and job.rules is None
+        queue, rules = machine.queues.named(said.queue), rules_of(said)
+        job = Job(number, None, b"", body, now, queue, terms, key, (), size, headers, rules=rules)
+        self._accepted_plain &= is_plain(job)
         if said.unique:
             self._takes_key(job, said, other, now)
         if said.age_ms:
             job.again = not machine.keeps_records and now - said.age_ms * 1_000_000 < machine.began_ns
-        if said.delay_ms or said.not_before_ms or timing.has_deadline(terms):
+        if said.order or said.delay_ms or said.not_before_ms or timing.has_deadline(terms):
             self._times(job, said, now)
         if said.wait:
             job.askers = ((asker, name, said.follow and asker.follows),)
@@ -531,8 +542,8 @@ class Requests:
         return Admitted(id=name, job=job_id, position=len(job.queue) + self._accepted_in(job.queue) - 1)
 
     def _times(self, job: Job, said: Submit, now: int) -> None:
-        """The job has a delay or a deadline, or both."""
-        self._accepted_plain = False
+        """The job waits for others, or for a moment, or has a deadline."""
+        self._accepted_waits = True
         due_ns = timing.due_ns(said, now, self._machine.wall_ns)
         if due_ns:
             job.state, job.due_ns = DELAYED, due_ns

@@ -286,8 +286,8 @@ class _Reports:
         self.judge.submitted([body for _, _, body in batch])
         super().submit(batch, now)  # type: ignore[misc]  # the machine that this is mixed into
 
-    def accept(self, jobs: list[Job], size: int, now: int, *, plain: bool = True) -> None:
-        super().accept(jobs, size, now, plain=plain)  # type: ignore[misc]  # the same
+    def accept(self, jobs: list[Job], size: int, now: int, **how: bool) -> None:
+        super().accept(jobs, size, now, **how)  # type: ignore[misc]  # the same
         self.judge.accepted(jobs)
 
     def attempt_failed(self, job: Job, cause: Cause, now: int, **said: Any) -> None:
