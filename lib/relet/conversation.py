@@ -445,8 +445,10 @@ class Conversation:
                 del acks[session]
                 ack = session.acked = session.safe
             if job.terms is not terms:
-                terms = job.terms
-                tries, run_ms, silence_ms = terms.tries, _ms(terms.run_ns), _ms(terms.silence_ns)
+                before, terms = terms, job.terms
+                tries = terms.tries
+                if terms.run_ns is not before.run_ns or terms.silence_ns is not before.silence_ns:
+                    run_ms, silence_ms = _ms(terms.run_ns), _ms(terms.silence_ns)
             deadline_ms = None
             if terms.total_ns is not None:
                 deadline_ms = max(0, timing.ends_at(job) - now) // 1_000_000

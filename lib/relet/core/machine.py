@@ -354,16 +354,18 @@ class Machine:
                 self._notice_finished(job)
         size = 0
         natively: list[Job] = []
-        finished = self.finished
+        finished, default, elsewhere = self.finished, self.queue, 0
         for job in done:
-            body = job.body
+            body, queue = job.body, job.queue
             size += len(body) + len(job.path) if type(body) is bytes and job.headers is None else held(job)
             job.body = b""
             (finished if job.request is None else natively).append(job)
+            if queue is not default:
+                queue.open -= 1
+                elsewhere += 1
         self.open -= len(done)
         self.open_bytes -= size
-        if self.elsewhere:
-            self._left_queues(done)
+        self.elsewhere -= elsewhere
         if self.queues.count:
             for job in done:
                 if job.flow is not None:
@@ -710,7 +712,8 @@ class Machine:
     def start(self, jobs: list[Job], now: int) -> None:
         """Their holders have started these, which were held: their attempts begin."""
         for job in jobs:
-            self.stop_timer(job)
+            if job.timer is not None:
+                self.stop_timer(job)
         happened.started(jobs, now)
         self.begin_leases(jobs, now)
         if self.keeps_records:
@@ -727,15 +730,20 @@ class Machine:
 
     def begin_leases(self, jobs: list[Job], now: int) -> None:
         """The attempts of these begin now, and with them their limits."""
-        lane = self._lane
+        lane, usual = self._lane, self.terms
         if self.requests.open or self._terms_differ:
-            own = [job for job in jobs if job.terms is not self.terms]
+            own = [job for job in jobs if job.terms is not usual]
+            if own:
+                jobs = [job for job in jobs if job.terms is usual]
             for job in own:
                 terms = job.terms
-                job.ends_ns = NEVER if terms.run_ns is None else now + terms.run_ns
-                self.deadline(job, now)
-            if own:
-                jobs = [job for job in jobs if job.terms is self.terms]
+                if terms.run_ns == usual.run_ns and terms.silence_ns is None and terms.total_ns is None:
+                    if job.timer is not None:
+                        self.stop_timer(job)
+                    jobs.append(job)  # a lease like all others
+                else:
+                    job.ends_ns = NEVER if terms.run_ns is None else now + terms.run_ns
+                    self.deadline(job, now)
         if lane is not None:
             lane.begin(jobs, now)
 

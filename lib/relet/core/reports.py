@@ -317,7 +317,11 @@ class Reports:
         for session in heard:
             credit, started = session.said_credit, session.said_started
             session.said_credit = session.said_started = 0
-            self.heard(session, credit, started, now)
+            session.heard_ns = now
+            if credit > session.granted:
+                self._grant(session, credit)
+            if started > session.started:
+                self._started(session, started, now)
         return strange
 
     def completed_with_headers(self, session: Session, said: Complete, body: Body, now: int) -> None:

@@ -235,20 +235,23 @@ class Roster:
 
     def grant(self, session: Session, credit: int) -> bool:
         """The session says a credit that is higher than before. False when only a part of it could be granted."""
-        wanted = credit - session.granted
-        room = min(self._asks_per_worker_max - session.credit, self._asks_max - self.asks)
-        more = min(wanted, room)
+        wanted = more = credit - session.granted
+        had = session.credit
+        if had + more > self._asks_per_worker_max:
+            more = self._asks_per_worker_max - had
+        if self.asks + more > self._asks_max:
+            more = self._asks_max - self.asks
         if more > 0:
             if session.service is None:
                 place = session.places[0]
                 if not place.in_line:
                     place.queue.enter(place)
-            elif session.dropped and not session.credit:
+            elif session.dropped and not had:
                 for place in session.dropped:
                     place.queue.enter(place)
                 session.dropped.clear()
             session.granted += more
-            session.credit += more
+            session.credit = had + more
             self.asks += more
         return more >= wanted
 

@@ -69,7 +69,16 @@ class Service:
         """The first job of the most important queue that has one to give; None when none of them has."""
         while stirred := self.stirred:
             bit = stirred & -stirred
-            job = self._give(self.queues[bit.bit_length() - 1], bit, now)
+            queue = self.queues[bit.bit_length() - 1]
+            if queue.levels is None and not queue.paused:
+                plain = queue.plain
+                job = plain.take()
+                if not plain.fresh and not plain.again:  # so the next one need not look
+                    self.stirred = stirred ^ bit
+                    if self.passed:
+                        self.passed &= ~bit
+            else:
+                job = self._take_from(queue, bit, now)
             if job is not None:
                 return job
         return None
@@ -77,23 +86,15 @@ class Service:
     def take_from(self, index: int, now: int) -> Job | None:
         """The first job of this one of them; None when it has none to give."""
         bit = 1 << index
-        return self._give(self.queues[index], bit, now) if self.stirred & bit else None
+        return self._take_from(self.queues[index], bit, now) if self.stirred & bit else None
 
-    def _give(self, queue: Queue, bit: int, now: int) -> Job | None:
-        if queue.levels is None and not queue.paused:
-            plain = queue.plain
-            job = plain.take()
-            if not plain.fresh and not plain.again:  # so the next one need not look
-                self.stirred &= ~bit
-                self.passed &= ~bit
-            return job
+    def _take_from(self, queue: Queue, bit: int, now: int) -> Job | None:
         job = queue.take(now)
-        if job is None:
+        if job is None or queue.is_bare():
             self.stirred &= ~bit
+            self.passed &= ~bit
             if len(queue):
                 self.passed |= bit
-            else:
-                self.passed &= ~bit
         return job
 
 

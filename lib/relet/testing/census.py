@@ -243,10 +243,12 @@ def _right_timer(machine: Machine, job: Job) -> None:
         right = timer in (machine._reclaim, machine._unclaimed, machine._lane, machine.deadlines) and timer is not None
     elif job.state == HELD:
         right = timer is None or timer.recalled or timing.has_deadline(job.terms)
-    elif job.terms is machine.terms and machine._lane is not None:
-        right = timer in (machine._lane, machine.deadlines)
-    elif job.terms.run_ns is None and job.terms.silence_ns is None and job.terms.total_ns is None:
+    elif job.terms.silence_ns is not None or job.terms.total_ns is not None:
+        right = timer is machine.deadlines
+    elif job.terms.run_ns is None:
         right = timer is None
+    elif job.terms.run_ns == machine.terms.run_ns:
+        right = timer in (machine._lane, machine.deadlines)
     else:
         right = timer is machine.deadlines
     if not right:
