@@ -179,6 +179,7 @@ class Broker:
         self._machine = self._new_machine(trace=trace)
         try:  # before the sockets are bound: who could connect meanwhile would find a silent broker
             if store is not None:
+                self._machine.epoch = store.take_over(self._machine.epoch)
                 self._machine.load(store.load(), self._clock.now())
             self._machine.configure(settings, only_these=only_these_queues)
         except BaseException:
@@ -190,6 +191,8 @@ class Broker:
             self._machine, self._clients, self._workers, self._answers, self._publisher, store, self._admins
         )
         self._alarm = Alarm()
+        if store is not None:
+            store.rings(self._alarm.ring)
         self._monitors = {port.monitor.fileno(): port.monitor for port in reversed(self._ports)}
         self._poller = self._make_poller()
         self._polls_clients = True
@@ -242,8 +245,6 @@ class Broker:
         for descriptor in self._monitors:
             poller.register(descriptor, zmq.POLLIN)
         poller.register(self._alarm.fileno(), zmq.POLLIN)
-        if self._store is not None and self._store.fileno() >= 0:
-            poller.register(self._store.fileno(), zmq.POLLIN)
         return poller
 
     # --- Looking in
@@ -367,7 +368,7 @@ class Broker:
         wait_ms = self._wait_ms(wait_s)
         began = time.monotonic_ns()
         self._alarm.asleep = True
-        if self._stops != self._stops_heard:  # it was rung while awake
+        if self._stops != self._stops_heard or server.has_settled():  # it was rung while awake
             self._stops_heard = self._stops
             wait_ms = 0
         for ready, _ in self._poller.poll(wait_ms):

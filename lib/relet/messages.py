@@ -709,8 +709,8 @@ class Finished(msgspec.Struct, frozen=True, tag=3, array_like=True):
 
 
 class Forgotten(msgspec.Struct, frozen=True, tag=4, array_like=True):
-    """What remained of a final job is not kept any more. Said of a job that is open it says nothing: that ends by
-    `Finished` and by nothing else.
+    """Less is kept of a final job than before; `Gone` says that nothing is. Said of a job that is open it says nothing:
+    that ends by `Finished` or by `Gone`.
     """
 
     number: int
@@ -760,6 +760,12 @@ class KeyWindow(msgspec.Struct, frozen=True, tag=8, array_like=True):
     """Milliseconds since 1970 (UTC); 0: no longer."""
 
 
+class Gone(msgspec.Struct, frozen=True, tag=10, array_like=True):
+    """These jobs have ended, and nothing remains of them. Windows of their unique keys do."""
+
+    numbers: tuple[int, ...]
+
+
 class Numbered(msgspec.Struct, frozen=True, tag=9, array_like=True):
     """Jobs with numbers up to this one were accepted, whether anything is known of them or not. Only stores say it: no
     number is given a second time, because what is kept by number may outlive its job.
@@ -768,6 +774,8 @@ class Numbered(msgspec.Struct, frozen=True, tag=9, array_like=True):
     last: int
 
 
-Record: TypeAlias = Accepted | Attempt | Finished | Forgotten | Evicted | QueueSet | Shared | KeyWindow | Numbered
+Record: TypeAlias = (
+    Accepted | Attempt | Finished | Forgotten | Evicted | QueueSet | Shared | KeyWindow | Numbered | Gone
+)
 
 Records: TypeAlias = Sequence[Record]

@@ -91,6 +91,8 @@ class Server:
         """Turns only grow, also from one life of the broker to the next: a store answers with their numbers."""
         self._appended = self._turn
         """The last turn that gave records to the store."""
+        self._was_busy = False
+        """A commit was under way when the last turn looked."""
         self._unsettled: deque[Promises] = deque()
         """What speaks of turns that are not safe yet."""
         self._answers_behind_since: int | None = None
@@ -143,15 +145,20 @@ class Server:
             self._retry(now)
         if self.paused and now >= self._reassure_at:
             self._reassure(now)
-        if self._store is not None and (machine.has_records or machine.notices):  # made after this turn's records left
-            self.busy = True
         if self.paused and min(machine.room()) > 0:  # what ended in this turn made room: come back for the clients
             self.busy = True
-        if machine.finished or machine.told:  # by hand-overs that were lost too often: their records belong to the next
+        self._after_the_telling()
+
+    def _after_the_telling(self) -> None:
+        """What hand-overs have brought, those that were lost too often among them, is told in the next turn."""
+        machine, store = self.machine, self._store
+        if store is None:
+            self.busy |= bool(machine.finished or machine.told)
+            if machine.notices:
+                self._publish_all(machine.notices)
+                machine.notices = []
+        elif (machine.journal.urgent or self._owes()) and not store.busy():
             self.busy = True
-        if machine.notices and self._store is None:
-            self._publish_all(machine.notices)
-            machine.notices = []
 
     def next_deadline(self) -> int | None:
         """When the next turn must come though nothing arrives; None when nothing is waited for."""
@@ -160,10 +167,16 @@ class Server:
             due = self._retry_at if due is None else min(due, self._retry_at)
         if self.paused and self.machine.requests.askers.count:
             due = self._reassure_at if due is None else min(due, self._reassure_at)
+        if self._store is not None and self.machine.journal.due_ns != NEVER and not self._store.busy():
+            due = self.machine.journal.due_ns if due is None else min(due, self.machine.journal.due_ns)
         acks = self._conversation.due()
         if acks != NEVER:
             due = acks if due is None else min(due, acks)
         return due
+
+    def has_settled(self) -> bool:
+        """A commit is over that no turn has heard of."""
+        return self._store is not None and self._was_busy and not self._store.busy()
 
     def stop(self, now: int) -> bool:
         """Ends open jobs, some at a time, and tells their clients; True when none is left, and no request unread."""
@@ -175,7 +188,9 @@ class Server:
         self._keep_and_tell(now)
         self._conversation.flush_acks(NEVER)
         self._untold(self.outbox.retry())
-        return left == 0 and not self._unsettled and not self._conversation.behind
+        if self._store is not None and (self._unsettled or self._owes()):
+            return False
+        return left == 0 and not self._conversation.behind
 
     # --- In
 
@@ -296,13 +311,15 @@ class Server:
             if machine.told or machine.promised or machine.acks:
                 self._keep_promises(self._promises([]), now)
             return
-        notices, machine.notices = machine.notices, []
-        records = machine.take_records(self._turn)
-        if records:
-            store.append(self._turn, records)
-            self._appended = self._turn
-        if machine.finished or machine.told or machine.promised or machine.acks or notices:
-            self._unsettled.append(self._promises(notices))
+        journal = machine.journal
+        if not store.busy():  # else what happens meanwhile goes with the next commit
+            if journal.urgent or now >= journal.due_ns:
+                store.append(self._turn, machine.take_records(self._turn))
+                self._appended = self._turn
+            notices, machine.notices = machine.notices, []
+            if machine.finished or machine.told or machine.promised or machine.acks or notices:
+                self._unsettled.append(self._promises(notices))
+        self._was_busy = store.busy()
         settled = store.settled()
         if settled >= self._appended:
             settled = self._turn
@@ -311,6 +328,11 @@ class Server:
             promises = self._unsettled.popleft()
             self._keep_promises(promises, now)
             self._publish_all(promises.notices)
+
+    def _owes(self) -> bool:
+        """Something is to be told that no turn's promises hold yet."""
+        machine = self.machine
+        return bool(machine.finished or machine.told or machine.promised or machine.acks or machine.notices)
 
     def _promises(self, notices: list[Notice]) -> Promises:
         """Takes from the machine what speaks of this turn."""

@@ -46,6 +46,7 @@ from relet.messages import (
     WorkerHello,
 )
 from relet.server import Server
+from relet.store.memory import MemoryStore
 from relet.testing import census
 
 MS = 1_000_000
@@ -554,6 +555,8 @@ class Talk:
 
     def begin(self) -> None:
         """A broker starts; with a store, it goes on with what is safe."""
+        if self._lives:
+            self.keep()
         self._lives += 1
         self.clients, self.workers, self.answers, self.admins = Port(), Port(), Port(), Port()
         self.ears.clear()
@@ -572,6 +575,11 @@ class Talk:
         ports = self.clients, self.workers, self.answers
         self.server = Server(self.machine, *ports, self.notices.append, self.store, self.admins)
         census.check(self.machine, loaded=self.loaded)
+
+    def keep(self) -> None:
+        """Time passes until what waits for no commit of its own is in the store, too."""
+        if isinstance(self.store, MemoryStore):
+            self.store.append(self.store.settled() + 1, self.machine.take_records(self.store.settled() + 1))
 
     def new_peer(self, principal: str) -> Peer:
         """Another connection."""

@@ -585,7 +585,7 @@ def test_a_pause_of_somebody_outlives_the_configuration_which_else_holds(talk: A
     it.turn()
     it.begin()
     it.machine.configure({"news": QueueSettings(jobs_max=1)})
-    assert not it.machine.has_records  # nothing has changed
+    assert not it.machine.journal  # nothing has changed
     it.machine.configure({"news": spelling.from_words({"paused": "both"})})
     news = it.machine.queues.named("news").settings
     assert (news.paused, news.intake_by, news.dispatch_by) == ("both", "the configuration", "ada")

@@ -6,7 +6,6 @@ The exercise of `test_store.py`, for the fields that only native jobs have.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis.strategies as st
@@ -27,6 +26,7 @@ from relet.messages import (
     Evicted,
     Finished,
     Forgotten,
+    Gone,
     Inquire,
     KeyWindow,
     Numbered,
@@ -38,7 +38,6 @@ from relet.messages import (
     WorkerHello,
 )
 from relet.store import Store
-from relet.store.memory import MemoryStore
 from relet.testing import census
 
 MS = 1_000_000
@@ -47,22 +46,11 @@ NOW = 1_000 * S
 WALL = 5_000 * S
 WALL_MS = (NOW + WALL) // MS
 
-STORES: dict[str, Callable[[], Store]] = {"memory": MemoryStore}
-"""As in `test_store.py`."""
-
 ID = b"\x01" * 16
 NAME = b"request-of-a-job"
 FAILED = AttemptEnded(1, "failed", WALL_MS - 10, WALL_MS, "agent/00ff", "Oops", "it broke")
 TERMS = (5_000 * MS, 1_000 * MS, False, True, 60 * S)
 RULES = (b"\x02" * 16, "a key", 3, 7 * S, "unique", 5 * S, b"\x03" * 16, "an order")
-
-
-@pytest.fixture(params=STORES.values(), ids=STORES.keys())
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """One store after the other."""
-    store: Store = request.param()
-    yield store
-    store.close()
 
 
 def _load(store: Store, *, now: int = NOW, **options: Any) -> Machine:
@@ -143,6 +131,7 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
     st.builds(KeyWindow, NUMBERS, TEXT, TEXT, TEXT, BYTES, BYTES, NUMBERS),
     st.builds(Forgotten, NUMBERS, st.booleans(), st.booleans()),
     st.builds(Numbered, NUMBERS),
+    st.builds(Gone, st.lists(NUMBERS, max_size=3).map(tuple)),
     st.builds(QueueSet, TEXT, st.none() | st.dictionaries(TEXT, NUMBERS | TEXT, max_size=3)),
 )
 
@@ -155,7 +144,7 @@ def test_every_record_survives_its_encoding(record: Record) -> None:
 
 def test_a_record_says_all_of_its_fields() -> None:
     """A new field needs a test here: these are all that there are."""
-    kinds = (Accepted, Attempt, Finished, Forgotten, Evicted, QueueSet, Shared, KeyWindow, Numbered)
+    kinds = (Accepted, Attempt, Finished, Forgotten, Evicted, QueueSet, Shared, KeyWindow, Numbered, Gone)
     assert {kind.__name__: len(kind.__struct_fields__) for kind in kinds} == {
         "Accepted": 12,
         "Attempt": 15,
@@ -166,6 +155,7 @@ def test_a_record_says_all_of_its_fields() -> None:
         "Shared": 3,
         "KeyWindow": 7,
         "Numbered": 1,
+        "Gone": 1,
     }
 
 
@@ -580,7 +570,7 @@ def test_the_outcome_of_a_shared_job_is_owed_to_each(store: Store) -> None:
     for name, body in ((NAME, b"body"), (b"guest".ljust(16), b"nine byte")):
         machine.requests.submit(asker, Submit(id=name, age_ms=2_000), body, NOW)
         assert machine.told[-1] == (asker, name, job)
-    store.append(2, [Forgotten(1)])
+    store.append(2, [Gone((1,))])
     assert list(store.load()) == [Numbered(1)]
     assert _load(store).requests.uniques.guests == {}
 

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from relet.core.job import AVAILABLE, COMPLETED, DISCARDED, RUNNING
 from relet.core.machine import Machine
-from relet.messages import Accepted, Attempt, AttemptEnded, Finished, Forgotten, Numbered, Peer, Record
+from relet.messages import Accepted, Attempt, AttemptEnded, Finished, Forgotten, Gone, Numbered, Peer, Record
 from relet.store import Store
 from relet.store.memory import MemoryStore
 from relet.testing import LateStore, census
 
-STORES: dict[str, Callable[[], Store]] = {"memory": MemoryStore}
-"""Every store that ships; a new one is added here and passes as it is."""
-
 ENDED = AttemptEnded(1, "expired", 5, 9)
-
-
-@pytest.fixture(params=STORES.values(), ids=STORES.keys())
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """One store after the other."""
-    store: Store = request.param()
-    yield store
-    store.close()
 
 
 def _load(store: Store, **options: Any) -> Machine:
@@ -106,13 +94,13 @@ def test_a_finished_job_is_gone_or_kept(store: Store) -> None:
 def test_a_forgotten_job_is_gone(store: Store) -> None:
     """Its retention is over, and forgetting it again changes nothing."""
     store.append(1, [Accepted(1, (b"a",)), Finished(1, DISCARDED, "tries_spent", 3, True, ())])
-    store.append(2, [Forgotten(1), Forgotten(1)])
+    store.append(2, [Gone((1,)), Gone((1,))])
     assert list(store.load()) == [Numbered(1)]
 
 
 def test_nothing_is_forgotten_of_an_open_job(store: Store) -> None:
     """It ends by `Finished`, which may say afterwards that it is kept with all that was known of it."""
-    store.append(1, [Accepted(1, (b"a",)), Forgotten(1), Accepted(2, (b"b",)), Forgotten(2, owed=True)])
+    store.append(1, [Accepted(1, (b"a",)), Forgotten(1, kept=True), Accepted(2, (b"b",)), Forgotten(2, owed=True)])
     assert set(_jobs(_load(store))) == {1, 2}
     store.append(2, [Finished(1, DISCARDED, "tries_spent", 3, True, ()), Finished(2, DISCARDED, "", 1, False, ())])
     machine = _load(store)

@@ -44,6 +44,7 @@ from relet.core.job import (
     Reason,
     State,
 )
+from relet.core.journal import Journal
 from relet.core.kept import Kept, ledger_bytes
 from relet.core.lease import NEVER, Deadlines, Lane
 from relet.core.limits import Limits
@@ -63,7 +64,6 @@ from relet.messages import (
     Ask,
     AttemptEnded,
     Evicted,
-    Forgotten,
     Peer,
     Record,
     Request,
@@ -186,7 +186,7 @@ class Machine:
         self.number = 0
         """Of the job that was accepted last."""
         self.keeps_records = keeps_records
-        self._records: list[Record] = []
+        self.journal = Journal(self)
         self._number_safe = 0
         """Jobs up to this number may be dispatched, as far as a store goes."""
         self._accepted: list[Job] = []
@@ -219,7 +219,7 @@ class Machine:
             self._accepted.extend(jobs)
             for job in jobs:  # an id that a worker hears must be the same after a restart
                 self.requests.id_of(job, now)
-                self._records.append(records.accepted(self, job))
+            self.journal.accepted(jobs)
         elif terms.priority or timing.has_deadline(terms):
             for job in jobs:
                 self._goes_live(job)
@@ -242,9 +242,9 @@ class Machine:
             self._accepted.extend(jobs)
             for job in jobs:  # an id that a worker hears must be the same after a restart
                 self.requests.id_of(job, now)
-                self._records.append(records.accepted(self, job))
                 if job.queue is not default:
                     self._entered(job.queue)
+            self.journal.accepted(jobs)
         elif waits:
             for job in jobs:
                 if job.queue is not default:
@@ -376,8 +376,7 @@ class Machine:
         if natively:
             self.requests.ended(natively)
         if self.keeps_records:
-            for job in done:
-                self._record_finished(job)
+            self.journal.ended(done)
 
     def answers_refused(self, count: int) -> None:
         """So many answers named no open job."""
@@ -439,7 +438,7 @@ class Machine:
         if job.state == COMPLETED and job not in self.kept:  # the others are kept already, or were never begun
             gone = self._keep(job)
             if self.keeps_records:
-                self._record_finished(job)
+                self.journal.ended([job])
             for it in gone:
                 self.forgotten(it)
 
@@ -640,8 +639,8 @@ class Machine:
             self.recalls.handed_over(now)
             self.handed += handed
         if self.keeps_records:
-            for job in (*jobs, *handed):
-                self._record_attempt(job)
+            self.journal.handed_over(jobs, now)
+            self.journal.handed_over(handed, now)
         if self.trace:
             for job in (*jobs, *handed):
                 self._notice_dispatched(job)
@@ -717,8 +716,7 @@ class Machine:
         happened.started(jobs, now)
         self.begin_leases(jobs, now)
         if self.keeps_records:
-            for job in jobs:
-                self._record_attempt(job)
+            self.journal.handed_over(jobs, now)
         if self.trace:
             for job in jobs:
                 self.notices.append((Event.JOB_STARTED, {"job": job.number, "attempt": job.attempts}))
@@ -770,7 +768,7 @@ class Machine:
         job.extended = job.attempts
         self.deadline(job, now)
         if self.keeps_records:
-            self._record_attempt(job)
+            self.journal.changed(job)
 
     def claim(self, job: Job, session: Session, now: int) -> None:
         """A session is back with a job that it had in another life of the broker, or of itself."""
@@ -790,7 +788,7 @@ class Machine:
         session.take(job)
         job.queue.went(job)
         if self.keeps_records:
-            self._record_attempt(job)
+            self.journal.changed(job)
 
     def stop(self, now: int, jobs_max: int) -> int:
         """Ends up to `jobs_max` open jobs, because the broker ends; returns how many are left."""
@@ -873,18 +871,12 @@ class Machine:
 
     # --- The doors: what a store keeps
 
-    @property
-    def has_records(self) -> bool:
-        """Something is to be kept that no turn has given to the store yet."""
-        return bool(self._records)
-
     def take_records(self, turn: int) -> list[Record]:
         """The records of this turn. Jobs accepted in it wait until `settled` says that `turn` is safe."""
         if self._accepted:
             self._unsafe.append((turn, self._accepted))
             self._accepted = []
-        taken, self._records = self._records, []
-        return taken
+        return self.journal.take()
 
     def settled(self, turn: int) -> None:
         """All turns up to `turn` are safe: what they accepted may be dispatched."""
@@ -1002,7 +994,7 @@ class Machine:
             settings = self._fitted(settings)
         queue = self.restore_queue(name, settings)
         if self.keeps_records:
-            self._records.append(records.queue_set(name, settings))
+            self.journal.other(records.queue_set(name, settings))
         return queue
 
     def _fitted(self, settings: QueueSettings) -> QueueSettings:
@@ -1153,7 +1145,7 @@ class Machine:
             self.deadlines.begin(job, until)
         self.stirred[job.queue] = None
         if self.keeps_records:
-            self._record_attempt(job)
+            self.journal.changed(job)
 
     def _is_first(self, job: Job) -> bool:
         """Whether no other job of its order key goes before this one, which begins to wait."""
@@ -1164,7 +1156,7 @@ class Machine:
                 return True
             happened.blocked(job)
             if self.keeps_records:
-                self._record_attempt(job)
+                self.journal.changed(job)
         job.ends_ns = job.due_ns  # its timer is for its deadline now
         return False
 
@@ -1202,7 +1194,7 @@ class Machine:
             happened.postponed(job)
             self.deadlines.begin(job, min(due_ns, timing.waits_until(job)))
             if self.keeps_records:
-                self._record_attempt(job, due_ns - now)
+                self.journal.changed(job, due_ns - now)
         else:
             happened.unblocked(job)
             self._waits(job, now)
@@ -1301,7 +1293,7 @@ class Machine:
             return
         self.deadlines.begin(job, due)
         if self.keeps_records:
-            self._record_attempt(job, pause_ns)
+            self.journal.changed(job, pause_ns)
 
     def _pause_ns(self, job: Job, now: int) -> int:
         """How long its terms let the job wait before the next attempt."""
@@ -1355,7 +1347,7 @@ class Machine:
         if job.state != DISCARDED:
             job.body = b""
         if self.keeps_records:
-            self._record_finished(job)
+            self.journal.ended([job])
         for it in gone:  # the job itself may be among them, and is written down as ended first
             self.forgotten(it)
         if self.ordered:
@@ -1374,17 +1366,17 @@ class Machine:
     def redriven(self, job: Job) -> None:
         """Of this dead letter another job was made, as its letter says."""
         if self.keeps_records:
-            self._record_finished(job)
+            self.journal.ended([job])
 
     def shared(self, job: Job) -> None:
         """Other requests have this job than before."""
         if self.keeps_records:
-            self._records.append(records.shared(self, job))
+            self.journal.shared(job)
 
     def window_changed(self, held: Held, window: Window) -> None:
         """A unique key is taken for a while after the success of its job; or, where that is over, free."""
         if self.keeps_records:
-            self._records.append(records.key_window(self, held, window))
+            self.journal.other(records.key_window(self, held, window))
 
     def window_cut(self, held: Held, window: Window) -> None:
         """A unique key is free early, because more are taken than may be."""
@@ -1394,12 +1386,11 @@ class Machine:
     def evicted(self, asked_ns: int) -> None:
         """The outcome of a job that was asked for then, and of no younger one, was forgotten before it was received."""
         if self.keeps_records:
-            self._records.append(Evicted(self.wall_ms(asked_ns)))
+            self.journal.other(Evicted(self.wall_ms(asked_ns)))
 
     def forgotten(self, job: Job, *, purged: bool = False) -> None:
         """A final job is not kept here or there any more; nothing is, or something. `purged`: somebody said so."""
-        kept, owed = job in self.kept, job in self.requests.outcomes
-        if not kept:
+        if job not in self.kept:
             job.body = b""  # it may still wait to be told, and then needs its answer only
             if order_of(job):
                 self._lifted.append(job)
@@ -1407,15 +1398,9 @@ class Machine:
                     fields = {"queue": job.queue.name, "order": order_of(job), "job": job.number}
                     self.notices.append((Event.ORDER_UNBLOCKED, {**fields, "job_id": job.id.hex()}))
         if self.keeps_records:
-            self._records.append(Forgotten(job.number, kept, owed))
+            self.journal.forgotten(job)
 
     # --- Records and notices
-
-    def _record_attempt(self, job: Job, pause_ns: int = 0) -> None:
-        self._records.append(records.attempt(self, job, pause_ns))
-
-    def _record_finished(self, job: Job) -> None:
-        self._records.append(records.finished(self, job))
 
     def _notice_accepted(self, job: Job) -> None:
         fields = {

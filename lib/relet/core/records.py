@@ -24,6 +24,7 @@ from relet.messages import (
     Evicted,
     Finished,
     Forgotten,
+    Gone,
     Key,
     KeyWindow,
     Numbered,
@@ -183,6 +184,10 @@ def rebuilt(machine: Machine, records: Iterable[Record], now: int) -> tuple[list
             case Evicted(accepted_ms):
                 age_ns = max(0, machine.wall_ms(now) - accepted_ms) * 1_000_000
                 machine.requests.restore_forgotten(now - age_ns)
+            case Gone(numbers):
+                for number in numbers:
+                    jobs.pop(number, None)
+                    final.pop(number, None)
             case Forgotten(number, kept, owed):
                 if not (kept or owed):
                     final.pop(number, None)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from relet.messages import Record, Records
 
-__all__ = ["Store", "StoreFailed"]
+__all__ = ["Store", "StoreFailed", "StoreUnusable"]
 
 
 class StoreFailed(Exception):
     """The store did not keep what it was given: the broker acknowledges nothing more and stops."""
+
+
+class StoreUnusable(Exception):
+    """The store cannot be had; nothing was changed in it.
+
+    `code`: `in_use`; `newer` (written by a later version); `foreign` (it is something else); `corrupt`; `unwritable` (a
+    read-only disk, no rights, no space, a disk that does not work).
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class Store(Protocol):
@@ -22,14 +34,22 @@ class Store(Protocol):
         `Numbered`, the highest number that a job was accepted with, which outlives all that is known of the job.
         """
 
+    def busy(self) -> bool:
+        """A commit is under way: what is to be kept gathers until it is over, and is given in one piece."""
+
     def append(self, turn: int, records: Records) -> None:
-        """Takes the records of a turn. Turns only grow. Raises `StoreFailed`."""
+        """Takes the records of a turn, or of all turns since the last. Turns only grow. Raises `StoreFailed`."""
 
     def settled(self) -> int:
         """The last turn that is safe, and all before it; 0 when none is. Raises `StoreFailed`."""
 
-    def fileno(self) -> int:
-        """A descriptor that becomes readable when `settled` may have grown; -1 when there is nothing to wait for."""
+    def rings(self, ring: Callable[[], None]) -> None:
+        """Calls this, from any thread, when `settled` may have grown, or fails now."""
+
+    def take_over(self, epoch: int) -> int:
+        """The broker that has the store from now on; returns its epoch: this number, or the next after the last one,
+        whichever is more. What a broker of an earlier epoch appends is refused.
+        """
 
     def close(self) -> None:
         """Makes safe what can be made safe, and ends."""

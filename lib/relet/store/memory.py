@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -12,6 +12,7 @@ from relet.messages import (
     Evicted,
     Finished,
     Forgotten,
+    Gone,
     KeyWindow,
     Numbered,
     QueueSet,
@@ -89,6 +90,9 @@ class MemoryStore:
                         rows.setdefault(number, _Row()).finished = record
                     else:
                         rows.pop(number, None)
+                case Gone(numbers):
+                    for number in numbers:
+                        rows.pop(number, None)
                 case Forgotten(number, kept, owed):
                     finished = rows[number].finished if number in rows else None
                     if finished is None:
@@ -99,13 +103,20 @@ class MemoryStore:
                         del rows[number]
         self._turn = turn
 
+    def busy(self) -> bool:
+        """Never: turns are taken as they come."""
+        return False
+
     def settled(self) -> int:
         """The last turn."""
         return self._turn
 
-    def fileno(self) -> int:
-        """Nothing to wait for."""
-        return -1
+    def rings(self, ring: Callable[[], None]) -> None:
+        """Nothing settles but when it is asked."""
+
+    def take_over(self, epoch: int) -> int:
+        """Any epoch: nobody else can have it."""
+        return epoch
 
     def close(self) -> None:
         """Nothing to do."""

@@ -53,7 +53,20 @@ from relet.core.machine import RECLAIM_NS
 from relet.core.roster import Session, Worker
 from relet.core.settings import QueueSettings
 from relet.events import Event
-from relet.messages import SIGNATURE, Accepted, Attempt, Body, Finished, Native, Path, Peer, QueueSet, Records, Refused
+from relet.messages import (
+    SIGNATURE,
+    Accepted,
+    Attempt,
+    Body,
+    Finished,
+    Gone,
+    Native,
+    Path,
+    Peer,
+    QueueSet,
+    Records,
+    Refused,
+)
 from relet.testing import judged_terms as terms
 from relet.testing.claims import (
     ANSWERED,
@@ -716,10 +729,11 @@ class Judge:
                 claim = self._by_number.get(record.number)
                 if claim is not None and record.ledger:
                     claim.failed_safe = max(claim.failed_safe, record.ledger[-1].attempt)
-            elif isinstance(record, Finished):
-                claim = self._by_number.get(record.number)
-                if claim is not None:
-                    claim.safe_end = True
+            elif isinstance(record, Finished | Gone):
+                for number in record.numbers if isinstance(record, Gone) else (record.number,):
+                    claim = self._by_number.get(number)
+                    if claim is not None:
+                        claim.safe_end = True
 
     def crashed(self) -> None:
         """The broker is gone: asks, routes and peers with it."""

@@ -51,15 +51,22 @@ class LateStore:
         self.settle(survives)
         self.pending.clear()
 
+    def busy(self) -> bool:
+        """Never: turns are taken as they come."""
+        return False
+
     def settled(self) -> int:
         """The last turn that is safe."""
         if self.fails:
             raise StoreFailed("the simulated disk is broken")
         return self.safe.settled()
 
-    def fileno(self) -> int:
-        """The simulation wakes the loop itself."""
-        return -1
+    def rings(self, ring: Callable[[], None]) -> None:
+        """Nothing settles but when it is asked."""
+
+    def take_over(self, epoch: int) -> int:
+        """Any epoch: nobody else can have it."""
+        return epoch
 
     def close(self) -> None:
         """Nothing to do."""

@@ -1,0 +1,492 @@
+"""A store in one SQLite file: what it has settled survives the process, the machine and the power.
+
+One commit is under way at most; the broker gathers what happens meanwhile (`busy`). A commit is one row: the records
+of its turns as one MessagePack array, because what costs in SQLite is the step of a statement, not the bytes. So young
+jobs live in a log of turns, and most of them end there. When the log has `LOG_BYTES_MAX`, its oldest turns are trimmed:
+what they say of jobs that have not ended since is promoted to rows of `jobs`, in the same transaction. A store that is
+opened promotes all that the log holds, whether the broker before it ended well or not: there is one way, and every
+start goes it.
+
+The commits run in a thread of their own, because the time that a disk takes must not be the broker's: heartbeats go on
+and leases are not eaten while a disk is slow (docs/decisions/0013-kept-on-disk.md). Nobody but that thread touches the
+connection while it runs. The statements are few and large for another reason: each step takes the interpreter's lock
+anew.
+
+SQLite's own settings, and why: `journal_mode=WAL` (a commit is one append and one sync), `synchronous=FULL` (NORMAL
+does not sync at commit, and a power cut loses what was acknowledged), `auto_vacuum=INCREMENTAL` (the file can shrink a
+little at a time). See https://sqlite.org/pragma.html.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import os
+import queue
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from relet.core.job import COMPLETED
+from relet.messages import (
+    Accepted,
+    Attempt,
+    Evicted,
+    Finished,
+    Forgotten,
+    Gone,
+    KeyWindow,
+    Numbered,
+    QueueSet,
+    Record,
+    Records,
+    Shared,
+)
+from relet.store import StoreFailed, StoreUnusable
+from relet.store.schema import APPLICATION_ID, STEPS, TAGS, VERSION
+
+Sync: TypeAlias = Literal["full", "normal", "off"]
+
+LOG_BYTES_MAX: Final = 8 << 20
+"""The log is trimmed when it is larger: of 100,000 short jobs a second it holds half a second, and a start that finds
+it full has promoted it within another half."""
+TRIM_BYTES: Final = 256 << 10
+"""So much of it is trimmed with one commit, at least: less would be a transaction more often, more would be felt."""
+BODY_APART_BYTES_MIN: Final = 1024
+"""Promoted bodies from this size on have a row of their own, so that a start need not read them."""
+ROWS_A_STATEMENT: Final = 250
+"""Rows that one statement writes: their parameters lie below the 999 that any build of SQLite allows."""
+WAL_PAGES_MAX: Final = 2_000
+"""Pages of 4 KiB in the write-ahead log after which they are copied into the file."""
+BUSY_MS: Final = 0
+"""Nobody else may have the file, so there is nobody to wait for."""
+
+_TAGS: Final[dict[type[Record], int]] = {Accepted: 1, Attempt: 2, Finished: 3, Forgotten: 4, Shared: 7}
+"""Records of one job, in the order in which they are loaded."""
+_SYNCS: Final = {"full": "FULL", "normal": "NORMAL", "off": "OFF"}
+_COMMIT: Final = "insert into turns select ?, ? where (select value from about where name = 'epoch') = ?"
+
+
+class _Turn(NamedTuple):
+    """A turn in the log."""
+
+    number: int
+    records: Records
+    size: int
+
+
+class SqliteStore:
+    """Keeps what a broker must not forget in the file at `path`, which is made where there is none.
+
+    `sync`: "full" loses nothing that was settled; "normal" may lose the last commits when the power goes, and nothing
+    when only the process does; "off" may lose more, and may leave a file that cannot be read. Raises `StoreUnusable`
+    where the file cannot be had, is not a store, is broken, or was made by a later version.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sync: Sync = "full",
+        threaded: bool = True,
+        log_bytes_max: int = LOG_BYTES_MAX,
+    ) -> None:
+        """`threaded`: whether commits run beside the broker; False is for measurements and tests."""
+        if sync not in _SYNCS:
+            raise ValueError(f"sync is {sync!r}: it must be one of {', '.join(_SYNCS)}")
+        self.path = Path(path)
+        self._descriptor = _lock(self.path)
+        self._log_bytes_max = log_bytes_max
+        self._trim_bytes = min(TRIM_BYTES, log_bytes_max)
+        self._log: deque[_Turn] = deque()
+        self._log_bytes = 0
+        self._gone: dict[int, int] = {}
+        """Of jobs of which nothing remains: in which turn of the log they went."""
+        self._skipped: set[int] = set()
+        """Those of them whose acceptance was trimmed and not promoted."""
+        self.epoch = self._settled = self._last = 0
+        self._busy = False
+        self._error: StoreFailed | None = None
+        self._encoder = msgspec.msgpack.Encoder()
+        self._ring: Callable[[], None] = _nobody
+        self._work: queue.SimpleQueue[tuple[int, Records] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        try:
+            self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            os.close(self._descriptor)
+            raise _unusable(self.path, error) from error
+        try:
+            self._open(_SYNCS[sync])
+        except sqlite3.Error as error:
+            self._abandon()
+            raise _unusable(self.path, error) from error
+        except BaseException:
+            self._abandon()
+            raise
+        if threaded:
+            self._thread = threading.Thread(target=self._keep, name="relet-store", daemon=True)
+            self._thread.start()
+
+    # --- Opening
+
+    def _open(self, sync: str) -> None:
+        run = self._connection.execute
+        run(f"pragma busy_timeout = {BUSY_MS}")
+        (application,), (version,) = run("pragma application_id").fetchone(), run("pragma user_version").fetchone()
+        (tables,) = run("select count(*) from sqlite_schema").fetchone()
+        if tables and application != APPLICATION_ID:
+            raise StoreUnusable("foreign", f"{self.path} is a database of some other program: name another file")
+        if version > VERSION:
+            raise StoreUnusable(
+                "newer",
+                f"{self.path} was written by a later version of relet (format {version}, this one knows {VERSION}):"
+                " start that version, or name another file",
+            )
+        run("pragma auto_vacuum = incremental")  # before there is anything in the file
+        run("pragma journal_mode = wal")
+        run(f"pragma synchronous = {sync}")
+        run(f"pragma wal_autocheckpoint = {WAL_PAGES_MAX}")
+        run(f"pragma journal_size_limit = {2 * WAL_PAGES_MAX * 4096}")
+        run("pragma cell_size_check = on")
+        if version < VERSION:
+            self._upgrade(version)
+        (self._settled,) = run("select coalesce(max(value), 0) from about where name = 'turn'").fetchone()
+        (self._last,) = run("select coalesce(max(value), 0) from about where name = 'last'").fetchone()
+        self._promote_all()
+        (self.epoch,) = run("select coalesce(max(value), 0) from about where name = 'epoch'").fetchone()
+
+    def _upgrade(self, version: int) -> None:
+        run = self._connection.execute
+        run("begin immediate")
+        for step in STEPS[version:]:
+            for statement in step:
+                run(statement)
+        run(f"pragma application_id = {APPLICATION_ID}")
+        run(f"pragma user_version = {VERSION}")
+        run("commit")
+
+    def _promote_all(self) -> None:
+        """What the log of the broker before holds goes into rows, in one transaction; then the log is empty."""
+        run = self._connection.execute
+        decode = msgspec.msgpack.Decoder(list[Record]).decode
+        log = run("select turn, records from turns order by turn")
+        turns = [_Turn(turn, decode(packed), len(packed)) for turn, packed in log]
+        if turns:
+            for turn in turns:
+                self._note_gone(turn)
+            run("begin immediate")
+            self._promote(turns)
+            run("commit")
+            self._settled = turns[-1].number
+
+    def take_over(self, epoch: int) -> int:
+        """The broker that has the file from now on; returns its epoch: this number, or the next after the last one,
+        whichever is more. Commits of earlier epochs are refused.
+        """
+        self.epoch = max(epoch, self.epoch + 1)
+        try:
+            self._connection.execute("insert or replace into about values ('epoch', ?)", (self.epoch,))
+        except sqlite3.Error as error:
+            raise _failed(self.path, error) from error
+        return self.epoch
+
+    def load(self) -> Iterator[Record]:
+        """Settings of queues and what else is of no job, then what is known of each job, by job number."""
+        run = self._connection.execute
+        decode = msgspec.msgpack.Decoder(Record).decode
+        try:
+            if self._last:
+                yield Numbered(self._last)
+            for (packed,) in run("select record from queues"):
+                yield decode(packed)
+            for (accepted_ms,) in run("select value from about where name = 'evicted'"):
+                yield Evicted(accepted_ms)
+            for (packed,) in run("select record from windows order by number"):
+                yield decode(packed)
+            bodies = dict(run("select number, frames from bodies"))
+            for (packed,) in run("select record from jobs order by key"):
+                record = decode(packed)
+                if type(record) is Accepted and record.number in bodies:
+                    frames = msgspec.msgpack.decode(bodies.pop(record.number), type=tuple[bytes, ...])
+                    record = msgspec.structs.replace(record, body=frames)
+                yield record
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            raise _unusable(self.path, error) from error
+
+    # --- The broker's side
+
+    def rings(self, ring: Callable[[], None]) -> None:
+        """Calls this, from another thread, when a commit is over."""
+        self._ring = ring
+
+    def busy(self) -> bool:
+        """A commit is under way."""
+        return self._busy
+
+    def append(self, turn: int, records: Records) -> None:
+        """Begins the commit of these records. Raises `StoreFailed` where an earlier one came to nothing."""
+        self._raise()
+        if self._busy:
+            raise AssertionError("a commit is under way: ask `busy` first")
+        self._busy = True
+        if self._thread is not None:
+            self._work.put((turn, records))
+        else:
+            self._commit(turn, records)
+            self._raise()
+
+    def settled(self) -> int:
+        """The last turn that is safe. Raises `StoreFailed`."""
+        if self._error is not None:
+            self._raise()
+        return self._settled
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Waits for the commit that is under way, and lets go of the file."""
+        if self._thread is not None:
+            self._work.put(None)
+            self._thread.join()
+            self._thread = None
+        self._abandon()
+
+    def _abandon(self) -> None:
+        try:
+            self._connection.close()
+        except sqlite3.Error:
+            pass  # what is safe is safe, and the next to open the file finds it
+        finally:
+            if self._descriptor >= 0:  # only now: to close it lets go of SQLite's own locks on the file, too
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+    # --- The keeper's side
+
+    def _keep(self) -> None:
+        while (work := self._work.get()) is not None:
+            self._commit(*work)
+            self._ring()
+
+    def _commit(self, turn: int, records: Records) -> None:
+        try:
+            self._write(turn, records)
+        except (sqlite3.Error, StoreFailed) as error:
+            self._error = error if isinstance(error, StoreFailed) else _failed(self.path, error)
+        else:
+            self._settled = turn
+        self._busy = False
+
+    def _write(self, number: int, records: Records) -> None:
+        run = self._connection.execute
+        packed = self._encoder.encode(records)
+        turn = _Turn(number, records, len(packed))
+        self._note_gone(turn)
+        self._log.append(turn)
+        self._log_bytes += turn.size
+        trimmed = self._take_old()
+        if trimmed:
+            run("begin immediate")
+        if run(_COMMIT, (number, packed, self.epoch)).rowcount != 1:
+            raise StoreFailed(f"{self.path}: another broker has this store now")
+        if trimmed:
+            self._promote(trimmed)
+            run("commit")
+
+    def _take_old(self) -> list[_Turn]:
+        """The turns that leave the log with this commit."""
+        trimmed: list[_Turn] = []
+        if self._log_bytes > self._log_bytes_max + self._trim_bytes:
+            while self._log_bytes > self._log_bytes_max and len(self._log) > 1:
+                trimmed.append(self._log.popleft())
+                self._log_bytes -= trimmed[-1].size
+        return trimmed
+
+    def _note_gone(self, turn: _Turn) -> None:
+        gone = self._gone
+        for record in turn.records:
+            if type(record) is Gone:
+                gone.update(dict.fromkeys(record.numbers, turn.number))
+            elif type(record) is Finished and not (record.kept or record.owed):
+                gone[record.number] = turn.number
+
+    def _promote(self, turns: list[_Turn]) -> None:
+        """These turns leave the log: what they say of jobs that have not gone since goes into rows. Within a
+        transaction.
+        """
+        gone, skipped = self._gone, self._skipped
+        change = _Change()
+        for turn, records, _ in turns:
+            for record in records:
+                if isinstance(record, Accepted):
+                    self._last = max(self._last, record.number)
+                    if record.number in gone:
+                        skipped.add(record.number)
+                    else:
+                        change.accepted(record)
+                elif isinstance(record, Gone):
+                    change.end(self._went(record.numbers, turn))
+                elif isinstance(record, Finished) and not (record.kept or record.owed):
+                    change.end(self._went((record.number,), turn))
+                elif not isinstance(record, Attempt | Finished | Forgotten | Shared):
+                    change.others.append(record)
+                elif gone.get(record.number, 0) <= turn:
+                    change.put(record)
+        self._apply(change)
+        run = self._connection.execute
+        run("delete from turns where turn <= ?", (turns[-1].number,))
+        run("insert or replace into about values ('turn', ?), ('last', ?)", (turns[-1].number, self._last))
+
+    def _went(self, numbers: Iterable[int], turn: int) -> Iterator[int]:
+        """Of jobs that went in this turn, which leaves the log, those that may have rows."""
+        gone, skipped = self._gone, self._skipped
+        for number in numbers:
+            if gone.get(number) == turn:  # else it came back, to be kept, and went once more
+                del gone[number]
+                if number in skipped:
+                    skipped.remove(number)
+                    continue
+            if number not in skipped:
+                yield number
+
+    def _apply(self, change: _Change) -> None:
+        run, encode = self._connection.execute, self._encoder.encode
+        keys = [number * TAGS + tag for number in change.ended for tag in _TAGS.values()]
+        self._delete("jobs", "key", keys + change.stale)
+        self._delete("bodies", "number", change.ended + change.bodiless)
+        self._insert("jobs", [(key, encode(record)) for key, record in change.rows.items()])
+        self._insert("bodies", [(number, encode(frames)) for number, frames in change.bodies.items()])
+        for record in change.others:
+            match record:
+                case QueueSet(name, None):
+                    run("delete from queues where name = ?", (name,))
+                case QueueSet(name):
+                    run("insert or replace into queues values (?, ?)", (name, encode(record)))
+                case KeyWindow(number, until_ms=0):
+                    run("delete from windows where number = ?", (number,))
+                case KeyWindow(number):
+                    run("insert or replace into windows values (?, ?)", (number, encode(record)))
+                case Evicted(accepted_ms):
+                    run("insert or replace into about values ('evicted', ?)", (accepted_ms,))
+                case Numbered(last):
+                    self._last = max(self._last, last)
+                case _:
+                    raise AssertionError(f"a record that no row holds: {record}")
+
+    def _delete(self, table: str, column: str, values: list[int]) -> None:
+        for some in _batches(values, 2 * ROWS_A_STATEMENT):
+            marks = _marks("?", len(some))
+            self._connection.execute(f"delete from {table} where {column} in ({marks})", some)  # noqa: S608 - our names
+
+    def _insert(self, table: str, rows: list[tuple[int, bytes]]) -> None:
+        for some in _batches(rows, ROWS_A_STATEMENT):
+            values = [value for row in some for value in row]
+            marks = _marks("(?, ?)", len(some))
+            self._connection.execute(f"insert or replace into {table} values {marks}", values)  # noqa: S608 - our names
+
+
+class _Change:
+    """What a promotion does to the rows; first what leaves, then what comes."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Record] = {}
+        self.bodies: dict[int, tuple[bytes, ...]] = {}
+        self.ended: list[int] = []
+        """Jobs of which nothing remains."""
+        self.stale: list[int] = []
+        """Keys of single rows that say what is not so any more."""
+        self.bodiless: list[int] = []
+        """Jobs whose bodies nobody needs any more."""
+        self.others: list[Record] = []
+
+    def accepted(self, record: Accepted) -> None:
+        """A job of which something remains."""
+        if sum(map(len, record.body)) >= BODY_APART_BYTES_MIN:
+            self.bodies[record.number] = record.body
+            record = msgspec.structs.replace(record, body=())
+        self.rows[record.number * TAGS + 1] = record
+
+    def end(self, numbers: Iterable[int]) -> None:
+        """Jobs that may have rows, and of which nothing remains."""
+        for number in numbers:
+            self.ended.append(number)
+            self.bodies.pop(number, None)
+            for tag in _TAGS.values():
+                self.rows.pop(number * TAGS + tag, None)
+
+    def put(self, record: Attempt | Finished | Forgotten | Shared) -> None:
+        """What is known of it from here on."""
+        number = record.number
+        if type(record) is Finished:
+            forgotten = number * TAGS + _TAGS[Forgotten]
+            self.rows.pop(forgotten, None)
+            self.stale.append(forgotten)
+            if record.state == COMPLETED:
+                self.bodies.pop(number, None)
+                self.bodiless.append(number)
+        self.rows[number * TAGS + _TAGS[type(record)]] = record
+
+
+def _nobody() -> None:
+    """Nobody waits for commits."""
+
+
+def _batches(values: list[Any], most: int) -> Iterator[list[Any]]:
+    return (values[begin : begin + most] for begin in range(0, len(values), most))
+
+
+@functools.cache
+def _marks(mark: str, count: int) -> str:
+    return ", ".join([mark] * count)
+
+
+# --- The file
+
+
+def _lock(path: Path) -> int:
+    """A descriptor of the file, which is made where there is none, and is ours alone until it is closed."""
+    try:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
+            folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)  # else a power cut may leave no file of this name
+            finally:
+                os.close(folder)
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise StoreUnusable("unwritable", f"{path} cannot be opened to write: {why}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise StoreUnusable("unwritable", f"{path} cannot be locked: {os.strerror(error.errno or 0)}") from error
+        raise StoreUnusable("in_use", f"{path} is in use by another broker, or by `relet store`") from error
+    return descriptor
+
+
+def _unusable(path: Path, error: Exception) -> StoreUnusable:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return StoreUnusable("unwritable", f"{path} cannot be read or written: {error}")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreUnusable("in_use", f"{path} is in use by another program")
+    if code == sqlite3.SQLITE_NOTADB:
+        return StoreUnusable("foreign", f"{path} is not a store, nor any SQLite file: name another file")
+    return StoreUnusable("corrupt", f"{path} is damaged ({error}): `relet store check {path}` says more")
+
+
+def _failed(path: Path, error: sqlite3.Error) -> StoreFailed:
+    return StoreFailed(f"{path} did not take what it was given: {error}")
