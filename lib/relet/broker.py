@@ -94,6 +94,12 @@ def _check_kinds(tries: object, timeout: object, *, drain: object, limits: objec
             raise TypeError(f"{name} is {what}, not {value!r:.100} ({type(value).__name__})")
 
 
+def _opened(path: str | os.PathLike[str]) -> Store:
+    from relet.store.sqlite import SqliteStore  # noqa: PLC0415 - only who has a file pays for the import of sqlite3
+
+    return SqliteStore(path)
+
+
 class LeaseClock:
     """Lease time, nanoseconds."""
 
@@ -123,12 +129,15 @@ class Broker:
     seconds of one attempt; None: no limit, as in 2010. `queues` are settings of queues by name, in the words of a
     configuration file (docs/operations.md): `queues={"mail": {"run": "30s", "jobs_max": 1000}}`; with
     `only_these_queues` no other may be used. `drain` is how many seconds `stop` gives to open jobs. `pump`
-    is "auto", "cython" or "python". `log` is a structlog logger; None: structlog as the program configured it, else
-    warnings on stderr. With `trace`, each step of a job is logged at debug.
+    is "auto", "cython" or "python". `store` is the file in which jobs are kept, made where there is none, or a `Store`
+    (`relet.store.sqlite.SqliteStore(path, sync="normal")`), which the broker closes: open jobs are there again when the
+    next broker opens it. None: jobs end with the broker. `log` is a structlog logger; None: structlog as the program
+    configured it, else warnings on stderr. With `trace`, each step of a job is logged at debug.
 
     Raises `EndpointError` for an endpoint that cannot be, `BindError` for one that cannot be had, `SettingsError` for
     settings of a queue that cannot be, `ValueError` for a number that makes no sense, `TypeError` for what is none,
-    `PumpUnavailable` where "cython" was asked for and does not run.
+    `PumpUnavailable` where "cython" was asked for and does not run, `StoreUnusable` for a file that cannot be had.
+    `run` raises `StoreFailed` when the store did not keep something: nothing of that was acknowledged.
     """
 
     def __init__(
@@ -146,7 +155,7 @@ class Broker:
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         pump: str = pumps.AUTO,
         log: Log | None = None,
-        store: Store | None = None,
+        store: Store | str | os.PathLike[str] | None = None,
         trace: bool = False,
         admin: str | None = None,
     ) -> None:
@@ -175,12 +184,12 @@ class Broker:
         if context is None:
             self._closing.callback(self._context.term)
         self._clock = LeaseClock()
-        self._store = store
-        self._machine = self._new_machine(trace=trace)
+        self.load_seconds = 0.0
+        """How long it took to load the store."""
         try:  # before the sockets are bound: who could connect meanwhile would find a silent broker
-            if store is not None:
-                self._machine.epoch = store.take_over(self._machine.epoch)
-                self._machine.load(store.load(), self._clock.now())
+            self._store = _opened(store) if isinstance(store, str | os.PathLike) else store
+            self._machine = self._new_machine(trace=trace)
+            self._load()
             self._machine.configure(settings, only_these=only_these_queues)
         except BaseException:
             self._closing.close()
@@ -188,11 +197,11 @@ class Broker:
         self._bind(endpoints, implementation)
         self.endpoints: Mapping[str, str] = MappingProxyType({port.role: port.endpoint for port in self._ports})
         self._server = Server(
-            self._machine, self._clients, self._workers, self._answers, self._publisher, store, self._admins
+            self._machine, self._clients, self._workers, self._answers, self._publisher, self._store, self._admins
         )
         self._alarm = Alarm()
-        if store is not None:
-            store.rings(self._alarm.ring)
+        if self._store is not None:
+            self._store.rings(self._alarm.ring)
         self._monitors = {port.monitor.fileno(): port.monitor for port in reversed(self._ports)}
         self._poller = self._make_poller()
         self._polls_clients = True
@@ -215,6 +224,16 @@ class Broker:
         )
         machine.wall_ns = time.time_ns() - self._clock.now()
         return machine
+
+    def _load(self) -> None:
+        """Takes the store over, and what is in it."""
+        if self._store is None:
+            return
+        self._closing.callback(self._store.close)
+        began = time.monotonic_ns()
+        self._machine.epoch = self._store.take_over(self._machine.epoch)
+        self._machine.load(self._store.load(), self._clock.now())
+        self.load_seconds = (time.monotonic_ns() - began) / 1e9
 
     def _bind(self, endpoints: Mapping[str, Endpoint], pump: Any) -> None:
         limits = self.limits
@@ -428,7 +447,7 @@ class Broker:
         server.draining = True
         self._say(Event.BROKER_DRAINING, jobs_open=machine.open, drain_s=self.drain)
         until = time.monotonic() + self.drain
-        while machine.open and self._stops < 2 and (left := until - time.monotonic()) > 0:
+        while not server.may_end() and self._stops < 2 and (left := until - time.monotonic()) > 0:
             self._turn(left)
 
     def _end(self) -> int:
@@ -438,7 +457,7 @@ class Broker:
         stops, until = self._stops, None
         gone_before, cancelled_before = machine.counters.replies_unroutable, machine.counters.jobs_cancelled
         while not server.stop(self._clock.now()):
-            if machine.open:
+            if machine.open and not server.leaves_jobs:
                 continue
             if until is None:  # from here on only the store, or a client that goes on asking, can hold us up
                 until = time.monotonic_ns() + SETTLE_NS
@@ -453,6 +472,8 @@ class Broker:
         counted = {name: value for name in Counters.__struct_fields__ if (value := getattr(machine.counters, name))}
         gone = machine.counters.replies_unroutable - gone_before
         told = max(0, machine.counters.jobs_cancelled - cancelled_before - gone)  # who has gone is owed nothing
+        if server.leaves_jobs:
+            counted["jobs_left"] = machine.open
         self._say(Event.BROKER_STOPPED, told_of_failure=told, replies_unread=len(server.outbox), **counted)
         return told
 
@@ -463,8 +484,4 @@ class Broker:
     def _close(self) -> None:
         if not self._closed:
             self._closed = True
-            try:
-                if self._store is not None:
-                    self._store.close()
-            finally:
-                self._closing.close()
+            self._closing.close()

@@ -87,6 +87,8 @@ class Server:
         self._answers = answers
         self._publish = publish
         self._store = store
+        self.leaves_jobs = store is not None and store.durable
+        """Open jobs are there for the next broker when this one stops."""
         self._turn = 0 if store is None else store.settled()
         """Turns only grow, also from one life of the broker to the next: a store answers with their numbers."""
         self._appended = self._turn
@@ -135,7 +137,8 @@ class Server:
         if self._heard_all_answers(max(len(messages), len(asks) + heard), now):
             machine.expire(now)
         self._keep_and_tell(now)
-        machine.match(now)
+        if not (self.draining and self.leaves_jobs):
+            machine.match(now)
         if machine.dispatched or machine.handed:
             self._hand_over(now)
         conversation.flush_acks(now)
@@ -178,17 +181,29 @@ class Server:
         """A commit is over that no turn has heard of."""
         return self._store is not None and self._was_busy and not self._store.busy()
 
+    def may_end(self) -> bool:
+        """While it drains: nothing is to be waited for. Jobs that are left to the next broker need not even begin."""
+        machine = self.machine
+        return not (any(worker.jobs for worker in machine.roster) if self.leaves_jobs else machine.open)
+
     def stop(self, now: int) -> bool:
-        """Ends open jobs, some at a time, and tells their clients; True when none is left, and no request unread."""
-        self.machine.draining = True
-        left = self.machine.stop(now, self.limits.turn_steps_max) + self._refuse_new()
+        """Ends open jobs, some at a time, and tells their clients; or leaves them in the store. True when that is done,
+        and no request unread.
+        """
+        machine = self.machine
+        machine.draining = True
+        left = self._refuse_new()
+        if self.leaves_jobs:
+            machine.journal.urgent |= bool(machine.journal)  # also what waits for others to go with
+        else:
+            left += machine.stop(now, self.limits.turn_steps_max)
         left += self._conversation.hear_clients(now)
         self._refuse(now)
         self._turn += 1
         self._keep_and_tell(now)
         self._conversation.flush_acks(NEVER)
         self._untold(self.outbox.retry())
-        if self._store is not None and (self._unsettled or self._owes()):
+        if self._store is not None and (machine.journal or self._unsettled or self._owes() or self._store.busy()):
             return False
         return left == 0 and not self._conversation.behind
 

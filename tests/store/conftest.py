@@ -18,6 +18,8 @@ class Restarted:
     when `append` returns.
     """
 
+    durable = True
+
     def __init__(self, path: Path, *, log_bytes_max: int) -> None:
         self._path, self._log_bytes_max = path, log_bytes_max
         self._epoch = 0

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from relet import Broker
+    from relet.store import Store
     from relet.transport.endpoints import Endpoint
 
 PROGRAM = "broker.py"
@@ -63,6 +64,12 @@ def build_parser() -> Parser:
             Exit.OK: "stopped, and nobody was owed an answer",
             Exit.USAGE: "the command line cannot be meant",
             Exit.UNREACHABLE: "an endpoint cannot be bound",
+            Exit.STORE_IN_USE: "another process has the store",
+            Exit.STORE_NEWER: "the store was written by a later version",
+            Exit.STORE_FOREIGN: "the file is no store",
+            Exit.STORE_CORRUPT: "the store is damaged",
+            Exit.STORE_UNWRITABLE: "the store cannot be opened, read or written",
+            Exit.STORE_FAILED: "the store did not keep something; nothing of that was acknowledged",
             Exit.OWED: "stopped while answers were owed; each of these clients was told that its job failed",
         },
     )
@@ -87,6 +94,18 @@ def build_parser() -> Parser:
         " queue may be used [none]",
     )
     parser.add_argument(
+        "--store",
+        metavar="FILE",
+        help="keep jobs, outcomes and dead letters in this file, made where there is none, across stops, crashes and"
+        " power cuts [none: jobs end with the broker]",
+    )
+    parser.add_argument(
+        "--sync",
+        choices=("full", "normal", "off"),
+        help="when the store makes sure that the disk has it: with each commit; normal may lose the last seconds when"
+        " the power goes, and off may lose the file [full]",
+    )
+    parser.add_argument(
         "--drain",
         type=duration_or_zero,
         default=DRAIN_SECONDS,
@@ -106,13 +125,18 @@ def build_parser() -> Parser:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the broker until it is told to stop; the exit code."""
-    values = build_parser().parse(arguments)
+    parser = build_parser()
+    values = parser.parse(arguments)
+    if values.sync and not values.store:
+        fail(Exit.USAGE, "--sync is for a store: name one with --store FILE", program=PROGRAM)
     checked_endpoints(values)
     configure(values)
+    from relet.store import StoreFailed
+
     raise_descriptor_limit()
     broker = opened_broker(values)
     for_people = values.log_format != "json"  # where JSON was asked for, stderr carries nothing else
-    stopping = Stopping(broker, values.drain, speaks=for_people)
+    stopping = Stopping(broker, values.drain, speaks=for_people, keeps=bool(values.store))
     stopping.install()
     if for_people:
         say(
@@ -123,12 +147,18 @@ def main(arguments: Sequence[str]) -> int:
                 pump=broker.pump,
                 public=broker.open_to_others,
                 hears_deaths=broker.hears_deaths,
+                store=store_row(values, broker),
             )
         )
     mind_the_collector()
-    told = broker.run()
+    try:
+        told = broker.run()
+    except StoreFailed as error:
+        fail(Exit.STORE_FAILED, str(error), program=PROGRAM)
     if for_people and told:
         say(f"{PROGRAM}: stopped; {told} owed {'answer was' if told == 1 else 'answers were'} given as failures")
+    elif for_people and values.store and broker.jobs_open:
+        say(f"{PROGRAM}: stopped; {broker.jobs_open} open {'job' if broker.jobs_open == 1 else 'jobs'} kept")
     elif for_people:
         say(f"{PROGRAM}: stopped; nobody was owed an answer")
     return Exit.OWED if told else Exit.OK
@@ -172,6 +202,7 @@ def checked_endpoints(values: argparse.Namespace) -> None:
 def opened_broker(values: argparse.Namespace) -> Broker:
     """A broker that is bound; ends the program where that is not possible."""
     from relet import BindError, Broker, Limits, SettingsError
+    from relet.store import StoreFailed, StoreUnusable
     from relet.transport.pump import PumpUnavailable
 
     try:
@@ -187,7 +218,12 @@ def opened_broker(values: argparse.Namespace) -> Broker:
             pump=values.pump,
             trace=values.log_level == "debug",
             admin=values.admin,
+            store=opened_store(values),
         )
+    except StoreUnusable as error:
+        fail(Exit[f"STORE_{error.code.upper()}"], str(error), program=PROGRAM)
+    except StoreFailed as error:
+        fail(Exit.STORE_FAILED, str(error), program=PROGRAM)
     except BindError as error:
         fail(Exit.UNREACHABLE, error.strerror or str(error), program=PROGRAM)
     except SettingsError as error:
@@ -196,14 +232,25 @@ def opened_broker(values: argparse.Namespace) -> Broker:
         fail(Exit.USAGE, str(error), program=PROGRAM)
 
 
+def opened_store(values: argparse.Namespace) -> Store | None:
+    """The store that was named. Raises `StoreUnusable` where it cannot be had."""
+    if not values.store:
+        return None
+    from relet.store.sqlite import SqliteStore
+
+    return SqliteStore(values.store, sync=values.sync or "full")
+
+
 class Stopping:
     """What SIGINT and SIGTERM do: the first drains, every further one stops at once."""
 
-    def __init__(self, broker: Broker, drain_seconds: float, *, speaks: bool) -> None:
+    def __init__(self, broker: Broker, drain_seconds: float, *, speaks: bool, keeps: bool = False) -> None:
         self.signals = 0
         self._broker = broker
         self._drain_seconds = drain_seconds
         self._speaks = speaks
+        self._keeps = keeps
+        """Open jobs are left to the next broker."""
 
     def install(self) -> None:
         """Take the two signals over."""
@@ -214,7 +261,11 @@ class Stopping:
         # Between two bytecodes of the loop: say it past the buffers that the loop may be writing to, and set the flag.
         self.signals += 1
         open_jobs = self._broker.jobs_open
-        if self.signals == 1 and open_jobs:
+        if self._keeps and open_jobs:
+            are = f"{open_jobs} open {'job is' if open_jobs == 1 else 'jobs are'} kept for the next broker"
+            until = f"; those with workers have up to {written_duration(self._drain_seconds)}; again to stop now"
+            line = f"stopping: {are}{until if self.signals == 1 else ''}"
+        elif self.signals == 1 and open_jobs:
             line = (
                 f"draining: {open_jobs} open {'job goes' if open_jobs == 1 else 'jobs go'} on for up to "
                 f"{written_duration(self._drain_seconds)}, no new ones are taken; again to stop now"
@@ -229,6 +280,16 @@ class Stopping:
         self._broker.stop()
 
 
+def store_row(values: argparse.Namespace, broker: Broker) -> str:
+    """What the banner says of the store; "" where there is none."""
+    if not values.store:
+        return ""
+    jobs = broker.jobs_open
+    sync = "" if values.sync in (None, "full") else f", sync {values.sync}: a power cut may lose what was acknowledged"
+    loaded = f"{jobs:,} open {'job' if jobs == 1 else 'jobs'} loaded in {broker.load_seconds:.2f} s"
+    return f"{values.store} ({loaded}{sync})"
+
+
 def banner(
     endpoints: Mapping[str, str],
     *,
@@ -237,6 +298,7 @@ def banner(
     pump: str,
     public: Sequence[str],
     hears_deaths: bool,
+    store: str = "",
 ) -> str:
     """What a broker says when it is bound: roles, rules, warnings, and the next command to type."""
     bold, yellow, plain = ("\x1b[1m", "\x1b[33m", "\x1b[0m") if wants_colour() else ("", "", "")
@@ -248,6 +310,7 @@ def banner(
             "none" if timeout is None else f"{written_duration(timeout)} per attempt, then the job is let again",
         ),
         ("pump", pump if pump == "cython" else f"{pump} (the compiled one takes a quarter of the CPU per job)"),
+        *([("store", store)] if store else []),
         ("pid", str(os.getpid())),
     ]
     lines = [f"{bold}relet {__version__}{plain}", *(f"  {name:<8} {value}" for name, value in rows)]

@@ -19,6 +19,18 @@ class Exit(IntEnum):
     """broker: an endpoint cannot be bound. testclient, relet: no broker answered within `--wait`, or `--timeout`."""
     OWED = 4
     """broker: it stopped while clients were owed answers, and told each of them that its job failed."""
+    STORE_IN_USE = 5
+    """broker, relet store: another process has the store."""
+    STORE_NEWER = 6
+    """The store was written by a later version."""
+    STORE_FOREIGN = 7
+    """The file is no store of relet."""
+    STORE_CORRUPT = 8
+    """The store is damaged."""
+    STORE_UNWRITABLE = 9
+    """The store cannot be opened, read or written: no rights, a read-only disk, no space."""
+    STORE_FAILED = 10
+    """broker: the store did not keep something while the broker ran; nothing of that was acknowledged."""
     CRASHED = 70
     """testworker: it crashed on purpose (`--crash`)."""
     INTERRUPTED = 130

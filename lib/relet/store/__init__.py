@@ -29,6 +29,9 @@ class StoreUnusable(Exception):
 class Store(Protocol):
     """Keeps records, turn by turn. Nothing here blocks for longer than it takes to hand over."""
 
+    durable: bool
+    """What it keeps outlives the process: a broker that stops leaves its open jobs to the next one."""
+
     def load(self) -> Iterable[Record]:
         """What was kept, as records from which `Machine.load` builds the same jobs again, in the same order. With
         `Numbered`, the highest number that a job was accepted with, which outlives all that is known of the job.

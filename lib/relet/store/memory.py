@@ -35,6 +35,8 @@ class _Row(msgspec.Struct):
 class MemoryStore:
     """Keeps one row for each job that is open or kept. Every turn is safe at once."""
 
+    durable = False
+
     def __init__(self) -> None:
         self._rows: dict[int, _Row] = {}
         self._evicted: Evicted | None = None

@@ -89,6 +89,8 @@ class SqliteStore:
     where the file cannot be had, is not a store, is broken, or was made by a later version.
     """
 
+    durable = True
+
     def __init__(
         self,
         path: str | os.PathLike[str],

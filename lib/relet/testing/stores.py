@@ -15,6 +15,8 @@ from relet.store.memory import MemoryStore
 class LateStore:
     """Takes records at once and makes them safe when told to, by `settle`."""
 
+    durable = False
+
     def __init__(self, on_append: Callable[[int], None] = lambda _turn: None) -> None:
         """`on_append` hears the number of each turn that brings records."""
         self.safe = MemoryStore()
