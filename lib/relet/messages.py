@@ -634,7 +634,7 @@ Key: TypeAlias = "bytes | tuple[str, bytes]"
 """What a request is found by: its id where its principal is "", else (principal, id)."""
 
 
-class Accepted(msgspec.Struct, frozen=True, tag=1, array_like=True):
+class Accepted(msgspec.Struct, frozen=True, tag=1, array_like=True, gc=False):
     """A job was accepted: from here on its end is owed."""
 
     number: int
@@ -657,7 +657,7 @@ class Accepted(msgspec.Struct, frozen=True, tag=1, array_like=True):
     """When its delay is over, milliseconds since 1970 (UTC); 0: it has none."""
 
 
-class Attempt(msgspec.Struct, frozen=True, tag=2, array_like=True):
+class Attempt(msgspec.Struct, frozen=True, tag=2, array_like=True, gc=False):
     """What is known of a job that is not final: absolute numbers, so the last record wins."""
 
     number: int
@@ -684,7 +684,7 @@ class Attempt(msgspec.Struct, frozen=True, tag=2, array_like=True):
     """How long the delay was when it began: no wall clock makes it longer."""
 
 
-class Finished(msgspec.Struct, frozen=True, tag=3, array_like=True):
+class Finished(msgspec.Struct, frozen=True, tag=3, array_like=True, gc=False):
     """A job reached its one final outcome. Nothing remains of it unless one of `kept` and `owed` says so."""
 
     number: int
@@ -708,7 +708,7 @@ class Finished(msgspec.Struct, frozen=True, tag=3, array_like=True):
     """Id of the job that took its place."""
 
 
-class Forgotten(msgspec.Struct, frozen=True, tag=4, array_like=True):
+class Forgotten(msgspec.Struct, frozen=True, tag=4, array_like=True, gc=False):
     """Less is kept of a final job than before; `Gone` says that nothing is. Said of a job that is open it says nothing:
     that ends by `Finished` or by `Gone`.
     """
@@ -720,7 +720,7 @@ class Forgotten(msgspec.Struct, frozen=True, tag=4, array_like=True):
     """... or being owed."""
 
 
-class Evicted(msgspec.Struct, frozen=True, tag=5, array_like=True):
+class Evicted(msgspec.Struct, frozen=True, tag=5, array_like=True, gc=False):
     """A bound made the broker forget an outcome that nobody had received: that of a job that was accepted then, and no
     younger one.
     """
@@ -729,7 +729,7 @@ class Evicted(msgspec.Struct, frozen=True, tag=5, array_like=True):
     """Milliseconds since 1970 (UTC)."""
 
 
-class QueueSet(msgspec.Struct, frozen=True, tag=6, array_like=True):
+class QueueSet(msgspec.Struct, frozen=True, tag=6, array_like=True, gc=False):
     """A queue has these settings from here on."""
 
     name: str
@@ -737,7 +737,7 @@ class QueueSet(msgspec.Struct, frozen=True, tag=6, array_like=True):
     """`core.settings.QueueSettings`, those of its fields that say something, by name; None: it has none of its own."""
 
 
-class Shared(msgspec.Struct, frozen=True, tag=7, array_like=True):
+class Shared(msgspec.Struct, frozen=True, tag=7, array_like=True, gc=False):
     """Which requests share a job, where it is not that alone with which it was accepted."""
 
     number: int
@@ -747,7 +747,7 @@ class Shared(msgspec.Struct, frozen=True, tag=7, array_like=True):
     since 1970); first the job's own."""
 
 
-class KeyWindow(msgspec.Struct, frozen=True, tag=8, array_like=True):
+class KeyWindow(msgspec.Struct, frozen=True, tag=8, array_like=True, gc=False):
     """A job that held a unique key has ended well, and the key is taken until then."""
 
     number: int
@@ -760,13 +760,13 @@ class KeyWindow(msgspec.Struct, frozen=True, tag=8, array_like=True):
     """Milliseconds since 1970 (UTC); 0: no longer."""
 
 
-class Gone(msgspec.Struct, frozen=True, tag=10, array_like=True):
+class Gone(msgspec.Struct, frozen=True, tag=10, array_like=True, gc=False):
     """These jobs have ended, and nothing remains of them. Windows of their unique keys do."""
 
     numbers: tuple[int, ...]
 
 
-class Numbered(msgspec.Struct, frozen=True, tag=9, array_like=True):
+class Numbered(msgspec.Struct, frozen=True, tag=9, array_like=True, gc=False):
     """Jobs with numbers up to this one were accepted, whether anything is known of them or not. Only stores say it: no
     number is given a second time, because what is kept by number may outlive its job.
     """

@@ -12,7 +12,7 @@ import pytest
 
 from relet.core.job import Job
 from relet.core.limits import Limits
-from relet.messages import Accepted, Cancel, CancelJob, Error, Finished, JobState
+from relet.messages import Accepted, Cancel, CancelJob, Error, Finished, JobState, Shared
 from relet.store.memory import MemoryStore
 from relet.testing import LateStore, census
 
@@ -510,7 +510,7 @@ def test_accepted_and_cancelled_in_one_turn_is_written_in_that_order(talk: Any) 
     c = it.client()
     c.submit(b"a", turn=False)
     cancel(c, b"a")
-    assert [type(record) for record in seen] == [Accepted, Finished]
+    assert [type(record) for record in seen] == [Accepted, Shared, Finished]
     before = census.persisted(it.machine)
     it.begin()
     assert census.persisted(it.machine) == before

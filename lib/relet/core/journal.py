@@ -97,11 +97,9 @@ class Journal:
         ended: list[Record] = []
         gone: list[int] = []
         first_new = accepted[0].number if accepted else NEVER
-        taken += [
-            records.accepted(machine, job)
-            for job in accepted
-            if job.state not in FINAL or job.number in kept or job in owed
-        ]
+        taken += records.accepted(
+            machine, [job for job in accepted if job.state not in FINAL or job.number in kept or job in owed]
+        )
         shared = self._shared
         for job in accepted:  # a final one has no body any more, by whose size its request would be known again
             if job.state in FINAL and job in owed:

@@ -217,8 +217,7 @@ class Machine:
         self.counters.jobs_accepted += len(jobs)
         if self.keeps_records:
             self._accepted.extend(jobs)
-            for job in jobs:  # an id that a worker hears must be the same after a restart
-                self.requests.id_of(job, now)
+            self.requests.draw_ids(jobs, now)  # an id that a worker hears must be the same after a restart
             self.journal.accepted(jobs)
         elif terms.priority or timing.has_deadline(terms):
             for job in jobs:
@@ -240,8 +239,8 @@ class Machine:
         default = self.queue
         if self.keeps_records:
             self._accepted.extend(jobs)
-            for job in jobs:  # an id that a worker hears must be the same after a restart
-                self.requests.id_of(job, now)
+            self.requests.draw_ids(jobs, now)  # an id that a worker hears must be the same after a restart
+            for job in jobs:
                 if job.queue is not default:
                     self._entered(job.queue)
             self.journal.accepted(jobs)

@@ -39,8 +39,31 @@ if TYPE_CHECKING:
     from relet.core.machine import Machine
 
 
-def accepted(machine: Machine, job: Job) -> Accepted:
-    """A job that was accepted."""
+def accepted(machine: Machine, jobs: Iterable[Job]) -> list[Accepted]:
+    """Jobs that were accepted. Most are plain, and came in the same moment."""
+    usual, default, wall_ms = machine.terms, machine.queue, machine.wall_ms
+    name, heard_ns, heard_ms = default.name, -1, 0
+    made = []
+    for job in jobs:
+        body, rules, key = job.body, job.rules, job.request
+        if type(body) is not bytes or rules is not None or job.terms is not usual or job.state == DELAYED:
+            made.append(_accepted(machine, job))
+            continue
+        if job.accepted_ns != heard_ns:
+            heard_ns = job.accepted_ns
+            heard_ms = wall_ms(heard_ns)
+        principal, request = key if isinstance(key, tuple) else ("", key or b"")
+        queue = name if job.queue is default else job.queue.name
+        made.append(
+            Accepted(
+                job.number, (body,), queue, heard_ms, None, principal, request, job.id, job.headers, job.again, None, 0
+            )
+        )
+    return made
+
+
+def _accepted(machine: Machine, job: Job) -> Accepted:
+    """One that has terms or rules of its own."""
     terms = None if job.terms is machine.terms else msgspec.to_builtins(job.terms)
     principal, request = "", b""
     if isinstance(job.request, tuple):
@@ -55,7 +78,7 @@ def accepted(machine: Machine, job: Job) -> Accepted:
         terms,
         principal,
         request,
-        machine.requests.id_of(job, job.accepted_ns),  # the same in every life of the broker
+        job.id,
         job.headers,
         job.again,
         None if job.rules is None else msgspec.to_builtins(job.rules, builtin_types=(bytes,)),
@@ -90,8 +113,8 @@ def attempt(machine: Machine, job: Job, pause_ns: int = 0) -> Attempt:
 def finished(machine: Machine, job: Job) -> Finished:
     """How a job ended, and what of it is kept."""
     letter = machine.kept.entries.get(job.number)
-    kept, owed = letter is not None, job in machine.requests.outcomes
-    answer = _kept_frames(job.answer) if kept or owed else ()
+    kept, owed, answer = letter is not None, job in machine.requests.outcomes, job.answer
+    frames = ((answer,) if type(answer) is bytes else _kept_frames(answer)) if kept or owed else ()
     return Finished(
         job.number,
         int(job.state),
@@ -99,7 +122,7 @@ def finished(machine: Machine, job: Job) -> Finished:
         job.attempts,
         kept,
         job.ledger,
-        answer,
+        frames,
         owed,
         machine.wall_ms(job.ended_ns),
         job.kind,
@@ -265,4 +288,4 @@ def _finished_again(machine: Machine, job: Job, record: Finished, now: int) -> N
 
 
 def _kept_frames(body: Body) -> tuple[bytes, ...]:
-    return tuple(map(bytes, body_frames(body)))
+    return (body,) if type(body) is bytes else tuple(map(bytes, body_frames(body)))
