@@ -20,7 +20,7 @@ from relet.core.queue import Queue
 from relet.core.settings import QueueSettings
 from relet.core.terms import Rules, Terms
 from relet.events import Event
-from relet.messages import CancelJob
+from relet.messages import CancelJob, ReportRefused
 from relet.orders import PurgeDead, RedriveDead, WhyJob
 from relet.store.memory import MemoryStore
 from relet.testing import census
@@ -641,6 +641,36 @@ def test_the_place_is_kept_until_what_was_made_is_safe(talk: Any) -> None:
         store.settle(100)
         it.turn()
         assert w.got == [b"A", b"B" if cancelled else b"A"]
+
+
+def test_the_next_one_goes_before_the_end_of_the_one_before_is_safe(talk: Any) -> None:
+    """docs/guarantees.md, 6: the one exception to the order. A broker that is killed before that end is safe has the
+    first job done again while the next is still with its worker; what that worker says is refused, and its job follows.
+    """
+    store = LateStore()
+    it = talk(store=store, timeout_ns=10 * S)
+    c, w = it.client(), it.worker(credit=2)
+    _submit(c, b"1", b"2", b"3")
+    store.settle(100)
+    it.turn()
+    w.complete(b"1")
+    assert w.got == [b"1", b"2"]
+    w.start(b"2")
+    assert (it.machine.open, it.state(b"2"), it.state(b"3")) == (2, "RUNNING", "BLOCKED")
+    store.crash()
+    it.begin()
+    assert (it.state(b"1"), it.state(b"2"), it.state(b"3")) == ("AVAILABLE", "BLOCKED", "BLOCKED")
+    token, back = w.last(b"2").token, it.worker("back", incarnation=w.incarnation, hello=False)
+    assert back.hello(running=(token,)).lost == (token,)
+    back.complete(token)
+    assert [said.code for said in back.take(ReportRefused)] == ["not_open"]
+    assert it.state(b"2") == "BLOCKED"
+    n = it.worker("n", credit=3)
+    for body in (b"1", b"2", b"3"):
+        n.complete(body)
+        store.settle(100)
+        it.turn()
+    assert n.got == [b"1", b"2", b"3"]
 
 
 @pytest.mark.parametrize("tried", [False, True])
