@@ -71,6 +71,7 @@ S = 1_000 * MS
 LIVENESS, GRACE, GRACE_2010, ASKER_GRACE = 4 * S, 250 * MS, 20 * MS, 1 * S
 RECALL, CEILING, OUTCOME = 100 * MS, 20 * S, 10 * S
 CREDIT_MAX = 3
+JOBS_MAX = 5
 OUTCOMES_MAX = 2
 NEVER = 1 << 62
 
@@ -194,6 +195,7 @@ class AgainstTheModel(RuleBasedStateMachine):
             outcome_ns=OUTCOME,
             outcomes_max=OUTCOMES_MAX,
             asks_per_worker_max=CREDIT_MAX,
+            jobs_per_worker_max=JOBS_MAX,
             askers_per_job_max=2,
             handovers_max=handovers,
         )
@@ -643,7 +645,8 @@ class AgainstTheModel(RuleBasedStateMachine):
             for job in self.held_by(session.name):
                 if job.state == HELD and job.seq <= session.started:
                     self.starts(job)
-        session.granted = max(session.granted, min(credit, session.handed + CREDIT_MAX))
+        most = min(CREDIT_MAX, JOBS_MAX - len(self.held_by(session.name)))
+        session.granted = max(session.granted, min(credit, session.handed + most))
 
     @precondition(lambda self: self.live() and self.tokens)
     @rule(

@@ -271,6 +271,7 @@ def test_askers_are_return_paths_that_begin_anew_with_each_hello() -> None:
 def _roster(queue: Queue | None = None, **bounds: int) -> Roster:
     queue = Queue() if queue is None else queue
     usual = {"asks_max": 1_000, "asks_per_worker_max": 100, "workers_max": 100, "paths_max": 100}
+    usual |= {"jobs_per_worker_max": 1_000}
     return Roster(queue, **{**usual, **bounds})
 
 

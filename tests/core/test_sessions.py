@@ -40,6 +40,7 @@ def test_welcome_says_the_bounds_and_where_the_session_stands(talk: Any) -> None
         "outcome_ms": limits.outcome_ns // MS,
         "session_grace_ms": 300,
         "credit": 7,
+        "jobs": limits.jobs_per_worker_max,
         "run_ms": 60_000,
         "retry_ms": limits.retry_ns_max // MS,
     }
@@ -697,6 +698,46 @@ def test_credit_above_the_limit_is_granted_in_part_and_told(talk: Any) -> None:
     w.says(WorkerAsk(credit=2**62))
     assert [error.code for error in w.take(Error)] == ["bad_credit"]
     assert len(w.got) == 6
+
+
+def test_a_worker_has_so_many_jobs_at_most_and_credit_above_is_granted_up_to_that(talk: Any) -> None:
+    """`jobs_per_worker_max`: what it has counts, started or not; what has ended makes room as credit is said again."""
+    it = talk(limits=Limits(asks_per_worker_max=3, jobs_per_worker_max=4))
+    c, w = it.client(), it.worker(credit=3)
+    c.submit_many(*(b"%d" % number for number in range(9)))
+    w.start(b"0")
+    assert w.got == [b"0", b"1", b"2"]
+    w.ask(3)
+    assert w.got == [b"0", b"1", b"2", b"3"]
+    (error,) = w.take(Error)
+    assert error.code == "bad_credit"
+    assert error.text == "a worker may have 4 jobs (--jobs-per-worker-max), and has 3; so much was granted"
+    w.ask(0)
+    assert (len(w.got), [error.code for error in w.take(Error)]) == (4, ["bad_credit"])
+    w.complete(b"0")
+    w.hand_back(b"3")
+    assert len(w.got) == 4
+    w.ask(0)
+    assert len(w.got) == 6
+    it.worker("v", credit=3)
+    assert len(w.got) == 6, "others are not bound by what it has"
+
+
+def test_claims_are_no_asks_and_may_go_beyond_what_a_worker_may_have(talk: Any) -> None:
+    """What it has started is its own; it is given nothing until there is room."""
+    it = talk(limits=Limits(jobs_per_worker_max=3))
+    c, w = it.client(), it.worker(credit=3)
+    c.submit_many(*(b"%d" % number for number in range(5)))
+    w.start(b"2")
+    it.machine.roster._jobs_per_worker_max = 2  # as a broker that was started anew with a lower limit
+    w.hello(running=(b"0", b"1", b"2"))
+    w.ask(1)
+    assert len(w.got) == 3
+    assert [error.code for error in w.take(Error)] == ["bad_credit"]
+    w.complete(b"0")
+    w.complete(b"1")
+    w.ask(0)
+    assert w.got[3:] == [b"3"]
 
 
 def test_all_workers_together_have_a_bound_and_the_rest_is_granted_later(talk: Any) -> None:

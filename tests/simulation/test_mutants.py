@@ -1146,6 +1146,28 @@ def test_a_worker_that_is_served_by_other_weights_is_noticed() -> None:
     assert any(text is not None and "weight" in text for text in caught), caught
 
 
+class BoundsNoWorker(Machine):
+    """A worker may have as many jobs as it likes."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.roster._jobs_per_worker_max = 1_000_000
+
+
+def test_a_worker_that_has_more_jobs_than_it_may_is_noticed() -> None:
+    """Where that are two; in other worlds nobody comes near the bound."""
+
+    def played(index: int, machine: type[Machine]) -> str | None:
+        seed = f"jobs of a worker/{index}"
+        config = draw(random.Random(seed), "native")
+        config.limits = msgspec.structs.replace(config.limits, jobs_per_worker_max=2)
+        return _plays(World(seed, config, machine=machine))
+
+    assert [played(index, Machine) for index in range(5)] == [None] * 5
+    caught = [played(index, BoundsNoWorker) for index in range(5)]
+    assert any(text is not None and "beyond its credit" in text for text in caught), caught
+
+
 def test_the_census_alone_is_not_what_notices() -> None:
     """A job that vanishes with all counts put right is found by its client, who was never told, or because jobs go
     before it that came after it.

@@ -49,6 +49,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Unspent asks of one worker, so that a worker that only asks cannot fill the roster."""
     asks_max: int = 1_000_000
     """Unspent asks of all workers together."""
+    jobs_per_worker_max: int = 3_000
+    """Jobs that one native worker may have, unspent asks among them: what its hello can claim after a loss of the
+    connection, because a header has at most 64 KiB."""
     peers_max: int = 65_536
     """Connections that may speak on one endpoint, and return paths of workers behind proxies; each is kept until
     it goes."""

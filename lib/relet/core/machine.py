@@ -121,6 +121,7 @@ class Machine:
             self.queue,
             asks_max=limits.asks_max,
             asks_per_worker_max=limits.asks_per_worker_max,
+            jobs_per_worker_max=limits.jobs_per_worker_max,
             workers_max=limits.peers_max,
             paths_max=limits.paths_per_peer_max,
         )

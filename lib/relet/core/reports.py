@@ -132,6 +132,7 @@ class Reports:
         limits = {
             **self._machine.requests.limits(),
             "credit": self._limits.asks_per_worker_max,
+            "jobs": self._limits.jobs_per_worker_max,
             "run_ms": self._limits.run_ns_max // 1_000_000,
             "retry_ms": self._limits.retry_ns_max // 1_000_000,
         }
@@ -236,9 +237,16 @@ class Reports:
             service = session.service.service
             if service.stirred or service.passed:
                 machine.stirred.update(dict.fromkeys(service.ready()))
-        if not whole and credit - session.handed > self._limits.asks_per_worker_max:
-            text = f"a worker may ask for {self._limits.asks_per_worker_max} jobs at a time; so much was granted"
-            machine.said.append((session, Error(code="bad_credit", text=text), ()))
+        if whole:
+            return
+        asks_max, jobs_max = self._limits.asks_per_worker_max, self._limits.jobs_per_worker_max
+        text, wanted = "", credit - session.handed
+        if wanted > asks_max:
+            text = f"a worker may ask for {asks_max} jobs at a time (--asks-per-worker-max)"
+        elif wanted + len(session.jobs) > jobs_max:
+            text = f"a worker may have {jobs_max} jobs (--jobs-per-worker-max), and has {len(session.jobs)}"
+        if text:
+            machine.said.append((session, Error(code="bad_credit", text=f"{text}; so much was granted"), ()))
             machine.asks_refused(1, "too_many_asks")
 
     def _started(self, session: Session, started: int, now: int) -> None:

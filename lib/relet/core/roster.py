@@ -155,6 +155,7 @@ class Roster:
         "_asks_per_worker_max",
         "_barren",
         "_default",
+        "_jobs_per_worker_max",
         "_paths_max",
         "_workers_max",
         "asks",
@@ -166,11 +167,19 @@ class Roster:
     )
 
     def __init__(
-        self, default: Queue, *, asks_max: int, asks_per_worker_max: int, workers_max: int, paths_max: int
+        self,
+        default: Queue,
+        *,
+        asks_max: int,
+        asks_per_worker_max: int,
+        jobs_per_worker_max: int,
+        workers_max: int,
+        paths_max: int,
     ) -> None:
         self._default = (default,)
         self._asks_max = asks_max
         self._asks_per_worker_max = asks_per_worker_max
+        self._jobs_per_worker_max = jobs_per_worker_max
         self._workers_max = workers_max
         self._paths_max = paths_max
         self._barren = 0
@@ -239,6 +248,8 @@ class Roster:
         had = session.credit
         if had + more > self._asks_per_worker_max:
             more = self._asks_per_worker_max - had
+        if had + more + len(session.jobs) > self._jobs_per_worker_max:
+            more = self._jobs_per_worker_max - had - len(session.jobs)
         if self.asks + more > self._asks_max:
             more = self._asks_max - self.asks
         if more > 0:

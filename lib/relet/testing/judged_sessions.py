@@ -326,6 +326,13 @@ class Sessions:
         seat.claims = {claim for claim in seat.claims if claim.holder is seat}
         return list(seat.claims)
 
+    def _has(self, seat: Seat) -> int:
+        """How many jobs the session holds, as far as that matters to the bound: what it has held is sorted out then."""
+        limits = self._limits
+        if len(seat.claims) + limits.asks_per_worker_max <= limits.jobs_per_worker_max:
+            return len(seat.claims)
+        return len(self._claims_of(seat))
+
     def _says(self, seat: Seat, said: FromWorker, body: Body) -> None:
         judge = self._judge
         seat.heard = judge.now
@@ -350,10 +357,10 @@ class Sessions:
                     self._judge.starts(claim)
             seat.started = started
         if credit > seat.granted:
-            room = self._limits.asks_per_worker_max - (seat.granted - seat.handed)
-            if credit - seat.handed > self._limits.asks_per_worker_max:
+            most = min(self._limits.asks_per_worker_max, self._limits.jobs_per_worker_max - self._has(seat))
+            if credit - seat.handed > most:
                 self._too_much += 1
-            seat.granted += max(0, min(credit - seat.granted, room))
+            seat.granted = max(seat.granted, min(credit, seat.handed + most))
 
     def _reports(
         self,
