@@ -29,11 +29,12 @@ from relet.core.effects import Counters, Notice
 from relet.core.job import Job
 from relet.core.limits import Limits
 from relet.core.machine import Machine
+from relet.core.records import BadRecords
 from relet.core.settings import configured
 from relet.events import Event
 from relet.log import Log, Publisher
 from relet.server import Server
-from relet.store import Store
+from relet.store import Store, StoreUnusable
 from relet.transport import pump as pumps
 from relet.transport.endpoints import LOOPBACK, Endpoint, check_distinct, check_text, parse_bind
 from relet.transport.link import Alarm, default_logger
@@ -140,6 +141,9 @@ class Broker:
     `run` raises `StoreFailed` when the store did not keep something: nothing of that was acknowledged.
     """
 
+    upgraded: Mapping[str, Any] | None = None
+    """What was done to a store of an older format: `version_before`, `version`, and `took_s`, seconds."""
+
     def __init__(
         self,
         clients: str,
@@ -226,13 +230,21 @@ class Broker:
         return machine
 
     def _load(self) -> None:
-        """Takes the store over, and what is in it."""
+        """Takes what is in the store, and the store over."""
         if self._store is None:
             return
         self._closing.callback(self._store.close)
         began = time.monotonic_ns()
+        try:
+            self._machine.load(self._store.load(), self._clock.now())
+        except BadRecords as error:
+            text = f"{self._store.name} is damaged ({error}): restore it from a backup, or name another file"
+            raise StoreUnusable("corrupt", text) from error
         self._machine.epoch = self._store.take_over(self._machine.epoch)
-        self._machine.load(self._store.load(), self._clock.now())
+        for event, fields in self._store.take_notices():
+            if event == Event.STORE_UPGRADED:
+                self.upgraded = fields
+            self._say(event, **fields)
         self.load_seconds = (time.monotonic_ns() - began) / 1e9
 
     def _bind(self, endpoints: Mapping[str, Endpoint], pump: Any) -> None:

@@ -33,6 +33,9 @@ class Event(StrEnum):
     INTAKE_RESUMED = "intake_resumed"
     """There is room again. jobs_open, bytes_open"""
 
+    STORE_UPGRADED = "store_upgraded"
+    """The file was of an older format, and has this one's now. store, version_before, version, took_s"""
+
     # Workers (info, bounded rate).
     WORKER_ARRIVED = "worker_arrived"
     """The first ask on a connection or return path, or a native hello. worker, queues, socket_type, traced (False: the

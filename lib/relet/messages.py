@@ -655,6 +655,8 @@ class Accepted(msgspec.Struct, frozen=True, tag=1, array_like=True, gc=False):
     """`core.terms.Rules`, field by field; None: nothing was agreed about it alone."""
     due_ms: int = 0
     """When its delay is over, milliseconds since 1970 (UTC); 0: it has none."""
+    size: int = -1
+    """Bytes of the body, where that is kept elsewhere or not any more; -1: it is here."""
 
 
 class Attempt(msgspec.Struct, frozen=True, tag=2, array_like=True, gc=False):

@@ -334,6 +334,8 @@ class Server:
             notices, machine.notices = machine.notices, []
             if machine.finished or machine.told or machine.promised or machine.acks or notices:
                 self._unsettled.append(self._promises(notices))
+        for notice in store.take_notices():
+            self._publish(notice)
         self._was_busy = store.busy()
         settled = store.settled()
         if settled >= self._appended:

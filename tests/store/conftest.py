@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from relet.core.effects import Notice
 from relet.messages import Record, Records
 from relet.store import Store
 from relet.store.memory import MemoryStore
@@ -18,6 +19,7 @@ class Restarted:
     when `append` returns.
     """
 
+    name = "the store"
     durable = True
 
     def __init__(self, path: Path, *, log_bytes_max: int) -> None:
@@ -35,6 +37,10 @@ class Restarted:
         self.store.close()
         self._open()
         return self.store.load()
+
+    def take_notices(self) -> list[Notice]:
+        """As the store."""
+        return self.store.take_notices()
 
     def busy(self) -> bool:
         """As the store."""

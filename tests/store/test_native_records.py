@@ -91,6 +91,8 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
         HEADERS,
         st.booleans(),
         st.none() | st.tuples(BYTES, TEXT, NUMBERS, NUMBERS, TEXT, NUMBERS, BYTES, TEXT),
+        NUMBERS,
+        NUMBERS,
     ),
     st.builds(
         Attempt,
@@ -146,7 +148,7 @@ def test_a_record_says_all_of_its_fields() -> None:
     """A new field needs a test here: these are all that there are."""
     kinds = (Accepted, Attempt, Finished, Forgotten, Evicted, QueueSet, Shared, KeyWindow, Numbered, Gone)
     assert {kind.__name__: len(kind.__struct_fields__) for kind in kinds} == {
-        "Accepted": 12,
+        "Accepted": 13,
         "Attempt": 15,
         "Finished": 14,
         "Forgotten": 3,
@@ -184,6 +186,15 @@ def test_settings_of_a_later_version_are_read_as_far_as_they_are_known(store: St
 
 
 # --- Accepted
+
+
+def test_a_request_is_known_by_its_size_when_its_body_is_gone(store: Store) -> None:
+    """Of a job that ended well no body is kept; who asks again with the same one is told the outcome, no conflict."""
+    known = {"request": NAME, "id": ID}
+    store.append(1, [Accepted(1, (b"x" * 3_000,), **known), Accepted(2, (b"small",), request=b"other", id=b"2" * 16)])
+    store.append(2, [Finished(1, COMPLETED, "", 1, False, (), (b"answer",), True, WALL_MS)])
+    store.append(3, [Finished(2, COMPLETED, "", 1, False, (), (b"answer",), True, WALL_MS)])
+    assert {job.number: job.size for job in _load(store).requests.outcomes} == {1: 3_000, 2: 5}
 
 
 def test_an_accepted_job_comes_back_with_its_terms(store: Store) -> None:

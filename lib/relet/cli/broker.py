@@ -287,7 +287,9 @@ def store_row(values: argparse.Namespace, broker: Broker) -> str:
     jobs = broker.jobs_open
     sync = "" if values.sync in (None, "full") else f", sync {values.sync}: a power cut may lose what was acknowledged"
     loaded = f"{jobs:,} open {'job' if jobs == 1 else 'jobs'} loaded in {broker.load_seconds:.2f} s"
-    return f"{values.store} ({loaded}{sync})"
+    done = broker.upgraded
+    upgraded = f"format {done['version_before']} made {done['version']} in {done['took_s']:.2f} s, " if done else ""
+    return f"{values.store} ({upgraded}{loaded}{sync})"
 
 
 def banner(

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from relet.core.machine import Machine
 
 
+class BadRecords(Exception):
+    """Records that no machine has written: a store is damaged."""
+
+
 def accepted(machine: Machine, jobs: Iterable[Job]) -> list[Accepted]:
     """Jobs that were accepted. Most are plain, and came in the same moment."""
     usual, default, wall_ms = machine.terms, machine.queue, machine.wall_ms
@@ -177,7 +181,14 @@ class Ended(NamedTuple):
 
 
 def rebuilt(machine: Machine, records: Iterable[Record], now: int) -> tuple[list[Job], list[Ended]]:
-    """The jobs that these records speak of: open ones, by number, and final ones."""
+    """The jobs that these records speak of: open ones, by number, and final ones. Raises `BadRecords`."""
+    try:
+        return _rebuilt(machine, records, now)
+    except (LookupError, ValueError, msgspec.MsgspecError) as error:
+        raise BadRecords(f"what it says makes no jobs: {type(error).__name__} {error}") from error
+
+
+def _rebuilt(machine: Machine, records: Iterable[Record], now: int) -> tuple[list[Job], list[Ended]]:
     jobs: dict[int, Job] = {}
     final: dict[int, Ended] = {}
     for record in records:
@@ -234,7 +245,7 @@ def _accepted_again(machine: Machine, record: Accepted, now: int) -> Job:
         job.accepted_ns = min(now, (record.accepted_ms + 1) * 1_000_000 - machine.wall_ns)
     if record.request:
         job.request = (record.principal, record.request) if record.principal else record.request
-        job.size = body_bytes(body)
+        job.size = body_bytes(body) if record.size < 0 else record.size
     return job
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from relet.core.effects import Notice
 from relet.messages import Record, Records
 
 __all__ = ["Store", "StoreFailed", "StoreUnusable"]
@@ -29,8 +30,13 @@ class StoreUnusable(Exception):
 class Store(Protocol):
     """Keeps records, turn by turn. Nothing here blocks for longer than it takes to hand over."""
 
+    name: str
+    """What to call it when it is spoken of: its path, or a word."""
     durable: bool
     """What it keeps outlives the process: a broker that stops leaves its open jobs to the next one."""
+
+    def take_notices(self) -> list[Notice]:
+        """What has happened in the store itself since this was asked last, to be published."""
 
     def load(self) -> Iterable[Record]:
         """What was kept, as records from which `Machine.load` builds the same jobs again, in the same order. With
@@ -50,8 +56,9 @@ class Store(Protocol):
         """Calls this, from any thread, when `settled` may have grown, or fails now."""
 
     def take_over(self, epoch: int) -> int:
-        """The broker that has the store from now on; returns its epoch: this number, or the next after the last one,
-        whichever is more. What a broker of an earlier epoch appends is refused.
+        """The broker that has the store from now on, after it has loaded it; returns its epoch: this number, or the
+        next after the last one, whichever is more. What a broker of an earlier epoch appends is refused. Until then a
+        store on disk is as it was.
         """
 
     def close(self) -> None:

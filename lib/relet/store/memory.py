@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from relet.core.effects import Notice
 from relet.messages import (
     Accepted,
     Attempt,
@@ -35,6 +36,7 @@ class _Row(msgspec.Struct):
 class MemoryStore:
     """Keeps one row for each job that is open or kept. Every turn is safe at once."""
 
+    name = "the store"
     durable = False
 
     def __init__(self) -> None:
@@ -104,6 +106,10 @@ class MemoryStore:
                     else:
                         del rows[number]
         self._turn = turn
+
+    def take_notices(self) -> list[Notice]:
+        """Nothing ever happens in it."""
+        return []
 
     def busy(self) -> bool:
         """Never: turns are taken as they come."""

@@ -7,6 +7,9 @@ what they say of jobs that have not ended since is promoted to rows of `jobs`, i
 opened promotes all that the log holds, whether the broker before it ended well or not: there is one way, and every
 start goes it.
 
+To open a file changes nothing in it: all that a start writes, a newer format among it, is one transaction, which
+`take_over` ends when what is in the file has been read. A file that is refused is left as it was, byte for byte.
+
 The commits run in a thread of their own, because the time that a disk takes must not be the broker's: heartbeats go on
 and leases are not eaten while a disk is slow (docs/decisions/0013-kept-on-disk.md). Nobody but that thread touches the
 connection while it runs. The statements are few and large for another reason: each step takes the interpreter's lock
@@ -25,15 +28,20 @@ import functools
 import os
 import queue
 import sqlite3
+import stat
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from urllib.parse import quote
 
 import msgspec
 
+from relet.core.effects import Notice
 from relet.core.job import COMPLETED
+from relet.events import Event
 from relet.messages import (
     Accepted,
     Attempt,
@@ -67,6 +75,11 @@ WAL_PAGES_MAX: Final = 2_000
 BUSY_MS: Final = 0
 """Nobody else may have the file, so there is nobody to wait for."""
 
+_DAMAGES: Final = (sqlite3.Error, msgspec.MsgspecError, TypeError, ValueError, LookupError)
+"""What comes of reading a file in which something is not as it was written."""
+_PAGE_BYTES: Final = 4096
+"""Of a new file, by SQLite's own default."""
+_RESTORE: Final = "restore it from a backup, or name another file"
 _TAGS: Final[dict[type[Record], int]] = {Accepted: 1, Attempt: 2, Finished: 3, Forgotten: 4, Shared: 7}
 """Records of one job, in the order in which they are loaded."""
 _SYNCS: Final = {"full": "FULL", "normal": "NORMAL", "off": "OFF"}
@@ -84,9 +97,10 @@ class _Turn(NamedTuple):
 class SqliteStore:
     """Keeps what a broker must not forget in the file at `path`, which is made where there is none.
 
-    `sync`: "full" loses nothing that was settled; "normal" may lose the last commits when the power goes, and nothing
-    when only the process does; "off" may lose more, and may leave a file that cannot be read. Raises `StoreUnusable`
-    where the file cannot be had, is not a store, is broken, or was made by a later version.
+    It is opened to be read; from `take_over` on it may be written. `sync`: "full" loses nothing that was settled;
+    "normal" may lose the last commits when the power goes, and nothing when only the process does; "off" may lose more,
+    and may leave a file that cannot be read. Raises `StoreUnusable` where the file cannot be had, is not a store, is
+    broken, or was made by a later version.
     """
 
     durable = True
@@ -103,6 +117,7 @@ class SqliteStore:
         if sync not in _SYNCS:
             raise ValueError(f"sync is {sync!r}: it must be one of {', '.join(_SYNCS)}")
         self.path = Path(path)
+        self.name = str(self.path)
         self._descriptor = _lock(self.path)
         self._log_bytes_max = log_bytes_max
         self._trim_bytes = min(TRIM_BYTES, log_bytes_max)
@@ -113,20 +128,26 @@ class SqliteStore:
         self._skipped: set[int] = set()
         """Those of them whose acceptance was trimmed and not promoted."""
         self.epoch = self._settled = self._last = 0
+        self._opening = True
+        """Nobody has taken the file over yet."""
+        self._upgraded = (0, 0.0)
+        """Which version it had when it was opened, where that was an older one; and what the steps took, seconds."""
         self._busy = False
         self._error: StoreFailed | None = None
         self._encoder = msgspec.msgpack.Encoder()
         self._ring: Callable[[], None] = _nobody
         self._work: queue.SimpleQueue[tuple[int, Records] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._notices: list[Notice] = []
+        self._guard: sqlite3.Connection | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._run: Callable[..., sqlite3.Cursor]
         try:
+            version = self._inspect()
             self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as error:
-            os.close(self._descriptor)
-            raise _unusable(self.path, error) from error
-        try:
-            self._open(_SYNCS[sync])
-        except sqlite3.Error as error:
+            self._run = self._connection.execute
+            self._open(version, _SYNCS[sync])
+        except _DAMAGES as error:
             self._abandon()
             raise _unusable(self.path, error) from error
         except BaseException:
@@ -138,12 +159,37 @@ class SqliteStore:
 
     # --- Opening
 
-    def _open(self, sync: str) -> None:
-        run = self._connection.execute
-        run(f"pragma busy_timeout = {BUSY_MS}")
-        (application,), (version,) = run("pragma application_id").fetchone(), run("pragma user_version").fetchone()
-        (tables,) = run("select count(*) from sqlite_schema").fetchone()
-        if tables and application != APPLICATION_ID:
+    def _inspect(self) -> int:
+        """The version of the file, read without the right to write: SQLite tidies up behind a program that was killed,
+        in whose file ever. Where there is a log beside it, the reader stays until the file is taken over: the last one
+        to close a file copies its log into it, and this one cannot.
+        """
+        size, log_size = os.fstat(self._descriptor).st_size, _size_of(self.path, "-wal")
+        if size == 0 and log_size:
+            raise StoreUnusable("corrupt", f"{self.path} is empty, but there is a log beside it: {_RESTORE}")
+        if size <= _PAGE_BYTES and _size_of(self.path, "-journal"):
+            return 0  # a crash while it was made; SQLite makes it empty again
+        reader = sqlite3.connect(
+            f"file:{quote(str(self.path.absolute()))}?{'mode=ro' if log_size else 'immutable=1'}", uri=True
+        )
+        try:
+            version = self._version(reader)
+        except BaseException:
+            reader.close()
+            raise
+        if log_size:
+            self._guard = reader
+        else:
+            reader.close()
+        return version
+
+    def _version(self, reader: sqlite3.Connection) -> int:
+        """0: there is nothing in it. Raises `StoreUnusable` where it is not ours to open."""
+        read = reader.execute
+        read(f"pragma busy_timeout = {BUSY_MS}")
+        (application,), (version,) = read("pragma application_id").fetchone(), read("pragma user_version").fetchone()
+        (tables,) = read("select count(*) from sqlite_schema").fetchone()
+        if application != APPLICATION_ID and (application or version or tables):
             raise StoreUnusable("foreign", f"{self.path} is a database of some other program: name another file")
         if version > VERSION:
             raise StoreUnusable(
@@ -151,57 +197,50 @@ class SqliteStore:
                 f"{self.path} was written by a later version of relet (format {version}, this one knows {VERSION}):"
                 " start that version, or name another file",
             )
-        run("pragma auto_vacuum = incremental")  # before there is anything in the file
+        return int(version)
+
+    def _open(self, version: int, sync: str) -> None:
+        run = self._run
+        run(f"pragma busy_timeout = {BUSY_MS}")
+        if version == 0:  # before there is anything in the file; later it would be a write
+            run("pragma auto_vacuum = incremental")
         run("pragma journal_mode = wal")
         run(f"pragma synchronous = {sync}")
         run(f"pragma wal_autocheckpoint = {WAL_PAGES_MAX}")
-        run(f"pragma journal_size_limit = {2 * WAL_PAGES_MAX * 4096}")
+        run(f"pragma journal_size_limit = {2 * WAL_PAGES_MAX * _PAGE_BYTES}")
         run("pragma cell_size_check = on")
+        run("begin immediate")
         if version < VERSION:
             self._upgrade(version)
-        (self._settled,) = run("select coalesce(max(value), 0) from about where name = 'turn'").fetchone()
-        (self._last,) = run("select coalesce(max(value), 0) from about where name = 'last'").fetchone()
+        about = dict(run("select name, value from about where name in ('turn', 'last', 'epoch')"))
+        if not all(type(value) is int for value in about.values()) or "epoch" not in about:
+            raise StoreUnusable("corrupt", f"{self.path} is damaged: it has no epoch; {_RESTORE}")
+        self._settled, self._last, self.epoch = about.get("turn", 0), about.get("last", 0), about["epoch"]
         self._promote_all()
-        (self.epoch,) = run("select coalesce(max(value), 0) from about where name = 'epoch'").fetchone()
 
     def _upgrade(self, version: int) -> None:
-        run = self._connection.execute
-        run("begin immediate")
+        began = time.monotonic()
         for step in STEPS[version:]:
             for statement in step:
-                run(statement)
-        run(f"pragma application_id = {APPLICATION_ID}")
-        run(f"pragma user_version = {VERSION}")
-        run("commit")
+                self._run(statement)
+        self._run(f"pragma application_id = {APPLICATION_ID}")
+        self._run(f"pragma user_version = {VERSION}")
+        self._upgraded = (version, time.monotonic() - began)
 
     def _promote_all(self) -> None:
-        """What the log of the broker before holds goes into rows, in one transaction; then the log is empty."""
-        run = self._connection.execute
+        """What the log of the broker before holds goes into rows; then the log is empty."""
         decode = msgspec.msgpack.Decoder(list[Record]).decode
-        log = run("select turn, records from turns order by turn")
+        log = self._run("select turn, records from turns order by turn")
         turns = [_Turn(turn, decode(packed), len(packed)) for turn, packed in log]
         if turns:
             for turn in turns:
                 self._note_gone(turn)
-            run("begin immediate")
             self._promote(turns)
-            run("commit")
             self._settled = turns[-1].number
-
-    def take_over(self, epoch: int) -> int:
-        """The broker that has the file from now on; returns its epoch: this number, or the next after the last one,
-        whichever is more. Commits of earlier epochs are refused.
-        """
-        self.epoch = max(epoch, self.epoch + 1)
-        try:
-            self._connection.execute("insert or replace into about values ('epoch', ?)", (self.epoch,))
-        except sqlite3.Error as error:
-            raise _failed(self.path, error) from error
-        return self.epoch
 
     def load(self) -> Iterator[Record]:
         """Settings of queues and what else is of no job, then what is known of each job, by job number."""
-        run = self._connection.execute
+        run = self._run
         decode = msgspec.msgpack.Decoder(Record).decode
         try:
             if self._last:
@@ -219,14 +258,51 @@ class SqliteStore:
                     frames = msgspec.msgpack.decode(bodies.pop(record.number), type=tuple[bytes, ...])
                     record = msgspec.structs.replace(record, body=frames)
                 yield record
-        except (sqlite3.Error, msgspec.MsgspecError) as error:
+        except _DAMAGES as error:
             raise _unusable(self.path, error) from error
+
+    def take_over(self, epoch: int) -> int:
+        """The broker that has the file from now on; returns its epoch: this number, or the next after the last one,
+        whichever is more. Commits of earlier epochs are refused. Raises `StoreUnusable`.
+        """
+        self.epoch = max(epoch, self.epoch + 1)
+        try:
+            self._run("insert or replace into about values ('epoch', ?)", (self.epoch,))
+            if self._opening:
+                self._end_opening()
+        except sqlite3.Error as error:
+            raise _unusable(self.path, error) from error
+        return self.epoch
+
+    def _end_opening(self) -> None:
+        began = time.monotonic()
+        self._run("commit")
+        self._opening = False
+        self._let_guard_go()
+        before, took = self._upgraded
+        if before:
+            took = round(took + time.monotonic() - began, 3)
+            fields = {"store": str(self.path), "version_before": before, "version": VERSION, "took_s": took}
+            self._notices.append((Event.STORE_UPGRADED, fields))
+
+    def _let_guard_go(self) -> None:
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
 
     # --- The broker's side
 
     def rings(self, ring: Callable[[], None]) -> None:
         """Calls this, from another thread, when a commit is over."""
         self._ring = ring
+
+    def take_notices(self) -> list[Notice]:
+        """What has happened in the store."""
+        if not self._notices:
+            return []
+        notices = self._notices[:]
+        del self._notices[: len(notices)]  # the other thread may add to it meanwhile
+        return notices
 
     def busy(self) -> bool:
         """A commit is under way."""
@@ -237,6 +313,8 @@ class SqliteStore:
         self._raise()
         if self._busy:
             raise AssertionError("a commit is under way: ask `busy` first")
+        if self._opening:
+            raise AssertionError("nobody has this store yet: `take_over` first")
         self._busy = True
         if self._thread is not None:
             self._work.put((turn, records))
@@ -264,7 +342,9 @@ class SqliteStore:
 
     def _abandon(self) -> None:
         try:
-            self._connection.close()
+            if self._connection is not None:
+                self._connection.close()
+            self._let_guard_go()
         except sqlite3.Error:
             pass  # what is safe is safe, and the next to open the file finds it
         finally:
@@ -289,7 +369,7 @@ class SqliteStore:
         self._busy = False
 
     def _write(self, number: int, records: Records) -> None:
-        run = self._connection.execute
+        run = self._run
         packed = self._encoder.encode(records)
         turn = _Turn(number, records, len(packed))
         self._note_gone(turn)
@@ -344,7 +424,7 @@ class SqliteStore:
                 elif gone.get(record.number, 0) <= turn:
                     change.put(record)
         self._apply(change)
-        run = self._connection.execute
+        run = self._run
         run("delete from turns where turn <= ?", (turns[-1].number,))
         run("insert or replace into about values ('turn', ?), ('last', ?)", (turns[-1].number, self._last))
 
@@ -361,7 +441,7 @@ class SqliteStore:
                 yield number
 
     def _apply(self, change: _Change) -> None:
-        run, encode = self._connection.execute, self._encoder.encode
+        run, encode = self._run, self._encoder.encode
         keys = [number * TAGS + tag for number in change.ended for tag in _TAGS.values()]
         self._delete("jobs", "key", keys + change.stale)
         self._delete("bodies", "number", change.ended + change.bodiless)
@@ -387,13 +467,13 @@ class SqliteStore:
     def _delete(self, table: str, column: str, values: list[int]) -> None:
         for some in _batches(values, 2 * ROWS_A_STATEMENT):
             marks = _marks("?", len(some))
-            self._connection.execute(f"delete from {table} where {column} in ({marks})", some)  # noqa: S608 - our names
+            self._run(f"delete from {table} where {column} in ({marks})", some)  # noqa: S608 - our names
 
     def _insert(self, table: str, rows: list[tuple[int, bytes]]) -> None:
         for some in _batches(rows, ROWS_A_STATEMENT):
             values = [value for row in some for value in row]
             marks = _marks("(?, ?)", len(some))
-            self._connection.execute(f"insert or replace into {table} values {marks}", values)  # noqa: S608 - our names
+            self._run(f"insert or replace into {table} values {marks}", values)  # noqa: S608 - our names
 
 
 class _Change:
@@ -412,9 +492,10 @@ class _Change:
 
     def accepted(self, record: Accepted) -> None:
         """A job of which something remains."""
-        if sum(map(len, record.body)) >= BODY_APART_BYTES_MIN:
+        size = sum(map(len, record.body))
+        if size >= BODY_APART_BYTES_MIN:
             self.bodies[record.number] = record.body
-            record = msgspec.structs.replace(record, body=())
+            record = msgspec.structs.replace(record, body=(), size=size)
         self.rows[record.number * TAGS + 1] = record
 
     def end(self, numbers: Iterable[int]) -> None:
@@ -458,36 +539,71 @@ def _lock(path: Path) -> int:
     """A descriptor of the file, which is made where there is none, and is ours alone until it is closed."""
     try:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
-            folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)  # else a power cut may leave no file of this name
-            finally:
-                os.close(folder)
+            descriptor = _make(path)
     except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise StoreUnusable("unwritable", f"{path} cannot be opened to write: {why}") from error
+        raise StoreUnusable("unwritable", f"{path} cannot be {_why_not(path, error)}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreUnusable("foreign", f"{path} is no file that can hold a store: name another one")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise StoreUnusable("unwritable", f"{path} cannot be locked: {os.strerror(error.errno or 0)}") from error
-        raise StoreUnusable("in_use", f"{path} is in use by another broker, or by `relet store`") from error
+        text = f"{path} is in use by another broker, or by `relet store`: stop that one, or name another file"
+        raise StoreUnusable("in_use", text) from error
     return descriptor
+
+
+def _make(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # else a power cut may leave no file of this name
+    finally:
+        os.close(folder)
+    return descriptor
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    why = os.strerror(error.errno or 0)
+    if not path.parent.exists():
+        return f"made: there is no folder {path.parent}; make it first"
+    if path.is_dir():
+        return "a store: it is a folder; name a file in it"
+    if path.exists():
+        return f"opened to write ({why}): mend that, or name another file"
+    return f"made in its folder ({why}): mend that, or name another file"
+
+
+def _size_of(path: Path, suffix: str) -> int:
+    """Bytes of a file beside it; 0 where there is none."""
+    try:
+        return Path(f"{path}{suffix}").stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _unusable(path: Path, error: Exception) -> StoreUnusable:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return StoreUnusable("unwritable", f"{path} cannot be read or written: {error}")
+    if code == sqlite3.SQLITE_FULL:
+        return StoreUnusable("unwritable", f"{path} cannot be written: there is no room left on its disk")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        text = f"{path} cannot be written, or no files made beside it ({error}): mend that, or name another file"
+        return StoreUnusable("unwritable", text)
+    if code == sqlite3.SQLITE_IOERR:
+        return StoreUnusable("unwritable", f"{path} cannot be read or written ({error}): look after its disk")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreUnusable("in_use", f"{path} is in use by another program")
+        text = f"{path} is in use by another program, which is no broker: end that one, or name another file"
+        return StoreUnusable("in_use", text)
     if code == sqlite3.SQLITE_NOTADB:
         return StoreUnusable("foreign", f"{path} is not a store, nor any SQLite file: name another file")
-    return StoreUnusable("corrupt", f"{path} is damaged ({error}): `relet store check {path}` says more")
+    what = str(error) if isinstance(error, sqlite3.Error | msgspec.MsgspecError) else repr(error)
+    text = f"{path} is damaged ({what}): {_RESTORE}; `relet store check` says more"
+    return StoreUnusable("corrupt", text)
 
 
 def _failed(path: Path, error: sqlite3.Error) -> StoreFailed:

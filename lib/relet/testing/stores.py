@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from relet.core.effects import Notice
 from relet.messages import Record, Records
 from relet.store import StoreFailed
 from relet.store.memory import MemoryStore
@@ -15,6 +16,7 @@ from relet.store.memory import MemoryStore
 class LateStore:
     """Takes records at once and makes them safe when told to, by `settle`."""
 
+    name = "the simulated store"
     durable = False
 
     def __init__(self, on_append: Callable[[int], None] = lambda _turn: None) -> None:
@@ -52,6 +54,10 @@ class LateStore:
         """The process is gone: of the waiting turns only the first `survives` had reached the disk."""
         self.settle(survives)
         self.pending.clear()
+
+    def take_notices(self) -> list[Notice]:
+        """Nothing ever happens in it."""
+        return []
 
     def busy(self) -> bool:
         """Never: turns are taken as they come."""
