@@ -16,6 +16,10 @@ from typing import Final
 from relet.core.job import AVAILABLE, Job
 from relet.core.limits import STALE_WORTH_REBUILDING
 
+_NO_JOBS: Final[dict[int, Job]] = {}
+_NO_NUMBERS: Final[list[int]] = []
+"""What a flow has to which nothing came back. They stay empty: all share them, because a queue is to be small, and what
+it has of its own must be fetched from memory where there are a thousand."""
 BEFORE_LOOKS_MAX: Final = 200
 """Jobs that came back, and flows, that are looked at to say how many jobs are before one: who asks that of many jobs in
 one turn must not hold it up."""
@@ -31,9 +35,9 @@ class Flow:
         """Never dispatched, in the order of their numbers."""
         self._absent = 0
         """Fresh jobs that have ended while they waited."""
-        self.again: dict[int, Job] = {}
+        self.again: dict[int, Job] = _NO_JOBS
         """Those that came back, by number."""
-        self._numbers: list[int] = []
+        self._numbers: list[int] = _NO_NUMBERS
         """A heap: the numbers of those that came back, and of some that have left since."""
 
     def __len__(self) -> int:
@@ -48,11 +52,12 @@ class Flow:
         """Nothing waits here."""
         self.fresh.clear()
         self._absent = 0
-        self.again.clear()
-        self._numbers.clear()
+        self.again, self._numbers = _NO_JOBS, _NO_NUMBERS
 
     def came_back(self, job: Job) -> None:
         """The job waits again, at its old place."""
+        if self._numbers is _NO_NUMBERS:
+            self.again, self._numbers = {}, []
         self.again[job.number] = job
         heapq.heappush(self._numbers, job.number)
 

@@ -107,7 +107,7 @@ class Queue:
         """Places in line whose workers are lost."""
         self.recalls = 0
         """Jobs that were recalled and have been neither given back nor started."""
-        self.services: list[tuple[Service, int]] = []
+        self.services: tuple[tuple[Service, int], ...] = ()
         """Of workers that serve other queues, too; and the bit that this one is of theirs."""
 
     def __repr__(self) -> str:

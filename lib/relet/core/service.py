@@ -37,7 +37,7 @@ class Service:
         self.passed = 0
         """Jobs wait in these, and could not go when somebody last looked; some of them were stirred since."""
         for index, queue in enumerate(queues):
-            queue.services.append((self, 1 << index))
+            queue.services += ((self, 1 << index),)
 
     @property
     def service(self) -> Service:
@@ -46,8 +46,8 @@ class Service:
 
     def end(self) -> None:
         """Nobody serves them any more."""
-        for index, queue in enumerate(self.queues):
-            queue.services.remove((self, 1 << index))
+        for queue in self.queues:
+            queue.services = tuple(it for it in queue.services if it[0] is not self)
 
     def ready(self) -> list[Queue]:
         """Where something waits, as far as is known; the most important first."""
