@@ -254,10 +254,10 @@ class TakesOldAnswers(Machine):
         if job.terms.late_any:
             super().forget_tokens(job)
 
-    def _renew_token(self, job: Job, *, native: bool) -> None:
+    def renew_token(self, job: Job, *, native: bool) -> None:
         old, terms = job.token, job.terms
         job.terms = self.terms
-        super()._renew_token(job, native=native)
+        super().renew_token(job, native=native)
         job.terms = terms
         self.by_token[old] = job
 
@@ -268,7 +268,7 @@ class TakesOldAnswers(Machine):
 class SharesTokens(Machine):
     """All hand-overs of a job have one token."""
 
-    def _renew_token(self, job: Job, *, native: bool) -> None:
+    def renew_token(self, job: Job, *, native: bool) -> None:
         job.seq = 0
 
 

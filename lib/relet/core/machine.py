@@ -48,6 +48,7 @@ from relet.core.journal import Journal
 from relet.core.kept import Kept, ledger_bytes
 from relet.core.lease import NEVER, Deadlines, Lane
 from relet.core.limits import Limits
+from relet.core.matching import Matching
 from relet.core.orders import order_of, place_of
 from relet.core.queue import Queue, Queues
 from relet.core.recalls import Recalls
@@ -130,9 +131,6 @@ class Machine:
         """Jobs that are not final."""
         self.open_bytes = 0
         """Bytes of their bodies, headers and return paths (`held`)."""
-        self._later: list[tuple[int, int, Queue]] = []
-        """A heap (moment, number, queue): when a rate lets something go."""
-        self._looks = 0
         self._following: deque[Job] = deque()
         """Blocked jobs that are the first of their order keys now, and are to go on."""
         self._lifted: list[Job] = []
@@ -168,6 +166,7 @@ class Machine:
         """Queues in which something may be matched."""
         self.deadlines = Deadlines()
         """Delays, moments by which jobs must have started or ended, and leases with an end of their own."""
+        self._matching = Matching(self)
         self.reports = Reports(self)
         self.requests = Requests(self)
         self.dead = DeadLetters(self)
@@ -445,8 +444,7 @@ class Machine:
     def expire(self, now: int) -> None:
         """Ends the leases whose time is up and those of lost workers whose grace is over, some at a time."""
         budget = self.limits.turn_steps_max
-        while self._later and self._later[0][0] <= now:
-            self.stirred[heapq.heappop(self._later)[2]] = None
+        self._matching.expire(now)
         while self._lost and self._lost[0][0] <= now and budget > 0:
             worker = self._lost[0][2]
             if not self._of_lost:
@@ -521,14 +519,13 @@ class Machine:
             self._unclaimed.due,
             self.recalls.due,
             self.deadlines.due,
+            self._matching.due,
             self.reports.due(),
             self.requests.due(),
             self.dead.due(),
         )
         if self._lane is not None and self._lane.due < due:
             due = self._lane.due
-        if self._later and self._later[0][0] < due:
-            due = self._later[0][0]
         if self._lost and self._lost[0][0] < due:
             due = self._lost[0][0]
         if self._following or self._lifted:
@@ -539,145 +536,14 @@ class Machine:
         """Hands waiting jobs to waiting asks: the first job of each queue to the worker whose turn it is."""
         if self._following or self._lifted:
             self._go_on(now)
-        self._match_stirred(now)
+        self._matching.match(now)
         while self.stirred:  # by what ended meanwhile, because its time is up
-            self._match_stirred(now)
+            self._matching.match(now)
         count = len(self.dispatched) + len(self.handed)
         if count:
             self.counters.dispatches += count
 
-    def _match_stirred(self, now: int) -> None:
-        stirred, self.stirred = self.stirred, {}
-        for queue in (self.queue, *stirred):  # all of them first: a worker is given the most important of what came
-            for service, bit in queue.services:
-                service.stirred |= bit
-        jobs: list[Job] = []
-        handed: list[Job] = []
-        self._match(self.queue, now, jobs, handed)
-        for queue in stirred:
-            plain, line = queue.plain, queue.line
-            if queue.levels is None and not plain.fresh and not plain.again:
-                continue  # nothing waits: it was given out by way of another queue
-            if line and (line[0].worker.credit or not queue.is_kept_a_place()):
-                self._match(queue, now, jobs, handed)
-        if jobs or handed:
-            self._are_out(jobs, handed, now)
-
-    def _match(  # noqa: PLR0915 - the hot path: a call for each job would cost more
-        self, queue: Queue, now: int, jobs: list[Job], handed: list[Job]
-    ) -> None:
-        """Adds what it hands out to `jobs`, or to `handed` where the worker says when it starts."""
-        line = queue.line
-        if not line or queue.paused:
-            return
-        by_token, tokens = self.by_token, self.tokens
-        levels, take = queue.levels, queue.plain.take
-        looks = len(line) > 1 and bool(self.roster.sessions)
-        overdue = self.deadlines.due <= now  # more came up in this turn than it could end
-        while line:
-            worker = line[0].worker
-            if not worker.credit:
-                if queue.is_kept_a_place():
-                    break
-                queue.drop_first()
-                continue
-            if looks and type(worker) is Session and len(worker.jobs) >= worker.capacity:
-                looks = queue.puts_idle_first()  # who only asks ahead comes after who has nothing to do
-                continue
-            service = worker.service
-            job = service.take(now) if service is not None else take() if levels is None else queue.take(now)
-            if job is None:
-                if levels is not None:
-                    self._look_later(queue, levels.wakes_at(now), now)
-                break
-            if overdue and job.timer is not None and job.due_ns <= now:
-                job.queue.came_back(job)
-                self.missed(job, now)
-                continue
-            if job.token and (other := self._another(job, worker)) is not None:
-                self._hand_to(other, job)
-                (handed if other.confirms else jobs).append(job)
-                continue
-            if type(worker) is Session:
-                if job.token:
-                    self._renew_token(job, native=True)
-                else:
-                    job.token = token = next(tokens)
-                    by_token[token] = job
-                worker.handed = job.seq = worker.handed + 1
-                worker.jobs[job] = None
-                if worker.confirms:
-                    handed.append(job)
-                else:
-                    job.partials = 0
-                    jobs.append(job)
-            else:
-                worker.jobs.add(job)
-                if not job.token:
-                    job.token = token = next(tokens)
-                    by_token[token] = job
-                elif job.seq or not job.terms.late_any:
-                    self._renew_token(job, native=False)
-                jobs.append(job)
-            job.holder = worker
-            worker.credit -= 1
-            if not worker.credit:
-                if service is None:
-                    line.popleft().in_line = False
-            elif len(line) > 1:
-                line.rotate(-1)
-
-    def _are_out(self, jobs: list[Job], handed: list[Job], now: int) -> None:
-        """These have their holders."""
-        self.roster.asks -= len(jobs) + len(handed)
-        if jobs:
-            happened.dispatched(jobs, now)
-            self.begin_leases(jobs, now)
-            self._sort_out(jobs)
-        if handed:
-            happened.handed_over(handed, now)
-            self.recalls.handed_over(now)
-            self.handed += handed
-        if self.keeps_records:
-            self.journal.handed_over(jobs, now)
-            self.journal.handed_over(handed, now)
-        if self.trace:
-            for job in (*jobs, *handed):
-                self._notice_dispatched(job)
-
-    def _look_later(self, queue: Queue, moment: int, now: int) -> None:
-        """Something may go from this queue then, though nothing happens."""
-        if moment != NEVER and not now < queue.wakes_at <= moment:
-            queue.wakes_at = moment
-            self._looks += 1
-            heapq.heappush(self._later, (moment, self._looks, queue))
-
-    def _another(self, job: Job, worker: Worker) -> Worker | None:
-        """Who is to have this job in the place of the worker whose turn it is, because that has just failed it."""
-        failed_by = retry.failed_by(job)
-        return job.queue.another(failed_by) if failed_by and failed_by == worker.name else None
-
-    def _hand_to(self, worker: Worker, job: Job) -> None:
-        """A job that was out before goes to a worker whose turn it is not; its place in the line stays."""
-        if type(worker) is Session:
-            self._renew_token(job, native=True)
-            worker.handed = job.seq = worker.handed + 1
-        elif job.seq or not job.terms.late_any:
-            self._renew_token(job, native=False)
-        worker.take(job)
-        job.partials = 0
-        job.holder = worker
-        worker.credit -= 1
-
-    def _sort_out(self, jobs: list[Job]) -> None:
-        """Jobs whose attempts begin with the dispatch: to workers of 2010, or to sessions that do not say starts."""
-        if not self.roster.sessions:
-            self.dispatched += jobs
-            return
-        for job in jobs:
-            (self.handed if type(job.holder) is Session else self.dispatched).append(job)
-
-    def _renew_token(self, job: Job, *, native: bool) -> None:
+    def renew_token(self, job: Job, *, native: bool) -> None:
         """Another hand-over, another token; the earlier ones stay good for a late answer, where that is allowed.
 
         The exception are workers of 2010: all their attempts share one, by which a late answer is known.
@@ -1412,11 +1278,6 @@ class Machine:
         if job.rules is not None and job.rules.redriven_from:
             fields["redriven_from"] = job.rules.redriven_from.hex()
         self.notices.append((Event.JOB_ACCEPTED, fields))
-
-    def _notice_dispatched(self, job: Job) -> None:
-        worker = job.holder.name if job.holder is not None else ""
-        attempt = job.attempts + (job.state == HELD)
-        self.notices.append((Event.JOB_DISPATCHED, {"job": job.number, "attempt": attempt, "worker": worker}))
 
     def _notice_finished(self, job: Job) -> None:
         began = job.began_ns or job.ended_ns
