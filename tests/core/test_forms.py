@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relet.core import requests
+from relet.core import forms
 from relet.core.settings import QueueSettings
 from relet.dialects import native
 from relet.messages import VERSION, BackoffMs, FormedSubmitted, Native, Submit, Submitted
@@ -134,7 +134,7 @@ def test_what_a_form_cannot_say_is_refused_as_ever() -> None:
 
 def test_forms_are_remembered_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each that can be said again, up to a bound; what is different in each request is not."""
-    monkeypatch.setattr(requests, "TERMS_MAX", 3)
+    monkeypatch.setattr(forms, "TERMS_MAX", 3)
     it = Talk()
     it.clients.__class__ = Reading
     client = it.client()
@@ -142,7 +142,7 @@ def test_forms_are_remembered_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> 
     for number in range(8):
         client.submit(b"%d" % number, priority=1 + number // 2)
         client.submit(b"a%d" % number, headers={"trace": str(number)})
-        sizes.append(len(it.machine.requests._forms))
+        sizes.append(len(it.machine.requests._forms.known))
     assert sizes == [1, 1, 2, 2, 3, 3, 1, 1]
     assert it.machine.open == 16
 
@@ -152,7 +152,7 @@ def test_a_form_says_what_many_requests_may_share() -> None:
     one = {"t", "id", "jobs", "queue", "received", "age_ms", "ack", "wait", "headers", "fair"}
     one |= {"unique", "unique_mode", "unique_ms"}
     known = {field for field in Submit.__struct_fields__ if field in FIELDS} | {"jobs", "id"}
-    assert set(requests._FORM) == known - one
+    assert set(forms._FORM) == known - one
 
 
 @pytest.mark.parametrize("mode", ["join", "replace"])

@@ -17,12 +17,13 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from relet.core import retry, timing
+from relet.core import timing
 from relet.core.askers import UNRECEIVED_LOOK, Asker, Askers
+from relet.core.forms import AskedTerms, Forms
 from relet.core.job import COMPLETED, DELAYED, FINAL, HELD, RUNNING, Asked, Job, Reason, State, detached
 from relet.core.lease import NEVER
 from relet.core.limits import STALE_WORTH_REBUILDING
@@ -30,7 +31,7 @@ from relet.core.outcomes import Outcomes
 from relet.core.placing import rules_of, wrong_with
 from relet.core.queue import Queue, is_plain
 from relet.core.settings import QueueSettings
-from relet.core.terms import Backoff, Rules, Terms
+from relet.core.terms import Rules, Terms
 from relet.core.unique import Guest, Uniques, Window, held_by
 from relet.core.why import why
 from relet.events import Event
@@ -74,8 +75,6 @@ TRANSIT_NS: Final = 10_000_000_000
 cut and comes back delivers what was sent into it."""
 LOOK_NS_MIN: Final = 1_000_000
 """What cannot end yet is looked at again after this long at the earliest."""
-TERMS_MAX: Final = 1_000
-"""Different terms remembered, so that the jobs of one client share theirs."""
 FEATURES: Final = ("follows", "cancels")
 DRAINING: Final = "draining"
 BAD_ID: Final = "bad_id"
@@ -91,66 +90,6 @@ _FOR_CLIENTS: Final = (
     "this is the endpoint for clients, and a client's hello has no incarnation: connect workers to the endpoint for"
     " workers (WORKERS, the second one of broker.py)"
 )
-
-TermsKey: TypeAlias = "tuple[Any, ...]"
-"""What requests have in common that ask for the same terms."""
-
-
-def _terms_key(said: Submit) -> TermsKey:
-    """The fields of a request that are its job's terms."""
-    return (
-        said.run_ms,
-        said.silence_ms,
-        said.late,
-        said.gone,
-        said.keep_ms,
-        said.tries,
-        said.errors_max,
-        said.timeouts_max,
-        said.losses_max,
-        said.final_kinds,
-        said.backoff,
-        said.priority,
-        said.start_ms,
-        said.deadline_ms,
-        said.takes_ms,
-        said.blocks,
-    )
-
-
-_USUAL: Final = _terms_key(Submit())
-
-
-_FORM: Final = (
-    "follow",
-    "run_ms",
-    "silence_ms",
-    "late",
-    "gone",
-    "keep_ms",
-    "tries",
-    "errors_max",
-    "timeouts_max",
-    "losses_max",
-    "final_kinds",
-    "backoff",
-    "priority",
-    "weight",
-)
-"""What a form may say (`Form`)."""
-
-
-class Form(NamedTuple):
-    """What many requests say, apart from their id, receipt, queue and fairness key: it is looked at once."""
-
-    said: Submit
-    terms: Terms | None
-    """In a queue without settings; None: what cannot be, or is not the same for each request."""
-    plain: bool = False
-    """Whether jobs of this form are, where they have no fairness key."""
-    weight: int = 1
-    follow: bool = False
-    ends_alone: bool = False
 
 
 class Requests:
@@ -172,9 +111,8 @@ class Requests:
         """The same by the id of the job, where a client was told that."""
         self.uniques = Uniques(windows_max=limits.unique_windows_max)
         """Unique keys, and who shares a job."""
-        self._terms: dict[tuple[Terms, TermsKey], Terms] = {}
-        self._forms: dict[bytes, Form] = {}
-        """By what the dialect calls them."""
+        self._asked = AskedTerms(limits)
+        self._forms = Forms(self._asked, machine.terms)
         self._forgotten_ns = -NEVER
         """When the youngest job was accepted whose outcome a bound made us forget before it was received."""
         self._barren = 0
@@ -358,7 +296,7 @@ class Requests:
         form; what it cannot read is returned, with the messages of those who have said no hello.
         """
         machine, limits, receipts = self._machine, self._limits, self._receipts
-        known, accepted, forms, queues = self._jobs, self._accepted, self._forms, machine.queues.by_name
+        known, accepted, queues, known_forms = self._jobs, self._accepted, machine.queues.by_name, self._forms.known
         room = 0 if machine.draining or machine.queues.only_these else limits.jobs_max - machine.open
         room_bytes = limits.jobs_bytes_max - machine.open_bytes - limits.body_bytes_max
         size, number, plainly = 0, machine.number, True
@@ -366,7 +304,7 @@ class Requests:
         for message in batch:
             peer, path, name, received, queue_name, fair, packed, body = message
             asker: Asker | None = self.askers.on(peer, path) if path else peer.direct
-            form = forms.get(packed) or self._form_of(packed, read)
+            form = known_forms.get(packed) or self._forms.learn(packed, read)
             if asker is None or form is None:
                 strange.append(message)
                 continue
@@ -418,22 +356,6 @@ class Requests:
             self.received(asker, asker.receipt)
         receipts.clear()
         return strange
-
-    def _form_of(self, packed: bytes, read: Callable[[bytes], Submit | None]) -> Form | None:
-        """What there is to know of a form; None where it cannot be read. Only what is said again is remembered."""
-        said = read(packed)
-        if said is None:
-            return None
-        if said != Submit(**{name: getattr(said, name) for name in _FORM}):
-            return Form(said, None)
-        terms = self._terms_of(said, self._machine.terms)
-        if isinstance(terms, str) or wrong_with(msgspec.structs.replace(said, fair="-")):
-            return Form(said, None)
-        if len(self._forms) >= TERMS_MAX:
-            self._forms.clear()
-        form = Form(said, terms, not terms.priority, said.weight, said.follow, terms.ends_alone)
-        self._forms[packed] = form
-        return form
 
     def accept(self, now: int) -> None:
         """The jobs of a batch are the machine's."""
@@ -498,7 +420,7 @@ class Requests:
             headers_bytes = headers_held(headers)
             held += headers_bytes
         queue = machine.queues.get(said.queue)
-        terms = self._terms_of(said, machine.terms if queue is None or queue.terms is None else queue.terms)
+        terms = self._asked.terms(said, machine.terms if queue is None or queue.terms is None else queue.terms)
         refused = self._refusal(said, name, terms, headers_bytes, now)
         other: Job | Window | None = None
         if refused is None and said.unique:
@@ -712,62 +634,6 @@ class Requests:
         if said.unique_ms > max_ms:
             return f"unique_ms is {said.unique_ms}: at most {max_ms} (--unique-max)"
         return ""
-
-    def _terms_of(self, said: Submit, default: Terms) -> Terms | str:
-        """What a request asks for beyond the rule of its queue, shared by all that ask for the same; a text, what is
-        wrong, where that cannot be.
-        """
-        asked = _terms_key(said)
-        if asked == _USUAL:
-            return default
-        key = default, asked
-        terms = self._terms.get(key)
-        if terms is None:
-            wrong = self._wrong_with(said) or retry.wrong_with(said, self._limits)
-            wrong = wrong or timing.wrong_with(said, self._limits)
-            if wrong:
-                return wrong
-            if len(self._terms) >= TERMS_MAX:
-                self._terms.clear()
-            terms = self._made_terms(said, default)
-            self._terms[key] = terms = default if terms == default else terms
-        return terms
-
-    def _wrong_with(self, said: Submit) -> str:
-        """What of a request's limits cannot be; "" where nothing is wrong."""
-        run_max_ms, keep_max_ms = self._limits.run_ns_max // 1_000_000, self._limits.outcome_ns // 1_000_000
-        if said.run_ms is not None and said.run_ms > run_max_ms:
-            return f"run_ms is {said.run_ms}: at most {run_max_ms} (--run-max), or 0 for no limit"
-        if said.silence_ms is not None and not 1 <= said.silence_ms <= run_max_ms:
-            return f"silence_ms is {said.silence_ms}: 1 to {run_max_ms} (--run-max), or nil where it may be silent"
-        if said.keep_ms > keep_max_ms:
-            return f"keep_ms is {said.keep_ms}: at most {keep_max_ms} (--outcome)"
-        return ""
-
-    def _made_terms(self, said: Submit, default: Terms) -> Terms:
-        """What a request asks for; what it leaves open is as its queue or the broker has it."""
-        backoff = default.backoff if said.backoff is None else None
-        if said.backoff is not None and said.backoff.base_ms:
-            cap_ns = self._limits.retry_ns_max if said.backoff.cap_ms is None else said.backoff.cap_ms * 1_000_000
-            backoff = Backoff(said.backoff.curve, said.backoff.base_ms * 1_000_000, cap_ns, said.backoff.jitter)
-        return Terms(
-            run_ns=default.run_ns if said.run_ms is None else said.run_ms * 1_000_000 or None,
-            silence_ns=None if said.silence_ms is None else said.silence_ms * 1_000_000,
-            late_any=said.late == "any",
-            ends_alone=said.gone == "cancel",
-            keep_ns=said.keep_ms * 1_000_000,
-            tries=default.tries if said.tries is None else said.tries or None,
-            errors_max=default.errors_max if said.errors_max is None else said.errors_max or None,
-            timeouts_max=default.timeouts_max if said.timeouts_max is None else said.timeouts_max or None,
-            losses_max=default.losses_max if said.losses_max is None else said.losses_max or None,
-            final_kinds=default.final_kinds if said.final_kinds is None else said.final_kinds,
-            backoff=backoff,
-            priority=default.priority if said.priority is None else said.priority,
-            start_ns=default.start_ns if said.start_ms is None else said.start_ms * 1_000_000 or None,
-            total_ns=default.total_ns if said.deadline_ms is None else said.deadline_ms * 1_000_000 or None,
-            takes_ns=said.takes_ms * 1_000_000,
-            skips=not said.blocks,
-        )
 
     def _join(self, asker: Asker, said: Submit, job: Job, name: bytes, body: Body, now: int) -> Admitted | None:
         """The request is known: who asks again is told the outcome of its job."""
