@@ -43,6 +43,10 @@ class Flow:
     def __len__(self) -> int:
         return len(self.fresh) - self._absent + len(self.again)
 
+    def is_all_fresh(self) -> bool:
+        """Whether `fresh` is all there is: nothing came back, or has ended while it waited."""
+        return not self._numbers and not self._absent
+
     def __iter__(self) -> Iterator[Job]:
         """The waiting jobs, in no order that matters."""
         yield from self.again.values()

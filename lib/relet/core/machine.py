@@ -1266,7 +1266,7 @@ class Machine:
         if self.keeps_records:
             self.journal.forgotten(job)
 
-    # --- Records and notices
+    # --- Notices
 
     def _notice_accepted(self, job: Job) -> None:
         fields = {

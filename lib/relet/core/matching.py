@@ -73,9 +73,10 @@ class Matching:
         if not line or queue.paused:
             return
         by_token, tokens = machine.by_token, machine.tokens
-        levels, take = queue.levels, queue.plain.take
+        levels, plain, fresh = queue.levels, queue.plain, queue.plain.fresh
         looks = len(line) > 1 and bool(machine.roster.sessions)
         overdue = machine.deadlines.due <= now  # more came up in this turn than it could end
+        simply = levels is None and plain.is_all_fresh() and not overdue
         while line:
             worker = line[0].worker
             if not worker.credit:
@@ -87,7 +88,12 @@ class Matching:
                 looks = queue.puts_idle_first()  # who only asks ahead comes after who has nothing to do
                 continue
             service = worker.service
-            job = service.take(now) if service is not None else take() if levels is None else queue.take(now)
+            if service is not None:
+                job = service.take(now)
+            elif simply:
+                job = fresh.popleft() if fresh else None
+            else:
+                job = queue.take(now)
             if job is None:
                 if levels is not None:
                     self._look_later(queue, levels.wakes_at(now), now)
@@ -96,12 +102,13 @@ class Matching:
                 job.queue.came_back(job)
                 machine.missed(job, now)
                 continue
-            if job.token and (other := self._another(job, worker)) is not None:
+            token = job.token
+            if token and (other := self._another(job, worker)) is not None:
                 self._hand_to(other, job)
                 (handed if other.confirms else jobs).append(job)
                 continue
             if type(worker) is Session:
-                if job.token:
+                if token:
                     machine.renew_token(job, native=True)
                 else:
                     job.token = token = next(tokens)
@@ -115,15 +122,15 @@ class Matching:
                     jobs.append(job)
             else:
                 worker.jobs.add(job)
-                if not job.token:
+                if not token:
                     job.token = token = next(tokens)
                     by_token[token] = job
                 elif job.seq or not job.terms.late_any:
                     machine.renew_token(job, native=False)
                 jobs.append(job)
             job.holder = worker
-            worker.credit -= 1
-            if not worker.credit:
+            worker.credit = credit = worker.credit - 1
+            if not credit:
                 if service is None:
                     line.popleft().in_line = False
             elif len(line) > 1:

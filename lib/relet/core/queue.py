@@ -2,7 +2,8 @@
 
 Jobs leave oldest first, and a job that comes back takes its old place (`flow`). Most are plain: of priority 0, and
 without a fairness key; they are one flow, and nothing else is looked at as long as there are no others. What has a
-priority or a key stands beside it (`levels`). What must go after others stands aside until it is its turn (`orders`).
+priority or a key stands beside it (`levels`), unless only a few such wait, whose turns are plain to see. What must go
+after others stands aside until it is its turn (`orders`).
 
 Workers with credit stand in line and take turns, one job each, so that a worker that asked for a hundred jobs does not
 get them before another that asked for one. One that serves several queues has a place in the line of each. A place
