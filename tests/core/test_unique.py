@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from relet.core.limits import Limits
+from relet.core.unique import Uniques, Window
 from relet.messages import Cancel, CancelJob, JobState, KeyWindow, Numbered, Submit, Submitted
 from relet.store.memory import MemoryStore
 from relet.testing import LateStore, census
@@ -20,6 +21,7 @@ from relet.testing import LateStore, census
 MS = 1_000_000
 S = 1_000 * MS
 HOUR = 3_600 * S
+NAME = b"a request".ljust(16, b".")
 
 
 def name(text: bytes) -> bytes:
@@ -279,6 +281,27 @@ def test_who_wants_it_finished_has_it_finished(talk: Any) -> None:
         assert it.machine.open == left
 
 
+def test_who_wants_it_finished_has_it_finished_though_the_one_that_made_it_has_left(it: Any) -> None:
+    """The rule: "finished if one of those that joined it says `finish`": also as the only one that is left, and after
+    another start of the broker.
+    """
+    c, d = it.client("c"), it.client("d")
+    c.submit(b"a", unique="k", gone="cancel")
+    d.submit(b"b", unique="k", unique_mode="join")
+    cancel(c, b"a")
+    assert c.told() == [(b"a", "detached", ())]
+    d.lose()
+    it.wait(5 * S)
+    assert it.machine.open == 1
+    if it.store is not None:
+        it.begin()
+        e = it.client("e")
+        e.submit(b"b", unique="k", unique_mode="join", age_ms=1)
+        e.lose()
+        it.wait(5 * S)
+        assert it.machine.open == 1
+
+
 def test_joining_needs_no_room(talk: Any) -> None:
     """It is no job more."""
     it = talk(limits=Limits(jobs_max=1))
@@ -286,6 +309,48 @@ def test_joining_needs_no_room(talk: Any) -> None:
     c.submit(b"a", unique="k")
     assert c.asks(b"x").code == "busy"
     assert c.asks(b"b", unique="k", unique_mode="join").joined
+
+
+def test_what_was_not_waited_for_is_kept_beside_one_who_joins_after_the_end(it: Any) -> None:
+    """The rule: "for who has not waited, as if nobody had": also where the other came in the window."""
+    c, d, w = it.client("c"), it.client("d"), it.worker(credit=1)
+    c.submit(b"a", unique="k", unique_ms=60_000, wait=False)
+    w.complete(b"a", b"yes")
+    d.submit(b"b", unique="k", unique_mode="join")
+    d.receive()
+    assert c.inquire(id=name(b"a"), wait=True) is None
+    assert c.told() == [(b"a", "completed", b"yes")]
+
+
+def test_who_has_not_received_it_hears_it_after_a_restart_though_another_has(talk: Any) -> None:
+    """The rule: "kept until all who were told have received it": who did, before the restart, nobody remembers."""
+    it = talk(store=MemoryStore())
+    c, d, w = it.client("c"), it.client("d"), it.worker(credit=1)
+    c.submit(b"a", unique="k")
+    d.submit(b"b", unique="k", unique_mode="join")
+    w.complete(b"a", b"yes")
+    it.begin()
+    c, d = it.client("c2"), it.client("d2")
+    c.submit(b"a", age_ms=1)
+    c.receive()
+    d.submit(b"b", age_ms=1)
+    assert (c.told(), d.told()) == ([(b"a", "completed", b"yes")], [(b"b", "completed", b"yes")])
+    assert it.machine.open == 0
+
+
+def test_who_has_not_received_it_hears_it_after_a_restart_though_one_that_joins_then_has(talk: Any) -> None:
+    """Likewise, where the other comes in the window."""
+    it = talk(store=MemoryStore())
+    c, w = it.client("c"), it.worker(credit=1)
+    c.submit(b"a", unique="k", unique_ms=60_000)
+    w.complete(b"a", b"yes")
+    it.begin()
+    c, d = it.client("c2"), it.client("d2")
+    d.submit(b"b", unique="k", unique_mode="join")
+    d.receive()
+    c.submit(b"a", age_ms=1)
+    assert (c.told(), d.told()) == ([(b"a", "completed", b"yes")], [(b"b", "completed", b"yes")])
+    assert it.machine.open == 0
 
 
 # --- Cancelled
@@ -615,6 +680,16 @@ def test_keys_guests_and_windows_come_back(talk: Any) -> None:
     for body in (b"open", b"left"):
         w.complete(body)
     assert sorted(d.told()) == [(b"guest", "completed", b"done"), (b"heir", "completed", b"done")]
+
+
+def test_a_window_that_follows_another_of_its_key_is_not_the_oldest() -> None:
+    """The rule: "above that the oldest end early": one that is over, and not taken away yet, gives nobody its age."""
+    uniques = Uniques(windows_max=2)
+    held = {key: ("default", "", key) for key in "abc"}
+    for number, key in enumerate("aba"):
+        assert uniques.begin(held[key], Window(number, 10 + number, b"job", NAME)) == []
+    ((cut, _),) = uniques.begin(held["c"], Window(3, 20, b"job", NAME))
+    assert cut == held["b"]
 
 
 def test_a_window_outlives_its_job_in_the_store_and_leaves_nothing_behind(talk: Any) -> None:

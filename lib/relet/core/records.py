@@ -142,7 +142,7 @@ def shared(machine: Machine, job: Job) -> Shared:
     uniques = machine.requests.uniques
     principal = job.request[0] if type(job.request) is tuple else ""
     guests = uniques.guests.get(job, {})
-    known = [(_request_id(job.request), job.size, False, machine.wall_ms(job.accepted_ns))]
+    known = [(_request_id(job.request), job.size, not job.terms.ends_alone, machine.wall_ms(job.accepted_ns))]
     for key, guest in guests.items():
         known.append((_request_id(key), guest.size, guest.finishes, machine.wall_ms(guest.asked_ns)))
     return Shared(job.number, principal, tuple(known))
@@ -250,8 +250,10 @@ def _accepted_again(machine: Machine, record: Accepted, now: int) -> Job:
 
 
 def _shared_again(machine: Machine, job: Job, record: Shared, now: int) -> None:
-    (own, job.size, _, _), *guests = record.requests
+    (own, job.size, finished, _), *guests = record.requests
     job.request = _key(record.principal, own)
+    if finished:
+        machine.requests.uniques.will_finish(job)
     known: dict[Key, Guest] = {}
     for request, size, finishes, asked_ms in guests:
         age_ns = max(0, machine.wall_ms(now) - asked_ms) * 1_000_000

@@ -564,7 +564,8 @@ class Requests:
             self._machine.window_changed(held, window)
             for oldest, cut in uniques.begin(held, window):
                 self._machine.window_cut(oldest, cut)
-        if job in uniques.guests:  # who has not asked to be told may ask for it yet
+        if job in uniques.guests or (held in uniques.windows and not job.askers):
+            # Who has not asked to be told may ask for it yet, whoever of the others receives it.
             told = {name for _, name, _ in job.askers}
             job.orphans += sum(_name_of(key) not in told for key in uniques.requests_of(job))
 
@@ -882,6 +883,8 @@ class Requests:
         if job.request is not None:
             for key in self.uniques.requests_of(job):
                 self._jobs[key] = job
+            if job.state in FINAL and (job in self.uniques.guests or held_by(job) in self.uniques.windows):
+                job.orphans += 1  # who of them has received it is not known any more
             if job.id:
                 self._by_id[job.id] = job
             if job.state not in FINAL:
@@ -1017,6 +1020,7 @@ class Requests:
             alone = (
                 job.state not in FINAL
                 and all(asker.gone and asker.gone_ns + self._limits.asker_grace_ns <= now for asker, _, _ in job.askers)
+                and job.terms.ends_alone
                 and not self.uniques.finishes(job)
             )
             if alone and not self._machine.desert(job, now):

@@ -18,6 +18,8 @@ import heapq
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
+import msgspec
+
 from relet.core.job import Job
 from relet.core.lease import NEVER
 from relet.core.limits import STALE_WORTH_REBUILDING
@@ -98,20 +100,29 @@ class Uniques:
             del self.live[held]
 
     def left(self, job: Job, keys: list[Key]) -> None:
-        """These requests share the job no more; it is known by one of those that remain."""
+        """These requests share the job no more; it is known by one of those that remain, and does as that one wants."""
         guests = self.guests.get(job, {})
         for key in keys:
             guests.pop(key, None)
         if job.request in keys:
             job.request = next(iter(guests))
-            job.size = guests.pop(job.request).size
+            own = guests.pop(job.request)
+            job.size = own.size
+            if own.finishes:
+                self.will_finish(job)
         if not guests:
             self.guests.pop(job, None)
+
+    def will_finish(self, job: Job) -> None:
+        """It goes on when all who asked for it are gone, though it was to end then when it was made."""
+        if job.terms.ends_alone:
+            job.terms = msgspec.structs.replace(job.terms, ends_alone=False)
 
     # --- Windows
 
     def begin(self, held: Held, window: Window) -> list[tuple[Held, Window]]:
         """A window begins; returns those that had to end for it."""
+        self.windows.pop(held, None)  # one that is over and stands there yet would give it its place, as the oldest
         self.windows[held] = window
         heapq.heappush(self._ends, (window.until_ns, held))
         cut: list[tuple[Held, Window]] = []
