@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from relet.core.askers import Asker
-from relet.core.job import Job
+from relet.core.job import CANCELLED, Job, Reason
 from relet.core.limits import Limits
 from relet.core.queue import Queue
-from relet.core.terms import Terms
+from relet.core.settings import QueueSettings
+from relet.core.terms import Rules, Terms
 from relet.dialects import native
 from relet.messages import (
     SIGNATURE,
@@ -31,9 +32,10 @@ from relet.messages import (
     Welcome,
 )
 from relet.testing import Clock, Violation
-from relet.testing.claims import ANSWERED
-from relet.testing.clock import S
+from relet.testing.claims import ANSWERED, RUNS, WAITS
+from relet.testing.clock import MS, S
 from relet.testing.judge import Judge
+from relet.testing.judged_lines import Bucket
 from relet.testing.network import Network, Router, Wire
 
 NAME = b"job".ljust(16, b".")
@@ -62,12 +64,20 @@ class Hearing:
         """The client says something, and the broker reads it in a turn of its own, or `now`, in the last one."""
         if not now:
             self.judge.begin_turn(self.clock.now)
+        self.sends(said, body, path=path)
+        self.judge.requests.hear()
+
+    def sends(self, said: Said, body: Body = b"", *, path: bytes = b"") -> None:
+        """The client says something, which is read, and not heard yet."""
         self.wire.send((path, VERSION, native.encode(said), body))
         while not self.router.ready:
             self.clock.step()
         self.router.receive(100, 1 << 30)
         self.router.take_native()
-        self.judge.requests.hear()
+
+    def hears(self, said: Submit | Inquire) -> None:
+        """The broker hears that it has said this."""
+        self.judge.requests.hears(self._peer, b"", said)
 
     def tells(self, said: Said, body: Any = (), *, path: bytes = b"") -> None:
         """The broker says something to it."""
@@ -78,7 +88,7 @@ class Hearing:
         assert self.wire.peer is not None
         return self.wire.peer
 
-    def accepts(self, key: bytes = b"job", *, path: bytes = b"", job_id: bytes = JOB_ID) -> None:
+    def accepts(self, key: bytes = b"job", *, path: bytes = b"", job_id: bytes = JOB_ID) -> Job:
         """The broker makes a job of the request that it has read."""
         terms = Terms(run_ns=None, silence_ns=None, late_any=True, ends_alone=False, keep_ns=0)
         name = key.ljust(16, b".")
@@ -87,12 +97,20 @@ class Hearing:
         self.judge.accepted([job])
         if job_id:
             self.judge.requests.has_id(self.judge.by_key[key], job_id)
+        return job
 
     def ends(self, key: bytes = b"job") -> None:
         """A worker has answered."""
         claim = self.judge.by_key[key]
         claim.answer, claim.attempts = b"done", 1
         self.judge.ends(claim, ANSWERED)
+
+    def waits(self, duration_ns: int) -> None:
+        """Time goes on, from the last turn."""
+        until = self.judge.now + duration_ns
+        self.clock.at(until, int)
+        while self.clock.now < until:
+            self.clock.step()
 
     def verdict(self, *, dropped: int = 0) -> None:
         """What the judge thinks of it in the end."""
@@ -274,3 +292,182 @@ def test_numbers_begin_again_where_a_welcome_was_dropped() -> None:
     hearing.says(Submit(id=NAME, age_ms=1), b"job")
     hearing.tells(*_outcome(NAME, 1))
     hearing.verdict()
+
+
+def test_who_has_received_more_than_it_was_told_has_received_what_is_on_its_way() -> None:
+    """Its numbers are of a session before this one; for the broker they are of this one."""
+    for number in (1, 2):
+        hearing = Hearing()
+        for key in (b"job", b"on its way"):
+            hearing.says(Submit(id=key.ljust(16, b".")), key)
+            hearing.accepts(key, job_id=key.ljust(16, b"i"))
+            hearing.ends(key)
+        hearing.tells(*_outcome(NAME, 1))
+        hearing.says(Heartbeat(received=number))
+        claim = hearing.judge.by_key[b"on its way"]
+        assert hearing.judge.requests.is_kept(claim) == (number == 1)
+
+
+def test_what_was_read_in_one_turn_is_judged_one_after_the_other() -> None:
+    """A request is asked for twice in a turn; the first time its queue is full, and then a job has ended."""
+    hearing = Hearing()
+    hearing.says(Submit(id=b"other".ljust(16, b".")), b"other")
+    hearing.accepts(b"other", job_id=b"o" * 16)
+    hearing.judge.queue_set("default", QueueSettings(jobs_max=1))
+    first, second = Submit(id=NAME), Submit(id=NAME, age_ms=1)
+    for said in (first, second):
+        hearing.sends(said, b"job")
+    hearing.hears(first)
+    hearing.judge.requests.settle()
+    hearing.ends(b"other")
+    hearing.hears(second)
+    hearing.accepts()
+    full = Submitted(jobs=(Admitted(id=NAME, code="queue_full", text="full"),))
+    hearing.tells(full)
+    with pytest.raises(Violation, match="queue_full"):
+        hearing.tells(full)
+    hearing.ends()
+    hearing.tells(*_outcome(b"other".ljust(16, b"."), 1))
+    hearing.tells(*_outcome(NAME, 2))
+    hearing.verdict()
+
+
+def test_the_broker_hears_what_was_said_in_that_order() -> None:
+    """And nothing that nobody has said."""
+    hearing = Hearing()
+    first, second = Inquire(id=NAME), Inquire(job=JOB_ID)
+    hearing.sends(first)
+    hearing.sends(second)
+    hearing.hears(second)
+    with pytest.raises(Violation, match="what nobody has said"):
+        hearing.hears(first)
+
+
+def test_a_hand_over_that_was_put_back_is_counted_by_one_broker_and_not_by_another() -> None:
+    """Until the bucket is full: the judge takes neither for wrong."""
+    bucket = Bucket(30.0, 30, 0)
+    for _ in range(30):
+        assert bucket.take(0)
+    for _ in range(14):
+        bucket.put_back()
+    for number in range(1, 50):
+        now = number * 33_333_334
+        assert bucket.take(now)
+        assert not bucket.had_one(now)
+    assert bucket.had_one(now + S)
+
+
+# --- Unique keys
+
+OTHER = b"other".ljust(16, b".")
+
+
+def _duplicate(name: bytes = OTHER, job: bytes = JOB_ID) -> Submitted:
+    return Submitted(jobs=(Admitted(id=name, job=job, code="duplicate", text="taken"),))
+
+
+def _keyed(**terms: Any) -> Hearing:
+    """A client whose request has a key, and is a job."""
+    hearing = Hearing()
+    hearing.says(Submit(id=NAME, unique="k", **terms), b"job")
+    hearing.accepts()
+    return hearing
+
+
+@pytest.mark.parametrize("mode", ["reject", "join", "replace"])
+def test_a_key_has_one_open_job(mode: Any) -> None:
+    """Whatever the second request wants, it is no job beside the first; one with another key is."""
+    hearing = _keyed()
+    hearing.says(Submit(id=b"third".ljust(16, b"."), unique="l", unique_mode=mode), b"third")
+    hearing.accepts(b"third", job_id=b"")
+    hearing.says(Submit(id=OTHER, unique="k", unique_mode=mode), b"other")
+    with pytest.raises(Violation, match="has its unique key"):
+        hearing.accepts(b"other", job_id=b"")
+
+
+def test_a_key_is_free_when_its_job_has_ended() -> None:
+    """Until then another is refused, and told by which job; from then on there is no reason."""
+    hearing = _keyed()
+    hearing.says(Submit(id=OTHER, unique="k"), b"other")
+    with pytest.raises(Violation, match="has changed its job id"):
+        hearing.tells(_duplicate(job=b"x" * 16))
+    hearing = _keyed()
+    hearing.says(Submit(id=OTHER, unique="k"), b"other")
+    hearing.tells(_duplicate())
+    hearing.ends()
+    hearing.says(Submit(id=OTHER, unique="k"), b"other")
+    with pytest.raises(Violation, match="nor is there a reason to refuse it"):
+        hearing.tells(_duplicate())
+
+
+@pytest.mark.parametrize("left_ns", [1, 0])
+def test_a_window_is_neither_longer_nor_shorter(left_ns: int) -> None:
+    """To the nanosecond, in one life of the broker."""
+    for accepted in (True, False):
+        hearing = _keyed(unique_ms=5)
+        hearing.ends()
+        hearing.waits(5 * MS - left_ns)
+        hearing.says(Submit(id=OTHER, unique="k", unique_mode="replace"), b"other")
+        if accepted and left_ns:
+            with pytest.raises(Violation, match="is taken by"):
+                hearing.accepts(b"other", job_id=b"")
+        elif accepted:
+            hearing.accepts(b"other", job_id=b"")
+        elif left_ns:
+            hearing.tells(_duplicate())
+        else:
+            with pytest.raises(Violation, match="nor is there a reason to refuse it"):
+                hearing.tells(_duplicate())
+
+
+def test_who_joins_is_owed_the_outcome_under_its_own_id() -> None:
+    """Beside the one whose job it is; it is nothing but a join, and needs no room and no reason."""
+    hearing = _keyed()
+    hearing.says(Submit(id=OTHER, unique="k", unique_mode="join"), b"other")
+    hearing.judge.shared([NAME, OTHER])
+    hearing.ends()
+    hearing.tells(*_outcome(NAME, 1))
+    with pytest.raises(Violation, match="never answered"):
+        hearing.verdict()
+    hearing.tells(*_outcome(OTHER, 2))
+    hearing.verdict()
+    hearing.says(Heartbeat(received=1))
+    assert hearing.judge.requests.is_kept(hearing.judge.by_key[b"job"])
+    hearing.says(Heartbeat(received=2))
+    assert not hearing.judge.requests.is_kept(hearing.judge.by_key[b"job"])
+
+
+@pytest.mark.parametrize(("mode", "key"), [("reject", "k"), ("join", "l")])
+def test_nobody_joins_unasked(mode: Any, key: str) -> None:
+    """Neither who wants to be refused, nor with another key."""
+    hearing = _keyed()
+    hearing.says(Submit(id=OTHER, unique=key, unique_mode=mode), b"other")
+    with pytest.raises(Violation, match="and was not to"):
+        hearing.judge.shared([NAME, OTHER])
+
+
+def test_who_may_join_is_not_refused() -> None:
+    """Also where the broker is full, or the queue is paused."""
+    hearing = _keyed()
+    hearing.judge.queue_set("default", QueueSettings(jobs_max=1, paused="intake"))
+    hearing.says(Submit(id=OTHER, unique="k", unique_mode="join"), b"other")
+    with pytest.raises(Violation, match="nor is there a reason to refuse it"):
+        hearing.judge.requests.settle()
+
+
+def test_only_what_waits_is_replaced_and_by_a_job() -> None:
+    """By one that was to take its place, and is there when the message was heard."""
+    for state, mode, wrong in ((RUNS, "replace", "does not wait"), (WAITS, "reject", "nobody has asked for that")):
+        hearing = Hearing()
+        hearing.says(Submit(id=NAME, unique="k"), b"job")
+        job = hearing.accepts()
+        hearing.judge.by_key[b"job"].state = state
+        hearing.says(Submit(id=OTHER, unique="k", unique_mode=mode), b"other")  # type: ignore[arg-type]
+        job.state, job.reason, job.rules = CANCELLED, Reason.REPLACED, Rules(unique="k", replaced_by=b"r" * 16)
+        with pytest.raises(Violation, match=wrong):
+            hearing.judge.ended_badly(job)
+    hearing.judge.by_key[b"job"].state = WAITS
+    hearing.says(Submit(id=OTHER, unique="k", unique_mode="replace"), b"other", now=True)
+    hearing.judge.ended_badly(job)
+    with pytest.raises(Violation, match="which is no job"):
+        hearing.judge.requests.settle()

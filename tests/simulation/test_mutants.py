@@ -30,6 +30,7 @@ from relet.messages import (
     Fail,
     HandBack,
     Heartbeat,
+    KeyWindow,
     Partial,
     Peer,
     QueueSet,
@@ -462,9 +463,9 @@ class TellsNoJoined(_OfParts):
     """Only the last who asked for a job is told."""
 
     class _Requests(Requests):
-        def _attach(self, asker: Any, job: Job, name: bytes, *, follows: bool) -> bool:
+        def _attach(self, asker: Any, job: Job, name: bytes, **how: bool) -> bool:
             job.askers = ()
-            return super()._attach(asker, job, name, follows=follows)
+            return super()._attach(asker, job, name, **how)
 
     requests_kind = _Requests
 
@@ -829,6 +830,19 @@ class NeverBlocks(Machine):
         super()._orders_go_on(jobs)
 
 
+class RedrivesBehind(_OfParts):
+    """What is made of a dead letter that blocked its key goes behind all others."""
+
+    class _Requests(Requests):
+        def redrive(self, old: Job, now: int) -> Any:
+            job = super().redrive(old, now)
+            if isinstance(job, Job) and job.rules is not None:
+                job.rules = msgspec.structs.replace(job.rules, place=0)
+            return job
+
+    requests_kind = _Requests
+
+
 class _Lenient(Machine):
     """Queues have other limits than their settings say."""
 
@@ -941,6 +955,162 @@ class LastFirst(Service):
         return None
 
 
+class IgnoresUniqueKeys(_OfParts):
+    """Every request is a job of its own."""
+
+    class _Requests(Requests):
+        def _holder(self, said: Submit, principal: str, now: int) -> Any:
+            return None
+
+    requests_kind = _Requests
+
+
+class SharesKeysBetweenQueues(_OfParts):
+    """A key that is taken in one queue is taken in all of them."""
+
+    class _Requests(Requests):
+        def _holder(self, said: Submit, principal: str, now: int) -> Any:
+            everywhere = [job for (_, _, key), job in self.uniques.live.items() if key == said.unique]
+            return super()._holder(said, principal, now) or next(iter(everywhere), None)
+
+    requests_kind = _Requests
+
+
+class KeysOutliveTheirJobs(_OfParts):
+    """The key of a job that has failed is taken for a while, as if it had been done."""
+
+    class _Requests(Requests):
+        def _key_is_free(self, job: Job) -> None:
+            state, job.state = job.state, COMPLETED
+            super()._key_is_free(job)
+            job.state = state
+
+    requests_kind = _Requests
+
+
+class ReplacesWhatRuns(_OfParts):
+    """A job that a worker has is replaced, too."""
+
+    class _Requests(Requests):
+        def _holder(self, said: Submit, principal: str, now: int) -> Any:
+            job = super()._holder(said, principal, now)
+            if said.unique_mode == "replace" and isinstance(job, Job) and job.state in (HELD, RUNNING):
+                rules: Any = job.rules
+                job.rules = msgspec.structs.replace(rules, replaced_by=bytes(16))
+                self._machine.cancel(job, Reason.REPLACED, now)
+                return None
+            return job
+
+    requests_kind = _Requests
+
+
+class ReplacesQuietly(Machine):
+    """Who is replaced hears that its job was cancelled."""
+
+    def cancel(self, job: Job, reason: Reason, now: int) -> None:
+        super().cancel(job, Reason.CANCELLED, now)
+
+
+class ReplacedByNobody(_OfParts):
+    """Who is replaced does not hear by which job."""
+
+    class _Requests(Requests):
+        def _takes_key(self, job: Job, said: Submit, other: Any, now: int) -> None:
+            super()._takes_key(job, said, other, now)
+            if isinstance(other, Job) and other.rules is not None:
+                other.rules = msgspec.structs.replace(other.rules, replaced_by=b"")
+
+    requests_kind = _Requests
+
+
+class ReplacesTheJoined(_OfParts):
+    """Who asks to join takes the place of what waits."""
+
+    class _Requests(Requests):
+        def _admit(self, asker: Any, said: Submit, name: bytes, body: Any, now: int) -> Any:
+            if said.unique_mode == "join":
+                said = msgspec.structs.replace(said, unique_mode="replace")
+            return super()._admit(asker, said, name, body, now)
+
+    requests_kind = _Requests
+
+
+class ForgetsWhoJoined(_OfParts):
+    """Who has joined a job is not told its outcome."""
+
+    class _Requests(Requests):
+        def ended(self, jobs: list[Job]) -> None:
+            for job in jobs:
+                job.askers = tuple(it for it in job.askers if it[1] == job.request)
+            super().ended(jobs)
+
+    requests_kind = _Requests
+
+
+class DropsWhatOneReceived(_OfParts):
+    """The outcome of a job that several share is forgotten when one of them has it."""
+
+    class _Requests(Requests):
+        def received(self, asker: Any, number: int) -> None:
+            for told, job in asker.unreceived:
+                if told <= number:
+                    job.unreceived, job.orphans = 1, 0
+            super().received(asker, number)
+
+    requests_kind = _Requests
+
+
+class CutsWindows(_OfParts):
+    """A key is free a millisecond too soon."""
+
+    class _Requests(Requests):
+        def _holder(self, said: Submit, principal: str, now: int) -> Any:
+            return super()._holder(said, principal, now) if self._is_live(said) else None
+
+        def _is_live(self, said: Submit) -> bool:
+            held = said.queue, "", said.unique
+            window = self.uniques.windows.get(held)
+            return held in self.uniques.live or (window is not None and window.until_ns > self._later)
+
+        def submit(self, asker: Any, said: Submit, body: Any, now: int) -> None:
+            self._later = now + 1_000_000
+            super().submit(asker, said, body, now)
+
+    requests_kind = _Requests
+
+
+class ExtendsWindows(_OfParts):
+    """A key is taken for a millisecond too long."""
+
+    class _Requests(Requests):
+        def _key_is_free(self, job: Job) -> None:
+            rules = job.rules
+            if rules is not None and rules.unique_ns:
+                job.rules = msgspec.structs.replace(rules, unique_ns=rules.unique_ns + 1_000_000)
+            super()._key_is_free(job)
+            job.rules = rules
+
+    requests_kind = _Requests
+
+
+class ForgetsKeysAtItsEnd(_OfParts):
+    """What is loaded from a store has no key."""
+
+    class _Requests(Requests):
+        def restore(self, job: Job) -> None:
+            super().restore(job)
+            self.uniques.live.clear()
+
+    requests_kind = _Requests
+
+
+class ForgetsWindowsAtItsEnd(Machine):
+    """Windows do not outlive the broker."""
+
+    def load(self, records: Any, now: int) -> None:
+        super().load([it for it in records if not isinstance(it, KeyWindow)], now)
+
+
 OF_2010: list[tuple[type[Machine], type[Server], tuple[str, ...]]] = [
     (ForgetsAJob, Server, (WRONG, LOST)),
     (ForgetsQuietly, Server, (LOST, WRONG)),
@@ -1014,13 +1184,14 @@ OF_POLICIES: list[tuple[type[Machine], type[Server], tuple[str, ...]]] = [
     (PausesByItsOwnDice, Server, (WRONG,)),
     (PausesLess, Server, (WRONG,)),
     (IgnoresPriorities, Server, (WRONG,)),
-    (IgnoresKeys, Server, (WRONG,)),
+    (IgnoresKeys, Server, (WRONG, RATE)),
     (IgnoresWeights, Server, (WRONG,)),
     (NeverAges, Server, (WRONG,)),
     (AgesForEver, Server, (WRONG,)),
     (IgnoresOrderKeys, Server, (ORDER,)),
     (TurnsOrdersAround, Server, (ORDER, WRONG)),
     (NeverBlocks, Server, (ORDER,)),
+    (RedrivesBehind, Server, (ORDER, WRONG)),
     (OverfillsWorkers, Server, (RATE,)),
     (OverfillsKeys, Server, (RATE,)),
     (HurriesQueues, Server, (RATE,)),
@@ -1035,6 +1206,19 @@ OF_POLICIES: list[tuple[type[Machine], type[Server], tuple[str, ...]]] = [
     (LetsTheCancelledRun, Server, (WRONG,)),
     (YoungestFirst, Server, (WRONG,)),
     (TurnsQueuesAround, Server, (WRONG,)),
+    (IgnoresUniqueKeys, Server, (WRONG,)),
+    (SharesKeysBetweenQueues, Server, (WRONG,)),
+    (KeysOutliveTheirJobs, Server, (WRONG,)),
+    (ReplacesWhatRuns, Server, (WRONG,)),
+    (ReplacesQuietly, Server, (WRONG, FALSE_FAILURE)),
+    (ReplacedByNobody, Server, (WRONG,)),
+    (ReplacesTheJoined, Server, (WRONG,)),
+    (ForgetsWhoJoined, Server, (LOST, WRONG)),
+    (DropsWhatOneReceived, Server, (WRONG,)),
+    (CutsWindows, Server, (WRONG,)),
+    (ExtendsWindows, Server, (WRONG,)),
+    (ForgetsKeysAtItsEnd, Server, (WRONG,)),
+    (ForgetsWindowsAtItsEnd, Server, (WRONG,)),
 ]
 """Played in worlds with policies."""
 MUTANTS = [*OF_2010, *OF_NATIVE, *OF_POLICIES]
@@ -1045,7 +1229,7 @@ SEEN_IN: dict[type[Machine | Server], int] = {
     IgnoresFailures: 5,
     RetriesAtOnce: 10,
     TriesFinalFailuresAgain: 5,
-    CountsHandBacks: 3,
+    CountsHandBacks: 5,
     CountsLostHandOvers: 4,
     IgnoresExtensions: 29,
     LeavesLargeAnswersOpen: 25,
@@ -1054,31 +1238,49 @@ SEEN_IN: dict[type[Machine | Server], int] = {
     NeverDeserts: 60,
     HidesThatItIsAgain: 7,
     TellsNoJoined: 90,
-    SpendsWhatComesBack: 20,
+    SpendsWhatComesBack: 21,
     TellsFollowersToAll: 8,
     ServesAnyQueue: 12,
     NeverReadsAgain: 1,
     SkipsNumbers: 14,
     StaysPaused: 344,
-    ClosesQueues: 11,
+    ClosesQueues: 15,
     ForgetsSettings: 37,
     NeverPauses: 12,
     PausesByItsOwnDice: 12,
     PausesLess: 4,
     IgnoresPriorities: 15,
-    IgnoresKeys: 8,
-    IgnoresWeights: 49,
-    NeverAges: 28,
-    AgesForEver: 28,
+    IgnoresKeys: 20,
+    IgnoresWeights: 1130,
+    NeverAges: 78,
+    AgesForEver: 48,
     TurnsOrdersAround: 8,
+    RedrivesBehind: 438,
     NeverBlocks: 7,
     OverfillsWorkers: 7,
-    OverfillsKeys: 22,
-    HurriesKeys: 25,
+    OverfillsKeys: 24,
+    HurriesKeys: 68,
     CancelsForAll: 4,
     CancelsNothing: 4,
     LetsTheCancelledRun: 4,
     TurnsQueuesAround: 54,
+    HandsOverAtOnce: 5,
+    IgnoresOrderKeys: 7,
+    StartsTooLate: 7,
+    MistakesItsDeadlines: 5,
+    IgnoresUniqueKeys: 4,
+    SharesKeysBetweenQueues: 20,
+    KeysOutliveTheirJobs: 4,
+    ReplacesWhatRuns: 10,
+    ReplacesQuietly: 20,
+    ReplacedByNobody: 20,
+    ReplacesTheJoined: 4,
+    ForgetsWhoJoined: 4,
+    DropsWhatOneReceived: 4,
+    CutsWindows: 4,
+    ExtendsWindows: 4,
+    ForgetsKeysAtItsEnd: 27,
+    ForgetsWindowsAtItsEnd: 129,
 }
 """What is not seen in the first worlds, or slowly, is looked for from this world on, where it was seen. A world is
 another one whenever the simulation draws otherwise: the search then goes on to where the mutant is seen now, says where

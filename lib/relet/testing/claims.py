@@ -71,6 +71,20 @@ class Agreed:
     weight: int = 1
     order: str = ""
     blocks: bool = False
+    unique: str = ""
+    unique_ns: int = 0
+    """How long after its success its key is taken."""
+
+
+@dataclass(slots=True, frozen=True)
+class Named:
+    """What is known of one request of a job."""
+
+    size: int
+    """Bytes of its body."""
+    finishes: bool
+    """Whether it wants the job to be done though all who wait for it are gone."""
+    asked_at: int
 
 
 PLAIN: Final = Agreed()
@@ -92,8 +106,15 @@ class Claim:
     queue: str = "default"
     headers: dict[str, str] | None = None
     request: bytes | None = None
-    """Request id; None: it came in the dialect of 2010."""
-    size: int = 0
+    """Id of the request that made it; None: it came in the dialect of 2010."""
+    names: dict[bytes, Named] = field(default_factory=dict)
+    """All requests whose job it is, by id; with a unique key there may be several, and it is known by the first ..."""
+    safe_names: dict[bytes, Named] = field(default_factory=dict)
+    """... and those of them that are safe."""
+    alone: bool = True
+    """When it ended it was the job of one request, and it still is."""
+    replaced_by: bytes = b""
+    """Id of the job that took its place."""
     again: bool = False
     """It was first asked before this broker began, and nothing remembers."""
     accepted_at: int = 0
@@ -110,6 +131,10 @@ class Claim:
     agreed: Agreed = PLAIN
     number: int = 0
     """Of its acceptance; 0: it came in the dialect of 2010, and has not been told."""
+    made_of: Claim | None = None
+    """The dead letter that was redriven as this job ..."""
+    redriven_as: Claim | None = None
+    """... and, of a dead letter, that job."""
     turn: int = 0
     """In which it was accepted."""
     safe_turn: int = 0
@@ -170,8 +195,8 @@ class Claim:
     ended_deaf_ns: int = 0
     """How long the broker had been deaf then, in all."""
     ended_serial: int = 0
-    receipted: bool = False
-    """Some asker has said that it received the outcome."""
+    receipts: set[bytes] = field(default_factory=set)
+    """By which ids askers were told the outcome who have said that they received it."""
     job_id: bytes = b""
     askers: list[Any] = field(default_factory=list)
     """Who is owed the outcome natively (`judged_requests.Asked`)."""
@@ -189,6 +214,18 @@ class Claim:
         was, self._state = self._state, to
         if self.line is not None:
             self.line.moved(self, was, to)
+
+    @property
+    def place(self) -> int:
+        """Its place in its order key: that of the dead letter that it was made of, where that blocked the key."""
+        made_of = self.made_of
+        return self.number if made_of is None or not made_of.agreed.blocks else made_of.place
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it blocks its order key as a dead letter: until another job is made of it."""
+        heir = self.redriven_as
+        return heir is None or heir.state == GONE
 
     @property
     def ends_by(self) -> int:

@@ -6,10 +6,10 @@ machine. A job is known by the first frame of its body, which is different for e
 
 Native peers are judged in `judged_sessions` (workers) and `judged_requests` (clients), on the same account of jobs.
 The loop reads everything first and lets the machine hear it in a fixed order; so does the judge: workers, then who has
-gone, then answers, then clients. What follows from a message alone, the judge works out itself and *expects*; what a
-clock ends, the machine announces when it does it - an attempt that failed, a hand-over that was given back, a session
-that was lost - and the judge checks that a rule holds. What is not announced has not happened: the job is still where
-it was.
+gone, then answers, then clients, message by message, each when the machine announces that it hears it. What follows
+from a message alone, the judge works out itself and *expects*; what a clock ends, the machine announces when it does
+it - an attempt that failed, a hand-over that was given back, a session that was lost - and the judge checks that a rule
+holds. What is not announced has not happened: the job is still where it was.
 
 **Lost** is a job for which one of these is true when the world is over, its faults having stopped and simulated time
 gone on until nothing more happened or the limit of the world was reached:
@@ -66,6 +66,8 @@ from relet.messages import (
     QueueSet,
     Records,
     Refused,
+    Shared,
+    body_bytes,
 )
 from relet.testing import judged_terms as terms
 from relet.testing.claims import (
@@ -84,9 +86,11 @@ from relet.testing.claims import (
     WAITS,
     WRONG,
     Claim,
+    Named,
     Violation,
     key_of,
 )
+from relet.testing.judged_keys import Keys
 from relet.testing.judged_lines import Lines
 from relet.testing.judged_requests import Requests
 from relet.testing.judged_sessions import NEVER_BEGUN, RETURNED, Heard, Sessions
@@ -129,6 +133,7 @@ class Judge:
         self.began = 0
         """When this broker began."""
         self.lines = Lines(self)
+        self.keys = Keys(self)
         self.sessions = Sessions(self)
         self.requests = Requests(self)
         self._expected: list[tuple[str, Any]] = []
@@ -176,7 +181,6 @@ class Judge:
     def begin_turn(self, now: int) -> None:
         """A turn begins; what the one before owed must have been done."""
         self.check_expected()
-        self.requests.begin_turn()
         self.sessions.begin_turn()
         self.lines.begin_turn()
         self.now = now
@@ -265,7 +269,6 @@ class Judge:
             self._hear_answers()
             if self.of_2010:
                 self._may_refuse = self.lines.named(self.of_2010[0].queue).may_refuse(len(self.of_2010))
-            self.requests.hear()
             return
         self.sessions.hear()
         for peer, path in self._voided:  # the rest of its batch was tried; from here on it must ask again
@@ -337,6 +340,7 @@ class Judge:
         self.open -= 1
         if claim.request is not None:
             self.requests.ended(claim)
+            self.keys.ended(claim)
 
     def starts(self, claim: Claim) -> None:
         """The attempt begins, and with it its limits."""
@@ -431,13 +435,16 @@ class Judge:
 
     def accepted(self, jobs: Sequence[Job]) -> None:
         """The machine has accepted these jobs of native clients."""
-        self.requests.hear()
         names = {job.request for job in jobs}
         for job in jobs:
             if job.rules is not None and job.rules.redriven_from:
                 self.redriven(job)
                 continue
             self.requests.accepted(job, names)
+
+    def shared(self, names: Sequence[bytes]) -> None:
+        """The machine has changed by which requests a job is known: by these."""
+        self.requests.shared(list(names), was_expected=self._was_expected)
 
     def enters(self, claim: Claim, number: int) -> None:
         """A request of a native client is a job."""
@@ -538,6 +545,8 @@ class Judge:
             self.requests.must_be_deserted(claim)
         elif job.reason in (Reason.START_DEADLINE, Reason.DEADLINE):
             self._must_be_late(claim, job)
+        elif job.reason == Reason.REPLACED:
+            self.keys.replaced(claim, job)
         elif job.state == DISCARDED:
             text = f"{claim.key!r} was discarded ({job.reason}) after {claim.attempts} attempts of {claim.agreed.tries}"
             raise Violation(FALSE_FAILURE, f"{text} and {claim.handovers} hand-overs in vain")
@@ -557,10 +566,14 @@ class Judge:
         if old.open or old.state == ANSWERED:
             raise Violation(SECOND_OUTCOME, f"{old} was redriven, and has not failed")
         new = Claim(old.key, None, b"", old.run_ns, old.silence_ns, old.late_any, old.ends_alone, old.keep_ns)
-        new.queue, new.headers, new.agreed, new.size = old.queue, old.headers, old.agreed, old.size
+        new.queue, new.headers, new.agreed = old.queue, old.headers, old.agreed
+        new.names = {job.id: Named(body_bytes(job.body), True, self.now)}
         new.request, new.accepted_at, new.asked_at, new.asked_deaf_ns = job.id, self.now, self.now, self.deaf_ns
+        new.made_of, old.redriven_as = old, new
         self.count("redriven")
+        self.count("redriven_in_place", old.agreed.blocks)
         self.requests.redriven(new, job.id)
+        self.keys.takes(new, job.id, None)
         self.enters(new, job.number)
 
     def _must_be_late(self, claim: Claim, job: Job) -> None:
@@ -597,7 +610,7 @@ class Judge:
             else:
                 self._dispatched(message, code)
         elif native:
-            self.requests.hear()
+            self.requests.hear_unannounced()
             self.requests.settle()
             if code == 0 and wire is not None:
                 self.requests.told(wire, message)
@@ -723,6 +736,12 @@ class Judge:
                 if claim is None:
                     claim = self._by_number[record.number] = self.by_key[key_of(record.body)]
                 claim.safe, claim.safe_turn = True, self.lines.turn
+                if claim.request is not None:
+                    self.requests.is_safe(claim, (claim.request,))
+            elif isinstance(record, Shared):
+                claim = self._by_number.get(record.number)
+                if claim is not None:
+                    self.requests.is_safe(claim, [name for name, *_ in record.requests])
             elif isinstance(record, QueueSet):
                 self.lines.named(record.name).is_safe(record.settings)
             elif isinstance(record, Attempt):
@@ -748,6 +767,7 @@ class Judge:
         self.of_2010.clear()
         self.sessions.crashed()
         self.requests.crashed()
+        self.keys.crashed()
         self.lines.crashed()
         for claim in self.by_key.values():
             claim.wire = None
@@ -762,7 +782,8 @@ class Judge:
         """A new broker has loaded these jobs; the others were never safe, or have ended. `settings`: of its queues."""
         self.now = self.began = lease_now
         found = {key_of(job.body): job for job in jobs}
-        self._by_number.clear()
+        self._forget_redriven()
+        self._by_number = {claim.number: claim for claim in self._by_number.values() if claim.safe_end}
         if not self.has_store:
             self._letters.clear()
         for key in found.keys() - self.by_key.keys():
@@ -782,7 +803,16 @@ class Judge:
                 claim.ended_at -= self.deaf_ns - claim.ended_deaf_ns + WALL_STEP_NS
                 claim.ended_deaf_ns = self.deaf_ns
         self.open = len(jobs)
+        self.requests.restarted()
+        self.keys.restarted(self.by_key.values())
         self.lines.restarted(settings)
+
+    def _forget_redriven(self) -> None:
+        """What was made of a dead letter, and was not safe, is gone; the dead letter is what there is."""
+        for key in self.by_key:
+            while (made_of := self.by_key[key].made_of) is not None and not self.by_key[key].safe:
+                self.by_key[key].state = GONE
+                self.by_key[key] = made_of
 
     def _goes_on(self, claim: Claim, job: Job) -> None:
         if claim.safe_end:

@@ -54,29 +54,31 @@ class Bucket:
     def __init__(self, rate: float, burst: int, now: int) -> None:
         self.rate, self.burst = rate, burst
         self.level = float(burst)
+        self._least = float(burst)
+        """What is there for whoever puts nothing back."""
         self._at = now
-        self._sure_at = now
 
     def fill(self, now: int) -> None:
         """Time has passed."""
-        self.level = min(float(self.burst), self.level + (now - self._at) * self.rate / 1e9)
+        more = (now - self._at) * self.rate / 1e9
+        self.level, self._least = (min(float(self.burst), it + more) for it in (self.level, self._least))
         self._at = now
 
     def take(self, now: int) -> bool:
         """One is taken; False: it was not there."""
         self.fill(now)
         self.level -= 1
+        self._least -= 1
         return self.level >= -ALMOST
 
     def put_back(self) -> None:
-        """One was not needed after all; whoever counts it all the same comes to less for some time."""
+        """One was not needed after all; whoever counts it all the same comes to less, until the bucket is full."""
         self.level += 1
-        self._sure_at = self._at + LATE_NS
 
     def had_one(self, now: int) -> bool:
         """One has been there for some time."""
         self.fill(now)
-        return now >= self._sure_at and self.level - min(STIRRED_NS * self.rate / 1e9, self.burst - 1 + ALMOST) >= 1
+        return self._least - min(STIRRED_NS * self.rate / 1e9, self.burst - 1 + ALMOST) >= 1
 
 
 class Shares:
@@ -207,7 +209,7 @@ class Line:
         order = claim.agreed.order
         if order:
             several = {**self.orders.get(order, {}), claim: None}
-            self.orders[order] = dict.fromkeys(sorted(several, key=_number_of))
+            self.orders[order] = dict.fromkeys(sorted(several, key=_place_of))
             self.heads[order] = self._lines.turn
 
     def moved(self, claim: Claim, was: int, to: int) -> None:
@@ -276,7 +278,7 @@ class Line:
         first = next(iter(self.orders[order]))
         if first is not claim:
             raise Violation(ORDER, f"{claim} was dispatched before {first}, which has the same order key")
-        letters = [letter for letter in self.blocked.get(order, {}) if letter.number < claim.number]
+        letters = [it for it in self.blocked.get(order, {}) if it.place < claim.place and it.blocks]
         if letters:
             raise Violation(ORDER, f"{claim} was dispatched, and {letters} block its order key")
 
@@ -502,8 +504,8 @@ class Lines:
                 line.blocked[order] = dict.fromkeys(safe)
 
 
-def _number_of(claim: Claim) -> int:
-    return claim.number
+def _place_of(claim: Claim) -> int:
+    return claim.place
 
 
 def _burst(settings: QueueSettings) -> int:

@@ -27,6 +27,7 @@ from relet.messages import (
     CancelJob,
     ClientHello,
     Error,
+    FromClient,
     Heartbeat,
     Inquire,
     JobState,
@@ -44,6 +45,7 @@ from relet.messages import (
     body_bytes,
     body_frames,
 )
+from relet.testing import judged_keys as keys
 from relet.testing import judged_terms as terms
 from relet.testing.claims import (
     ANSWERED,
@@ -56,6 +58,7 @@ from relet.testing.claims import (
     WAITS,
     WRONG,
     Claim,
+    Named,
     Violation,
     key_of,
 )
@@ -89,8 +92,9 @@ class Told:
     gaps: int = 0
     """Outcomes that have a number and were not told."""
     gone: int | None = None
-    unreceived: list[tuple[int, Claim]] = field(default_factory=list)
-    asked: dict[bytes, list[Asked]] = field(default_factory=dict)
+    unreceived: list[tuple[int, bytes, Claim]] = field(default_factory=list, repr=False)
+    """(number, by which id it was told, job)."""
+    asked: dict[bytes, list[Asked]] = field(default_factory=dict, repr=False)
     """By the id that it asked with: what is not settled."""
     states: dict[bytes, list[tuple[str, ...]]] = field(default_factory=dict)
     """By id: the words that an answer to an inquiry may have."""
@@ -112,6 +116,8 @@ class Asked:
     """It is one of many in a message: where another is refused, all of them are told what became of them."""
     full: bool = False
     """Its queue may have been full then."""
+    there: Claim | None = None
+    """The job that has its unique key."""
     code: str = ""
     """What it must be refused with."""
     may: tuple[str, ...] = ()
@@ -150,8 +156,6 @@ class Requests:
         """Who was welcomed there last: what is told is told him."""
         self._judge = judge
         self._limits = judge.limits
-        self._jobs_left = 0
-        """Of messages of many jobs, how many may be heard in this turn."""
         self._errors: Counter[tuple[Peer, Path, str]] = Counter()
         self._proposed: dict[bytes, list[Asked]] = {}
         self._ended_in = (-1, -1)
@@ -160,6 +164,8 @@ class Requests:
         self._ended: list[int] = []
         """Of outcomes in the order of their ends, when the youngest of them and those before was accepted."""
         self._by_job_id: dict[bytes, Claim] = {}
+        self._joined_late: dict[Claim, int] = {}
+        """Jobs that were joined after their ends, and when that was last."""
 
     # --- What clients say
 
@@ -168,43 +174,69 @@ class Requests:
         place = refused.peer, refused.path or b""
         self._errors[(*place, TOO_LARGE)] += 1
 
-    def begin_turn(self) -> None:
-        """A turn begins."""
-        self.settle()
-        self._jobs_left = self._limits.turn_messages_max
-
     def hear(self) -> None:
-        """The machine hears what was read, as far as one turn goes."""
-        while self.read and self._jobs_left > 0:
-            wire, (peer, path, version, header, body) = self.read.popleft()
+        """The machine hears all that was read."""
+        while self.read:
+            self._hear_next()
+
+    def hears(self, peer: Peer, path: Path, said: FromClient) -> None:
+        """The machine announces that it hears this now; and it has heard what was read before."""
+        while self.read:
+            if self._hear_next() == (peer, path, said):
+                return
+        raise Violation(WRONG, f"the broker heard from {peer} what nobody has said: {said}")
+
+    def hear_unannounced(self) -> None:
+        """The machine has heard what was read, up to what it must announce."""
+        while self.read:
+            peer, path, version, header, _ = self.read[0][1]
             try:
                 said = native.from_client(version, header)
-            except native.BadMessage as bad:
-                self._errors[peer, path, bad.error.code] += 1
-                continue
-            asker = self.askers.get((peer, path))
-            if asker is None or isinstance(said, ClientHello):
-                if not peer.routing_id:
-                    self._last_words(peer, path, said)
-                    continue
-                if isinstance(said, ClientHello):
-                    if asker is not None:
-                        asker.gone = self._judge.now
-                    asker = self.askers[peer, path] = Told(peer, path, wire, "follows" in said.features)
-                    self._welcomes.setdefault((peer, path), []).append(asker)
-                    self._judge.count("client_sessions")
-                else:
-                    self._errors[peer, path, "no_session"] += 1
-                continue
-            if isinstance(said, Submit | Inquire | CancelJob | Heartbeat):
-                self._received(asker, said.received)
-            if isinstance(said, Submit):
-                self._jobs_left -= len(said.jobs)
-                self._submits(asker, said, body)
-            elif isinstance(said, CancelJob):
-                self._cancels(asker, said)
-            elif isinstance(said, Inquire):
-                self._inquires(asker, said)
+            except native.BadMessage:
+                said = Heartbeat()
+            known = (peer, path) in self.askers
+            if isinstance(said, ClientHello) and peer.routing_id:
+                return
+            if known and not isinstance(said, ClientHello | Heartbeat):
+                return
+            self._hear_next()
+
+    def _hear_next(self) -> tuple[Peer, Path, Any]:
+        wire, (peer, path, version, header, body) = self.read.popleft()
+        try:
+            said = native.from_client(version, header)
+        except native.BadMessage as bad:
+            self._errors[peer, path, bad.error.code] += 1
+            return peer, path, bad
+        asker = self.askers.get((peer, path))
+        if asker is None and not peer.routing_id:
+            self._last_words(peer, path, said)
+        elif isinstance(said, ClientHello):
+            if peer.routing_id:
+                self._hello(wire, peer, path, said)
+        elif asker is None:
+            self._errors[peer, path, "no_session"] += 1
+        else:
+            self._heard(asker, said, body)
+        return peer, path, said
+
+    def _hello(self, wire: Wire, peer: Peer, path: Path, said: ClientHello) -> None:
+        before = self.askers.get((peer, path))
+        if before is not None:
+            before.gone = self._judge.now
+        asker = self.askers[peer, path] = Told(peer, path, wire, "follows" in said.features)
+        self._welcomes.setdefault((peer, path), []).append(asker)
+        self._judge.count("client_sessions")
+
+    def _heard(self, asker: Told, said: Any, body: Body) -> None:
+        if isinstance(said, Submit | Inquire | CancelJob | Heartbeat):
+            self._received(asker, said.received)
+        if isinstance(said, Submit):
+            self._submits(asker, said, body)
+        elif isinstance(said, CancelJob):
+            self._cancels(asker, said)
+        elif isinstance(said, Inquire):
+            self._inquires(asker, said)
 
     def _last_words(self, peer: Peer, path: Path, said: Any) -> None:
         """The connection has gone: what was received before counts, and nothing else."""
@@ -215,8 +247,14 @@ class Requests:
     def _received(self, asker: Told, number: int) -> None:
         unreceived = asker.unreceived
         while unreceived and unreceived[0][0] <= number:
-            unreceived.pop(0)[1].receipted = True
+            _, name, claim = unreceived.pop(0)
+            claim.receipts.add(name)
             self._judge.count("receipts")
+        if number > asker.number:  # of a session before this one: for the broker it has what is on its way to it, too
+            for name, several in asker.asked.items():
+                for it in several:
+                    if it.wait and it.claim is not None and not it.claim.open:
+                        it.claim.receipts.add(name)
 
     def _submits(self, asker: Told, said: Submit, body: Body) -> None:
         frames = body_frames(body)
@@ -258,7 +296,7 @@ class Requests:
         """The request is known, and its job is open."""
         asked.settled, asked.claim, asked.code = True, claim, ""
         said = asked.said
-        if isinstance(said, Submit) and (said.queue != claim.queue or asked.size != claim.size):
+        if isinstance(said, Submit) and (said.queue != claim.queue or asked.size != claim.names[asked.name].size):
             asked.code, asked.wait = "conflict", False
             return
         self._judge.count("joined")
@@ -282,7 +320,9 @@ class Requests:
         run = said.run_ms is None or 0 <= said.run_ms <= run_max
         queue = 1 <= len(said.queue) <= 200
         usual = terms.agreed(terms.NOTHING_SAID, self._judge.lines.named(said.queue).settings, None, limits)
-        if terms.contradiction(said, usual, asked.at, self._judge.wall_ns):
+        if terms.contradiction(said, usual, asked.at, self._judge.wall_ns) or keys.contradiction(
+            said, limits.unique_ns_max
+        ):
             return "bad_request"
         if headers > limits.headers_bytes_max or not (run and silence and queue and 0 <= said.keep_ms <= keep_max):
             return "bad_request"
@@ -294,8 +334,11 @@ class Requests:
 
     def _may_be_forgotten(self, asked: Asked, said: Submit) -> bool:
         """An outcome of its age may have been forgotten, because of a bound."""
-        over = len(self._ended) - self._limits.outcomes_max
-        return over > 0 and self._ended[over - 1] + TRANSIT_NS >= asked.at - said.age_ms * 1_000_000
+        over, asked_at = len(self._ended) - self._limits.outcomes_max, asked.at - said.age_ms * 1_000_000
+        if any(at + TRANSIT_NS >= asked_at and asked.at >= claim.ended_at + self._limits.outcome_ns
+               for claim, at in self._joined_late.items()):  # fmt: skip
+            return True
+        return over > 0 and self._ended[over - 1] + TRANSIT_NS >= asked_at
 
     def accepted(self, job: Job, names: Collection[Key | None]) -> None:
         """The machine has made a job of a request; of all those in `names` at once."""
@@ -321,7 +364,8 @@ class Requests:
             self._must_be_forgotten(before, asked, said)
         usual_ns = judge.lines.named(said.queue).run_ns(judge.timeout_ns)
         run_ns = usual_ns if said.run_ms is None else said.run_ms * 1_000_000 or None
-        claim = Claim(key, None, b"", run_ns, request=name, size=asked.size, queue=said.queue, headers=said.headers)
+        claim = Claim(key, None, b"", run_ns, request=name, queue=said.queue, headers=said.headers)
+        claim.names[name] = Named(asked.size, said.gone == "finish", asked.at)
         claim.agreed = terms.agreed(said, judge.lines.named(said.queue).settings, judge.tries, judge.limits)
         claim.silence_ns = None if said.silence_ms is None else said.silence_ms * 1_000_000
         claim.late_any, claim.ends_alone = said.late == "any", said.gone == "cancel"
@@ -335,8 +379,13 @@ class Requests:
         if asked.wait:
             claim.askers.append(asked)
         self.by_id[name] = claim
+        judge.keys.takes(claim, job.id, said)
         judge.enters(claim, job.number)
         self._proposed.pop(name, None)
+        self._follow(proposed, claim)
+
+    def _follow(self, proposed: list[Asked], claim: Claim) -> None:
+        """What was said of a request after that which has become a job, or has joined one."""
         for other in proposed:
             other.claim = claim
             if isinstance(other.said, CancelJob):
@@ -354,6 +403,8 @@ class Requests:
         """
         if not isinstance(said, Submit) or self._judge.lines.named(said.queue).settings.jobs_max is not None:
             return True
+        if said.unique:
+            return True
         return all(
             item.id in names
             or not any(it.said is said and it.claim is None and not it.code for it in self._proposed.get(item.id, ()))
@@ -366,10 +417,12 @@ class Requests:
             raise Violation(WRONG, f"{claim} was accepted a second time, and is open")
         if self.is_kept(claim):
             raise Violation(WRONG, f"{claim} was accepted a second time, and its outcome is kept")
-        if claim.state == GONE or not said.age_ms or claim.receipted:
+        if claim.state == GONE or not said.age_ms or (claim.receipts if claim.alone else asked.name in claim.receipts):
             return
         aged = self._judge.now >= claim.ended_at + self._limits.outcome_ns
-        if asked.at - said.age_ms * 1_000_000 <= claim.accepted_at + (0 if aged else TRANSIT_NS):
+        known = claim.names.get(asked.name)
+        known_at = claim.accepted_at if known is None else known.asked_at
+        if asked.at - said.age_ms * 1_000_000 <= known_at + (0 if aged else TRANSIT_NS):
             raise Violation(WRONG, f"{claim} was accepted a second time: it was asked before its outcome was forgotten")
         self._judge.count("ran_again_unawares")  # its way was so long that its age did not show
 
@@ -380,10 +433,13 @@ class Requests:
         now, limits = self._judge.now, self._limits
         if now >= claim.ended_at + limits.outcome_ns or len(self._ended) - claim.ended_serial >= limits.outcomes_max:
             return False
-        return not claim.receipted or now < claim.ended_at + claim.keep_ns
+        if claim.alone:
+            return not claim.receipts or now < claim.ended_at + claim.keep_ns
+        return not claim.receipts.issuperset(claim.names) or now < claim.ended_at + claim.keep_ns
 
     def settle(self) -> None:
         """The machine has heard all requests: what did not become a job is answered otherwise."""
+        self._judge.keys.settle()
         if not self._proposed:
             return
         for several in self._proposed.values():
@@ -411,8 +467,12 @@ class Requests:
                 may.append("queue_full")
             if said.age_ms and self._may_be_forgotten(asked, said):
                 may.append("expired")
+            if said.unique and asked.code in ("", "queue_paused"):
+                asked.may = tuple(may)
+                self._judge.keys.refuses(asked, said)
+                may = list(asked.may)
         if claim is not None and claim.state in (ANSWERED, FAILED):
-            if said.queue == claim.queue and asked.size == claim.size:
+            if said.queue == claim.queue and asked.size == claim.names[asked.name].size:
                 asked.after_end = True
                 asked.maybe = not kept
                 if kept:
@@ -453,8 +513,14 @@ class Requests:
         judge = self._judge
         mine = [it for it in claim.askers if it.asker is asker and said.id in (b"", it.name)]
         others = [it for it in claim.askers if it not in mine]
-        if any(it.asker.gone is None for it in others):
-            claim.askers = others
+        there = {it.name for it in others if it.asker.gone is None}
+        names = {said.id} if said.id else {it.name for it in mine}
+        if not said.id and len(claim.names) == 1:
+            names |= claim.names.keys()
+        leaving = [name for name in claim.names if name in names - there]
+        if there or len(leaving) < len(claim.names):
+            claim.askers = [it for it in others if it.asker.gone is None or it.name not in names]
+            self._leave(claim, leaving if len(leaving) < len(claim.names) else leaving[1:])
             judge.count("detached", bool(mine))
             for it in mine:  # one outcome for each name: of its own, and kept nowhere
                 end = next((one.claim for one in mine if one.name == it.name and one.claim is not claim), None)
@@ -482,7 +548,7 @@ class Requests:
         asker.states.setdefault(name, []).append(tuple(words))
         if not said.wait or claim is None or proposed:
             return
-        asked = Asked(asker, name, said, claim.size, claim.key, judge.now, judge.open, claim=claim, settled=True)
+        asked = Asked(asker, name, said, 0, claim.key, judge.now, judge.open, claim=claim, settled=True)
         if claim.open:
             asked.wait = True
             if len(claim.askers) >= self._limits.askers_per_job_max:
@@ -496,11 +562,88 @@ class Requests:
                 asker.states[name].pop()
         asker.asked.setdefault(name, []).append(asked)
 
+    # --- Jobs of several requests
+
+    def shared(self, names: list[bytes], *, was_expected: Callable[[str, Any], bool]) -> None:
+        """A job is known by these requests now, and was by others."""
+        claim = self.by_id.get(names[0])
+        if claim is None:
+            raise Violation(WRONG, f"{names} share a job, and nobody knows the first of them")
+        for name in names:
+            if name not in claim.names:
+                self._shares(claim, name)
+                self._judge.expect("shared", claim)
+        if not was_expected("shared", claim) or list(claim.names) != names:
+            raise Violation(WRONG, f"{claim} is the job of {list(claim.names)}, and the broker says: of {names}")
+
+    def _shares(self, claim: Claim, name: bytes) -> None:
+        """A request has joined the job of another: raises where it was not to."""
+        proposed = self._proposed.pop(name, [])
+        asked = proposed.pop(0) if proposed else None
+        if asked is None or not isinstance(asked.said, Submit) or asked.code not in ("", "queue_paused"):
+            raise Violation(WRONG, f"{name!r} has joined {claim}, and nobody has asked for it now")
+        said = asked.said
+        if not self._judge.keys.may_join(claim, said):
+            raise Violation(WRONG, f"{name!r} ({said.unique_mode} {said.unique!r}) has joined {claim}, and was not to")
+        if asked.claim is not None:
+            self._must_be_forgotten(asked.claim, asked, said)
+        self._judge.keys.joins(claim, asked, said)
+        self.by_id[name] = claim
+        asked.claim, asked.settled, asked.code, asked.after_end = claim, True, "", not claim.open
+        if not claim.open:
+            self._joined_late[claim] = asked.at
+            self._ended[claim.ended_serial :] = [max(it, asked.at) for it in self._ended[claim.ended_serial :]]
+        elif asked.wait:
+            claim.askers.append(asked)
+        self._follow(proposed, claim)
+
+    def _leave(self, claim: Claim, names: list[bytes]) -> None:
+        """These requests have this job no more: their ids are free."""
+        for name in names:
+            del claim.names[name]
+            del self.by_id[name]
+        if names:
+            self._judge.expect("shared", claim)
+            self._judge.count("left", len(names))
+
+    def wants_to_replace(self, claim: Claim) -> bool:
+        """Whether a request that is heard now asks for the place of this job."""
+        held = keys.held_by(claim)
+        return any(
+            isinstance(it.said, Submit)
+            and it.said.unique_mode == "replace"
+            and not it.code
+            and (it.said.queue, it.said.unique) == held
+            for several in self._proposed.values()
+            for it in several
+        )
+
+    def is_safe(self, claim: Claim, names: Collection[bytes]) -> None:
+        """A store knows by which requests this job is known: by these."""
+        known = {**claim.safe_names, **claim.names}
+        claim.safe_names = {name: known.get(name) or Named(0, False, claim.accepted_at) for name in names}
+
+    def restarted(self) -> None:
+        """A new broker has begun: it knows jobs by what was safe."""
+        claims = [it for it in dict.fromkeys((*self.by_id.values(), *self._judge.by_key.values())) if it.safe_names]
+        for claim in claims:
+            for name in claim.names:
+                if name not in claim.safe_names and self.by_id.get(name) is claim:
+                    del self.by_id[name]
+            claim.names, claim.alone = dict(claim.safe_names), len(claim.safe_names) == 1
+        for claim in claims:
+            for name in claim.names:
+                known = self.by_id.get(name)
+                if known is None or known.state == GONE:
+                    self.by_id[name] = claim
+
     # --- What becomes of claims and askers
 
     def ended(self, claim: Claim) -> None:
         """A native job has its outcome."""
-        self._ended.append(max(claim.accepted_at, self._ended[-1] if self._ended else -1))
+        claim.alone = len(claim.names) == 1
+        asked_at = max(claim.accepted_at, *(it.asked_at for it in claim.names.values()))
+        self._ended.append(max(asked_at, self._ended[-1] if self._ended else -1))
         if self._ended_in != (self._judge.now, self._judge.began):
             self._ended_in, self._first_ended = (self._judge.now, self._judge.began), len(self._ended) - 1
         claim.ended_serial = self._first_ended  # which of one turn was the last the loop need not say
@@ -540,7 +683,7 @@ class Requests:
 
     def must_be_deserted(self, claim: Claim) -> None:
         """Raises unless all who asked for the job are gone for the grace, and it was to end then."""
-        if not claim.ends_alone or not claim.askers:
+        if not claim.ends_alone or not claim.askers or _finishes(claim):
             raise Violation(FALSE_FAILURE, f"{claim} has failed as deserted, and was not to end with its askers")
         since = self._deserted_since([asked for asked in claim.askers if not asked.may])  # others may be refused yet
         if since is None or self._judge.now < since + self._limits.asker_grace_ns:
@@ -557,7 +700,7 @@ class Requests:
 
     def may_run(self, claim: Claim) -> None:
         """Raises where a job is dispatched that should have ended with its askers."""
-        if claim.ends_alone and claim.askers:
+        if claim.ends_alone and claim.askers and not _finishes(claim):
             since = self._deserted_since(claim.askers)
             late = self._limits.asker_grace_ns + DESERTED_SLACK_NS
             if since is not None and self._judge.now > since + late:
@@ -621,12 +764,14 @@ class Requests:
             due = [it for it in pending if _is_due(it, each)]
             if not due:
                 raise Violation(WRONG, f"a client was told of {each.id!r} ({each.code}), without a reason: {pending}")
-            due.sort(key=lambda it: not it.ack)
+            due.sort(key=lambda it: (not it.ack, it.there is None or it.there.job_id != each.job))
             asked = due[0]
             if not each.code:  # where the request was a job twice, what was said of the first may have been dropped
                 claims = [it.claim for it in due]
                 named = next((it for it in claims if it is not None and it.job_id == each.job), claims[-1])
                 asked = due[claims.index(named)]
+            if asked.there is not None and each.code == keys.DUPLICATE:
+                self.has_id(asked.there, each.job)
             wants_id = asked.ack or each.job
             asked.ack = asked.among = False
             asked.may = ()
@@ -663,7 +808,7 @@ class Requests:
         for it in pending:
             if it is asked or (it.claim is claim and not it.after_end and not asked.after_end):
                 it.wait, it.may = False, ()
-        asker.unreceived.append((said.n, claim))
+        asker.unreceived.append((said.n, said.id, claim))
         judge.count("told_answer" if said.state == "completed" else "told_failure")
         self._clear(asker, said.id)
 
@@ -681,6 +826,8 @@ class Requests:
             if said.state == "completed" or said.reason != claim.reason:
                 raise Violation(WRONG, f"{claim} failed ({claim.reason}), and its client was told {said}")
             text = said.text if claim.text is None else claim.text
+            if said.replaced_by != claim.replaced_by:
+                raise Violation(WRONG, f"{claim} was replaced by {claim.replaced_by!r}, told was {said.replaced_by!r}")
             if claim.cause == "failed" and (said.kind, said.text) != (claim.kind, text):
                 raise Violation(WRONG, f"{claim} failed with {claim.kind}, and its client was told {said.kind}")
         else:
@@ -756,6 +903,11 @@ class Requests:
         gaps = sum(asker.gaps for asker in self.askers.values())
         if gaps > dropped:
             raise Violation(LOST, f"{gaps} outcomes were numbered and not told, {dropped} were dropped")
+
+
+def _finishes(claim: Claim) -> bool:
+    """Whether a request that has joined the job wants it to be done, whoever is gone."""
+    return any(it.finishes for name, it in claim.names.items() if name != claim.request)
 
 
 def _detached(claim: Claim) -> Claim:

@@ -84,6 +84,8 @@ def agreed(said: Submit, settings: QueueSettings, tries: int | None, limits: Lim
         priority=said.priority if said.priority is not None else settings.priority or 0,
         order=said.order,
         blocks=said.blocks,
+        unique=said.unique,
+        unique_ns=said.unique_ms * MS,
         fair=said.fair,
         weight=said.weight,
     )

@@ -6,7 +6,7 @@ What is drawn is asked for on the wire, or set in the broker; the judge knows of
 from __future__ import annotations
 
 import random
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -37,6 +37,12 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     """Of those that have one, how many block it when they are discarded."""
     fair: dict[str, int] = {}
     """Fairness keys of jobs, and their weights; "": none. The first one is used as often as all others."""
+    uniques: tuple[str, ...] = ()
+    """Unique keys of jobs; "": none ..."""
+    modes: tuple[Literal["reject", "join", "replace"], ...] = ("reject",)
+    """... what becomes of who comes second ..."""
+    windows_ms: tuple[int, ...] = (0,)
+    """... and how long they are taken after a success."""
     cancels: float = 0.0
     """Of requests, how many their clients cancel."""
     retries: float = 0.0
@@ -59,6 +65,9 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
             key = keys[0] if rng.random() < 0.5 else rng.choice(keys)
             if key:
                 fields |= {"fair": key, "weight": self.fair[key]}
+        if self.uniques and (unique := rng.choice(self.uniques)):
+            mode, window_ms = rng.choice(self.modes), rng.choice(self.windows_ms)
+            fields |= {"unique": unique, "unique_mode": mode, "unique_ms": window_ms}
         if rng.random() < self.retries:
             fields |= _retries(rng)
         if rng.random() < self.timed:
@@ -91,6 +100,9 @@ CONTRADICTIONS: Final[tuple[dict[str, Any], ...]] = (
     {"start_ms": 200, "deadline_ms": 100, "takes_ms": 0},
     {"delay_ms": 5, "not_before_ms": 5},
     {"backoff": BackoffMs(curve="fixed", base_ms=20, cap_ms=10)},
+    {"unique": "", "unique_mode": "replace"},
+    {"unique": "", "unique_ms": 5},
+    {"unique": "k", "unique_ms": 1 << 40},
 )
 """What cannot be asked for together."""
 
@@ -122,6 +134,9 @@ def draw(rng: random.Random, queues: tuple[str, ...], run_ns_max: int) -> Polici
         orders=pick(((), (), ("x", "y", ""), tuple("abcdefgh"))),
         blocks=pick((0.0, 0.1)),
         fair=pick(({}, {}, {"a": 1, "b": 1}, {"a": 1, "": 1, "b": 3, "c": 10})),
+        uniques=pick(((), (), ("k", "l", "", ""), tuple("abcdefghijklmnop"))),
+        modes=pick((("reject", "join", "replace"), ("reject", "join", "replace"), ("join",), ("replace", "reject"))),
+        windows_ms=pick(((0,), (0, 5, 100, 1_000))),
         cancels=pick((0.0, 0.1, 0.3)),
         retries=pick((0.0, 0.2, 1.0)),
         timed=pick((0.0, 0.2, 1.0)),

@@ -8,14 +8,15 @@ found anything, in any world, else 0.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -27,6 +28,8 @@ WORLDS_AT_ONCE: Final = 8
 """Worlds given to a process at a time."""
 PROGRESS_S: Final = 5.0
 FAILURES_SHOWN: Final = 5
+TEXT_SHOWN: Final = 300
+"""Characters of what was found, when it is found."""
 FAILURES_MAX: Final = 20
 """After so many worlds that failed there is enough to look at."""
 
@@ -87,8 +90,18 @@ POLICIES: Final = (
     "start_deadline",
     "deadline",
     "attempt_deadline",
+    "unique_keys",
+    "refused_duplicate",
+    "shared",
+    "shared_after_end",
+    "left",
+    "replaced",
+    "windows",
 )
 """Counts of what administrators did and clients asked for beyond the plain, and of what was looked at for it."""
+
+RARE: Final = ("redriven_in_place", "replaced_in_turn")
+"""Likewise, of what does not happen in some thousand jobs."""
 
 ENDS: Final = ("attempt_expired", "attempt_silent", "attempt_failed", "attempt_worker_lost")
 
@@ -117,6 +130,7 @@ NO_FAULTS: Final = (
     "replies_unroutable",
     "messages_refused",
     *POLICIES,
+    *RARE,
 )
 """Counts of what the broker did; all others count what was done to it."""
 
@@ -130,7 +144,10 @@ class Failure(msgspec.Struct):
     where: str
 
 
-def play(seed: str, *, watch: bool = False, kinds: tuple[str, ...] = ()) -> tuple[Outcome | None, Failure | None]:
+Result: TypeAlias = tuple[Outcome | None, Failure | None]
+
+
+def play(seed: str, *, watch: bool = False, kinds: tuple[str, ...] = ()) -> Result:
     """Plays one world, of one of these kinds. Whatever it raises is a failure."""
     try:
         return World(seed, watch=watch, kinds=kinds).play(), None
@@ -142,7 +159,7 @@ def play(seed: str, *, watch: bool = False, kinds: tuple[str, ...] = ()) -> tupl
         return None, Failure(seed, kind, text, "".join(traceback.format_exception(error, limit=-4)))
 
 
-def _play_some(seeds: Sequence[str], kinds: tuple[str, ...]) -> list[tuple[Outcome | None, Failure | None]]:
+def _play_some(seeds: Sequence[str], kinds: tuple[str, ...]) -> list[Result]:
     return [play(seed, kinds=kinds) for seed in seeds]
 
 
@@ -204,7 +221,7 @@ class Summary:
             "answers": _counted(counts, "answers_late", "answers_refused"),
             "native": _counted(counts, *NATIVE),
             "sessions": _counted(counts, *SESSIONS),
-            "policies": _counted(counts, *POLICIES),
+            "policies": _counted(counts, *POLICIES, *RARE),
             "codes": _counted(codes, *sorted(codes)),
             "faults": _counted(faults, *sorted(faults)),
             "lost": str(self.found(LOST)),
@@ -236,22 +253,30 @@ def simulate(seed: str, jobs: int, *, processes: int, progress: bool = False, ki
     """Plays worlds of `seed`, of these `kinds`, until `jobs` jobs were submitted; `processes` 1 plays them here."""
     summary = Summary(kinds)
     said = time.monotonic()
-    batches = _batches(seed)
-    if processes == 1:
+    with contextlib.closing(_played(_batches(seed), processes, kinds)) as played:
         while summary.jobs < jobs and len(summary.failures) < FAILURES_MAX:
-            for result in _play_some(next(batches), kinds):
-                summary.add(*result)
-        return summary
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        under_way = [pool.apply_async(_play_some, (next(batches), kinds)) for _ in range(processes * 2)]
-        while summary.jobs < jobs and len(summary.failures) < FAILURES_MAX:
-            for result in under_way.pop(0).get():
-                summary.add(*result)
-            under_way.append(pool.apply_async(_play_some, (next(batches), kinds)))
+            for outcome, failure in next(played):
+                summary.add(outcome, failure)
+                if progress and failure is not None:
+                    sys.stderr.write(f"world {failure.seed}: {failure.kind}: {failure.text[:TEXT_SHOWN]}\n")
             if progress and time.monotonic() - said >= PROGRESS_S:
                 said = time.monotonic()
                 sys.stderr.write(summary.line() + "\n")
     return summary
+
+
+def _played(
+    batches: Iterator[list[str]], processes: int, kinds: tuple[str, ...]
+) -> Generator[list[Result], None, None]:
+    """What each batch of worlds came to, in their order."""
+    if processes == 1:
+        for batch in batches:
+            yield _play_some(batch, kinds)
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        under_way = [pool.apply_async(_play_some, (next(batches), kinds)) for _ in range(processes * 2)]
+        for batch in batches:
+            yield under_way.pop(0).get()
+            under_way.append(pool.apply_async(_play_some, (batch, kinds)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

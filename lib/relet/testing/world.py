@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from relet.core.askers import Asker
 from relet.core.dead import Selection, Sweep
 from relet.core.job import Cause, Job
 from relet.core.limits import Limits
@@ -26,7 +27,7 @@ from relet.core.machine import Machine
 from relet.core.roster import Session
 from relet.core.roster import Worker as RosterWorker
 from relet.core.settings import QueueSettings
-from relet.messages import Request
+from relet.messages import Body, CancelJob, ClientHello, Inquire, Path, Peer, PlainSubmitted, Request, Submit
 from relet.server import Server
 from relet.store import Store
 from relet.testing import census, policies
@@ -157,7 +158,8 @@ def draw(rng: random.Random, *kinds: str) -> Config:
     if kind == "policies":
         config.jobs = rng.randrange(60, 300)
         # Who is one asker too many hears so after a while: until then nobody knows who has a say in a job.
-        config.limits = msgspec.structs.replace(limits, askers_per_job_max=100)
+        windows_max = rng.choice((limits.unique_windows_max, 2))
+        config.limits = msgspec.structs.replace(limits, askers_per_job_max=1_000, unique_windows_max=windows_max)
         config.shares = rng.choice((0.0, 0.05, 0.3))
         config.faults = rng.choice((0.0, 0.0, 2.0, 10.0))  # what takes turns does so only where there is some peace
         config.queues = rng.choice((("default",), ("default", "mail", "pictures")))
@@ -277,10 +279,47 @@ def tokens_of(rng: random.Random) -> Iterator[bytes]:
         yield rng.getrandbits(128).to_bytes(16, "big")
 
 
+class _Announced:
+    """The native clients of a machine, who are heard by the judge when the machine hears them; mixed into whatever is
+    on trial. What became of a request is decided when it was heard.
+    """
+
+    judge: Judge
+
+    def hello(self, peer: Peer, path: Path, said: ClientHello, now: int) -> Any:
+        self.judge.requests.hears(peer, path, said)
+        return super().hello(peer, path, said, now)  # type: ignore[misc]  # the class that this is mixed into
+
+    def submit(self, asker: Asker, said: Submit, body: Body, now: int) -> None:
+        self.judge.requests.hears(asker.peer, asker.path, said)
+        super().submit(asker, said, body, now)  # type: ignore[misc]  # the same
+        self.judge.requests.settle()
+
+    def submit_plain(self, batch: list[PlainSubmitted], now: int) -> Any:
+        for peer, path, name, received, _ in batch:
+            self.judge.requests.hears(peer, path, Submit(id=name, received=received))
+        strange = super().submit_plain(batch, now)  # type: ignore[misc]  # the same
+        self.judge.requests.settle()
+        return strange
+
+    def inquire(self, asker: Asker, said: Inquire, now: int) -> None:
+        self.judge.requests.hears(asker.peer, asker.path, said)
+        super().inquire(asker, said, now)  # type: ignore[misc]  # the same
+
+    def cancel(self, asker: Asker, said: CancelJob, now: int) -> None:
+        self.judge.requests.hears(asker.peer, asker.path, said)
+        super().cancel(asker, said, now)  # type: ignore[misc]  # the same
+
+
 class _Reports:
     """A machine that announces to the judge what it decides, when it does; mixed into whatever machine is on trial."""
 
     judge: Judge
+    requests: Any
+
+    def __init__(self, *what: Any, **more: Any) -> None:
+        super().__init__(*what, **more)
+        self.requests.__class__ = type("Announced", (_Announced, type(self.requests)), {"judge": self.judge})
 
     def submit(self, batch: list[Request], now: int) -> None:
         self.judge.submitted([body for _, _, body in batch])
@@ -306,6 +345,10 @@ class _Reports:
     def notice_lost(self, worker: RosterWorker) -> None:
         self.judge.session_lost(worker)
         super().notice_lost(worker)  # type: ignore[misc]  # the same
+
+    def shared(self, job: Job) -> None:
+        super().shared(job)  # type: ignore[misc]  # the same
+        self.judge.shared([key if isinstance(key, bytes) else key[1] for key in self.requests.uniques.requests_of(job)])
 
     def forgotten(self, job: Job, *, purged: bool = False) -> None:
         super().forgotten(job, purged=purged)  # type: ignore[misc]  # the same
@@ -590,7 +633,7 @@ class World:
         if not self._down:
             name = self.rng.choice(list(wanted.settings))
             if self.rng.random() < wanted.redrives:
-                verb: Any = "redrive" if not wanted.blocks and self.rng.random() < 0.7 else "purge"
+                verb: Any = "redrive" if self.rng.random() < 0.7 else "purge"
                 self.machine.dead.begin(Sweep(verb=verb, selection=Selection(queue=name), limit=5))
             else:
                 self._set_queue(name, self.rng.choice(wanted.settings[name]))
