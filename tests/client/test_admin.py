@@ -166,7 +166,7 @@ def test_a_worker_is_told_to_stop_by_a_cancel(broker: Broker, admin: Admin) -> N
             shown = admin.job(request_id=b"r" * 16)
             assert shown.state in ("held", "running")
             assert shown.worker
-            assert admin.why(request_id=b"r" * 16).code == shown.state
+            assert admin.why(request_id=b"r" * 16).code in (shown.state, "running")  # it may start meanwhile
             admin.cancel(request_id=b"r" * 16)
             with pytest.raises(JobFailed):
                 future.result(LIMIT_S)
