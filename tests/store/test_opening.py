@@ -18,7 +18,7 @@ from tests.store import example
 from relet.broker import Broker
 from relet.cli.exits import Exit
 from relet.messages import Accepted, Attempt
-from relet.store import StoreUnusable, schema, sqlite
+from relet.store import StoreUnusable, file, schema, sqlite
 from relet.store.memory import MemoryStore
 from relet.store.sqlite import SqliteStore
 from relet.testing import census
@@ -39,8 +39,8 @@ def path(tmp_path: Path) -> Path:
 
 def contents(path: Path) -> dict[str, bytes]:
     """All that matters of a file: what lies beside it is not counted where it is empty."""
-    files = {it: Path(f"{path}{it}") for it in BESIDE}
-    return {it: data for it, file in files.items() if file.is_file() and (data := file.read_bytes())}
+    beside = {it: Path(f"{path}{it}") for it in BESIDE}
+    return {it: data for it, there in beside.items() if there.is_file() and (data := there.read_bytes())}
 
 
 def refused(start: Start, path: Path) -> tuple[int, str]:
@@ -77,11 +77,11 @@ def killed(path: Path) -> None:
 # --- Files that are opened
 
 
-@pytest.mark.parametrize("file", sorted(example.FILES.glob("*.db.gz")), ids=lambda it: it.name.removesuffix(".db.gz"))
-def test_files_of_every_format_are_opened(file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", sorted(example.FILES.glob("*.db.gz")), ids=lambda it: it.name.removesuffix(".db.gz"))
+def test_files_of_every_format_are_opened(kept: Path, tmp_path: Path) -> None:
     """docs/operations.md: "it opens files of every earlier format": and nothing in them is lost."""
     path = tmp_path / "jobs.db"
-    path.write_bytes(gzip.decompress(file.read_bytes()))
+    path.write_bytes(gzip.decompress(kept.read_bytes()))
     memory = MemoryStore()
     for turn, records in example.TURNS.items():
         memory.append(turn, records)
@@ -110,7 +110,8 @@ def test_there_is_a_file_of_this_format() -> None:
 def _of_format_two(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = (*schema.STEPS, ("create table another (name text primary key)", "insert into another values ('x')"))
     monkeypatch.setattr(sqlite, "STEPS", steps)
-    monkeypatch.setattr(sqlite, "VERSION", len(steps))
+    for module in (sqlite, file):
+        monkeypatch.setattr(module, "VERSION", len(steps))
 
 
 def test_an_upgrade_says_what_it_took(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""relet: looks at a broker's queues, jobs and dead letters, and acts on them.
+"""relet: looks at a broker's queues, jobs and dead letters, and acts on them; and at stores that no broker has open.
 
     relet queues
     relet job why ID
@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from relet.cli import store
 from relet.cli.exits import Exit
 from relet.cli.parser import Parser, endpoint, fail, say
 from relet.cli.quantities import count, duration
@@ -59,7 +60,8 @@ TAKES_VALUE = ("--admin", "--timeout")
 """Options with a value that may stand before the command."""
 EXAMPLE_ID = "01a203f60d2376cba7ae8cad79ff0000"
 DESCRIPTION = """\
-Looks at the queues, jobs and dead letters of a broker that was started with --admin, and acts on them.
+Looks at the queues, jobs and dead letters of a broker that was started with --admin, and acts on them. "relet store"
+looks at the file of a broker that does not run, and needs none.
 "relet COMMAND --help" tells more of each."""
 EXAMPLES = f"""\
   relet queues
@@ -95,6 +97,8 @@ class Command(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Does what one command line says; the exit code."""
     words, options = _split(arguments)
+    if " ".join(words[:2]) in store.COMMANDS:
+        return store.main(words, options)
     name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else " ".join(words[:1])
     if name not in COMMANDS:
         parser = _overview()
@@ -127,8 +131,10 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _overview() -> Parser:
-    width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items())
+    summaries = {name: command.summary for name, command in COMMANDS.items()}
+    summaries |= {name: command.summary for name, command in store.COMMANDS.items()}
+    width = max(map(len, summaries))
+    commands = "\n".join(f"  {name.ljust(width)}  {summary}" for name, summary in summaries.items())
     text = f"{DESCRIPTION}\n\ncommands:\n{commands}"
     return _parser(PROGRAM, "[options] COMMAND ...", text, EXAMPLES)
 
@@ -154,17 +160,18 @@ def _no_such(words: list[str]) -> str:
         return "say what to do: relet queues"
     from difflib import get_close_matches
 
+    names = [*COMMANDS, *store.COMMANDS]
     said = " ".join(takewhile(lambda word: not word.startswith("-"), words[:2]))
-    below = [name for name in COMMANDS if name.split()[0] == words[0]]
+    below = [name for name in names if name.split()[0] == words[0]]
     if below and said == words[0]:
         return f"{said!r} needs a word more: {', '.join(below)}"
-    close = get_close_matches(said, below or COMMANDS, n=1, cutoff=0.7)
-    close = close or get_close_matches(words[0], [] if below else COMMANDS, n=1)
+    close = get_close_matches(said, below or names, n=1, cutoff=0.7)
+    close = close or get_close_matches(words[0], [] if below else names, n=1)
     if close:
         return f"there is no command {said!r}; did you mean {close[0]}?"
     if below:
         return f"there is no command {said!r}, but there is {', '.join(below)}"
-    return f"there is no command {words[0]!r}; there are {', '.join(COMMANDS)}"
+    return f"there is no command {words[0]!r}; there are {', '.join(names)}"
 
 
 @contextmanager

@@ -11,8 +11,8 @@ class Exit(IntEnum):
     OK = 0
     """All went well; also after a signal, where nobody was owed an answer."""
     JOB_FAILED = 1
-    """testclient: a job failed, an answer was wrong, or none came in time. relet: the broker did not do what was asked,
-    or not all of it."""
+    """testclient: a job failed, an answer was wrong, or none came in time. relet: what was asked was not done, or not
+    all of it."""
     USAGE = 2
     """The command line cannot be meant, or the project is not set up; one line says what to type."""
     UNREACHABLE = 3

@@ -22,20 +22,16 @@ little at a time). See https://sqlite.org/pragma.html.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import functools
 import os
 import queue
 import sqlite3
-import stat
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
-from urllib.parse import quote
 
 import msgspec
 
@@ -57,6 +53,18 @@ from relet.messages import (
     Shared,
 )
 from relet.store import StoreFailed, StoreUnusable
+from relet.store.file import (
+    BUSY_MS,
+    DAMAGES,
+    PAGE_BYTES,
+    RESTORE,
+    failed,
+    lock,
+    reader_of,
+    size_of,
+    unusable,
+    version_of,
+)
 from relet.store.schema import APPLICATION_ID, STEPS, TAGS, VERSION
 
 Sync: TypeAlias = Literal["full", "normal", "off"]
@@ -72,14 +80,7 @@ ROWS_A_STATEMENT: Final = 250
 """Rows that one statement writes: their parameters lie below the 999 that any build of SQLite allows."""
 WAL_PAGES_MAX: Final = 2_000
 """Pages of 4 KiB in the write-ahead log after which they are copied into the file."""
-BUSY_MS: Final = 0
-"""Nobody else may have the file, so there is nobody to wait for."""
 
-_DAMAGES: Final = (sqlite3.Error, msgspec.MsgspecError, TypeError, ValueError, LookupError)
-"""What comes of reading a file in which something is not as it was written."""
-_PAGE_BYTES: Final = 4096
-"""Of a new file, by SQLite's own default."""
-_RESTORE: Final = "restore it from a backup, or name another file"
 _TAGS: Final[dict[type[Record], int]] = {Accepted: 1, Attempt: 2, Finished: 3, Forgotten: 4, Shared: 7}
 """Records of one job, in the order in which they are loaded."""
 _SYNCS: Final = {"full": "FULL", "normal": "NORMAL", "off": "OFF"}
@@ -112,13 +113,16 @@ class SqliteStore:
         sync: Sync = "full",
         threaded: bool = True,
         log_bytes_max: int = LOG_BYTES_MAX,
+        make: bool = True,
     ) -> None:
-        """`threaded`: whether commits run beside the broker; False is for measurements and tests."""
+        """`threaded`: whether commits run beside the broker; False is for measurements, tests and `relet store`, which
+        opens no file that is not there (`make`).
+        """
         if sync not in _SYNCS:
             raise ValueError(f"sync is {sync!r}: it must be one of {', '.join(_SYNCS)}")
         self.path = Path(path)
         self.name = str(self.path)
-        self._descriptor = _lock(self.path)
+        self._descriptor = lock(self.path, make=make)
         self._log_bytes_max = log_bytes_max
         self._trim_bytes = min(TRIM_BYTES, log_bytes_max)
         self._log: deque[_Turn] = deque()
@@ -147,9 +151,9 @@ class SqliteStore:
             self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._run = self._connection.execute
             self._open(version, _SYNCS[sync])
-        except _DAMAGES as error:
+        except DAMAGES as error:
             self._abandon()
-            raise _unusable(self.path, error) from error
+            raise unusable(self.path, error) from error
         except BaseException:
             self._abandon()
             raise
@@ -160,44 +164,22 @@ class SqliteStore:
     # --- Opening
 
     def _inspect(self) -> int:
-        """The version of the file, read without the right to write: SQLite tidies up behind a program that was killed,
-        in whose file ever. Where there is a log beside it, the reader stays until the file is taken over: the last one
-        to close a file copies its log into it, and this one cannot.
+        """The version of the file. Where there is a log beside it, the reader stays until the file is taken over: the
+        last one to close a file copies its log into it, and this one cannot.
         """
-        size, log_size = os.fstat(self._descriptor).st_size, _size_of(self.path, "-wal")
-        if size == 0 and log_size:
-            raise StoreUnusable("corrupt", f"{self.path} is empty, but there is a log beside it: {_RESTORE}")
-        if size <= _PAGE_BYTES and _size_of(self.path, "-journal"):
-            return 0  # a crash while it was made; SQLite makes it empty again
-        reader = sqlite3.connect(
-            f"file:{quote(str(self.path.absolute()))}?{'mode=ro' if log_size else 'immutable=1'}", uri=True
-        )
+        reader = reader_of(self.path)
+        if reader is None:
+            return 0
         try:
-            version = self._version(reader)
+            version = version_of(self.path, reader)
         except BaseException:
             reader.close()
             raise
-        if log_size:
+        if size_of(self.path, "-wal"):
             self._guard = reader
         else:
             reader.close()
         return version
-
-    def _version(self, reader: sqlite3.Connection) -> int:
-        """0: there is nothing in it. Raises `StoreUnusable` where it is not ours to open."""
-        read = reader.execute
-        read(f"pragma busy_timeout = {BUSY_MS}")
-        (application,), (version,) = read("pragma application_id").fetchone(), read("pragma user_version").fetchone()
-        (tables,) = read("select count(*) from sqlite_schema").fetchone()
-        if application != APPLICATION_ID and (application or version or tables):
-            raise StoreUnusable("foreign", f"{self.path} is a database of some other program: name another file")
-        if version > VERSION:
-            raise StoreUnusable(
-                "newer",
-                f"{self.path} was written by a later version of relet (format {version}, this one knows {VERSION}):"
-                " start that version, or name another file",
-            )
-        return int(version)
 
     def _open(self, version: int, sync: str) -> None:
         run = self._run
@@ -207,14 +189,14 @@ class SqliteStore:
         run("pragma journal_mode = wal")
         run(f"pragma synchronous = {sync}")
         run(f"pragma wal_autocheckpoint = {WAL_PAGES_MAX}")
-        run(f"pragma journal_size_limit = {2 * WAL_PAGES_MAX * _PAGE_BYTES}")
+        run(f"pragma journal_size_limit = {2 * WAL_PAGES_MAX * PAGE_BYTES}")
         run("pragma cell_size_check = on")
         run("begin immediate")
         if version < VERSION:
             self._upgrade(version)
         about = dict(run("select name, value from about where name in ('turn', 'last', 'epoch')"))
         if not all(type(value) is int for value in about.values()) or "epoch" not in about:
-            raise StoreUnusable("corrupt", f"{self.path} is damaged: it has no epoch; {_RESTORE}")
+            raise StoreUnusable("corrupt", f"{self.path} is damaged: it has no epoch; {RESTORE}")
         self._settled, self._last, self.epoch = about.get("turn", 0), about.get("last", 0), about["epoch"]
         self._promote_all()
 
@@ -258,8 +240,8 @@ class SqliteStore:
                     frames = msgspec.msgpack.decode(bodies.pop(record.number), type=tuple[bytes, ...])
                     record = msgspec.structs.replace(record, body=frames)
                 yield record
-        except _DAMAGES as error:
-            raise _unusable(self.path, error) from error
+        except DAMAGES as error:
+            raise unusable(self.path, error) from error
 
     def take_over(self, epoch: int) -> int:
         """The broker that has the file from now on; returns its epoch: this number, or the next after the last one,
@@ -271,7 +253,7 @@ class SqliteStore:
             if self._opening:
                 self._end_opening()
         except sqlite3.Error as error:
-            raise _unusable(self.path, error) from error
+            raise unusable(self.path, error) from error
         return self.epoch
 
     def _end_opening(self) -> None:
@@ -289,6 +271,16 @@ class SqliteStore:
         if self._guard is not None:
             self._guard.close()
             self._guard = None
+
+    def compact(self) -> None:
+        """Writes the file anew, with nothing in it that holds nothing. It needs the room for that once more. Raises
+        `StoreUnusable`; then all is as it was.
+        """
+        try:
+            self._run("vacuum")
+            self._run("pragma wal_checkpoint(truncate)")
+        except sqlite3.Error as error:
+            raise unusable(self.path, error) from error
 
     # --- The broker's side
 
@@ -363,7 +355,7 @@ class SqliteStore:
         try:
             self._write(turn, records)
         except (sqlite3.Error, StoreFailed) as error:
-            self._error = error if isinstance(error, StoreFailed) else _failed(self.path, error)
+            self._error = error if isinstance(error, StoreFailed) else failed(self.path, error)
         else:
             self._settled = turn
         self._busy = False
@@ -530,81 +522,3 @@ def _batches(values: list[Any], most: int) -> Iterator[list[Any]]:
 @functools.cache
 def _marks(mark: str, count: int) -> str:
     return ", ".join([mark] * count)
-
-
-# --- The file
-
-
-def _lock(path: Path) -> int:
-    """A descriptor of the file, which is made where there is none, and is ours alone until it is closed."""
-    try:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            descriptor = _make(path)
-    except OSError as error:
-        raise StoreUnusable("unwritable", f"{path} cannot be {_why_not(path, error)}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise StoreUnusable("foreign", f"{path} is no file that can hold a store: name another one")
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise StoreUnusable("unwritable", f"{path} cannot be locked: {os.strerror(error.errno or 0)}") from error
-        text = f"{path} is in use by another broker, or by `relet store`: stop that one, or name another file"
-        raise StoreUnusable("in_use", text) from error
-    return descriptor
-
-
-def _make(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)  # else a power cut may leave no file of this name
-    finally:
-        os.close(folder)
-    return descriptor
-
-
-def _why_not(path: Path, error: OSError) -> str:
-    why = os.strerror(error.errno or 0)
-    if not path.parent.exists():
-        return f"made: there is no folder {path.parent}; make it first"
-    if path.is_dir():
-        return "a store: it is a folder; name a file in it"
-    if path.exists():
-        return f"opened to write ({why}): mend that, or name another file"
-    return f"made in its folder ({why}): mend that, or name another file"
-
-
-def _size_of(path: Path, suffix: str) -> int:
-    """Bytes of a file beside it; 0 where there is none."""
-    try:
-        return Path(f"{path}{suffix}").stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _unusable(path: Path, error: Exception) -> StoreUnusable:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return StoreUnusable("unwritable", f"{path} cannot be written: there is no room left on its disk")
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        text = f"{path} cannot be written, or no files made beside it ({error}): mend that, or name another file"
-        return StoreUnusable("unwritable", text)
-    if code == sqlite3.SQLITE_IOERR:
-        return StoreUnusable("unwritable", f"{path} cannot be read or written ({error}): look after its disk")
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        text = f"{path} is in use by another program, which is no broker: end that one, or name another file"
-        return StoreUnusable("in_use", text)
-    if code == sqlite3.SQLITE_NOTADB:
-        return StoreUnusable("foreign", f"{path} is not a store, nor any SQLite file: name another file")
-    what = str(error) if isinstance(error, sqlite3.Error | msgspec.MsgspecError) else repr(error)
-    text = f"{path} is damaged ({what}): {_RESTORE}; `relet store check` says more"
-    return StoreUnusable("corrupt", text)
-
-
-def _failed(path: Path, error: sqlite3.Error) -> StoreFailed:
-    return StoreFailed(f"{path} did not take what it was given: {error}")
