@@ -52,6 +52,7 @@ class Durable:
     cpu_bar: float | None = None
     rate_floor: float | None = None
     syncs_bar: float | None = None
+    connections: int = 4
     body_bytes: int = 32
     rounds_max: int = 100
 
@@ -66,8 +67,8 @@ class Durable:
                 label: str, starting: AbstractContextManager[targets.Target], dialect: Dialect = "2010"
             ) -> Standing:
                 target = stack.enter_context(starting)
-                peers = stack.enter_context(load(target, body_bytes=self.body_bytes, dialect=dialect))
-                return Standing(label, target, peers, jobs)
+                peers = load(target, body_bytes=self.body_bytes, dialect=dialect, connections=self.connections)
+                return Standing(label, target, stack.enter_context(peers), jobs)
 
             def kept(name: str) -> AbstractContextManager[targets.Target]:
                 options = (*targets.LEASE_LONG, "--store", str(folder / name))
@@ -135,6 +136,6 @@ class Durable:
 DURABLE = (
     Durable("store200", "200 in flight, 32 B", 200, 150_000, cpu_bar=6),
     Durable("store1000", "1,000 in flight, 32 B", 1_000, 300_000, cpu_bar=5, rate_floor=0.5),
-    Durable("store5000", "5,000 in flight, 32 B", 5_000, 400_000, cpu_bar=5),
+    Durable("store5000", "5,000 in flight, 32 B", 5_000, 400_000, cpu_bar=5, connections=8),
     Durable("storealone", "one at a time, 32 B", 1, 5_000, syncs_bar=2.5),
 )

@@ -91,32 +91,28 @@ class Journal:
 
     def take(self) -> list[Record]:
         """All of it, as it stands now; nothing is left."""
-        machine, accepted, touched = self._machine, self._accepted, self._touched
-        kept, owed = machine.kept.entries, machine.requests.outcomes
-        taken: list[Record] = []
+        machine, accepted, shared, kept = self._machine, self._accepted, self._shared, self._machine.kept.entries
+        first_new = accepted[0].number if accepted else NEVER
+        final = [job for job in accepted if job.state in FINAL]
+        if final:  # those that leave nothing nobody has heard of; the others have no body any more, by whose size ...
+            accepted = [job for job in accepted if job.state not in FINAL or job.kept_bytes or job.number in kept]
+            shared |= dict.fromkeys(job for job in final if job.kept_bytes)  # ... their requests would be known again
+        taken: list[Record] = [*records.accepted(machine, accepted)]
+        taken += [records.shared(machine, job) for job in shared if job.kept_bytes or job.state not in FINAL]
         ended: list[Record] = []
         gone: list[int] = []
-        first_new = accepted[0].number if accepted else NEVER
-        taken += records.accepted(
-            machine, [job for job in accepted if job.state not in FINAL or job.number in kept or job in owed]
-        )
-        shared = self._shared
-        for job in accepted:  # a final one has no body any more, by whose size its request would be known again
-            if job.state in FINAL and job in owed:
-                shared[job] = None
-        taken += [records.shared(machine, job) for job in shared if job.state not in FINAL or job in owed]
-        for job, pause_ns in touched.items():
+        for job, pause_ns in self._touched.items():
             if job.state not in FINAL:
                 taken.append(records.attempt(machine, job, pause_ns))
-            elif job.number in kept or job in owed:
+            elif job.kept_bytes or job.number in kept:
                 ended.append(records.finished(machine, job))
             elif job.number < first_new:
                 gone.append(job.number)
         for job in self._forgotten:
-            if job in touched or job.state not in FINAL:
+            if job in self._touched or job.state not in FINAL:
                 continue
-            if job.number in kept or job in owed:
-                ended.append(Forgotten(job.number, job.number in kept, job in owed))
+            if job.kept_bytes or job.number in kept:
+                ended.append(Forgotten(job.number, job.number in kept, job.kept_bytes > 0))
             elif job.number < first_new:
                 gone.append(job.number)
         taken += ended

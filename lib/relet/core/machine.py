@@ -748,9 +748,15 @@ class Machine:
         """All turns up to `turn` are safe: what they accepted may be dispatched."""
         while self._unsafe and self._unsafe[0][0] <= turn:
             _, jobs = self._unsafe.popleft()
+            usual, default, fresh = self.terms, self.queue, self.queue.fresh.append
+            simple = not (usual.priority or timing.has_deadline(usual))
             for job in jobs:
                 self._number_safe = job.number
-                if job.state not in FINAL:  # else it was cancelled meanwhile
+                if job.state in FINAL:  # it was cancelled meanwhile
+                    continue
+                if simple and job.terms is usual and job.queue is default and job.rules is None:
+                    fresh(job)
+                else:
                     self._goes_live(job)
 
     def load(self, kept: Iterable[Record], now: int) -> None:

@@ -927,7 +927,7 @@ class Requests:
             return
         asker.received = asker.receipt = number
         unreceived, outcomes, machine = asker.unreceived, self.outcomes, self._machine
-        known, by_request_only = self._jobs, not (machine.keeps_records or self._by_id or self.uniques.guests)
+        known, by_request_only = self._jobs, not (self._by_id or self.uniques.guests)
         before, count, size = len(unreceived), 0, 0
         while unreceived and unreceived[0][0] <= number:
             job = unreceived.popleft()[1]
@@ -942,10 +942,12 @@ class Requests:
                 job.answer = b""
                 size += held
                 count += 1
-                if by_request_only:
-                    del known[job.request]  # type: ignore[arg-type]  # that is how it was told
-                else:
+                if not by_request_only:
                     self._forget(job)
+                    continue
+                del known[job.request]  # type: ignore[arg-type]  # that is how it was told
+                if machine.keeps_records:
+                    machine.forgotten(job)
         outcomes.left(count, size)
         machine.counters.outcomes_received += before - len(unreceived)
 

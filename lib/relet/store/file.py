@@ -18,8 +18,8 @@ from relet.store.schema import APPLICATION_ID, VERSION
 
 BUSY_MS: Final = 0
 """Nobody else may have the file, so there is nobody to wait for."""
-PAGE_BYTES: Final = 4096
-"""Of a new file, by SQLite's own default."""
+PAGE_BYTES: Final = 8192
+"""Of a new file: the row of a busy commit is tens of KiB, and SQLite writes and checks each page by itself."""
 RESTORE: Final = "restore it from a backup, or name another file"
 DAMAGES: Final = (sqlite3.Error, msgspec.MsgspecError, TypeError, ValueError, LookupError)
 """What comes of reading a file in which something is not as it was written."""
