@@ -11,6 +11,7 @@ from hypothesis import given
 
 from relet.core import levels
 from relet.core.job import COMPLETED, Job
+from relet.core.limits import Limits
 from relet.core.queue import Queue, Queues
 from relet.core.settings import QueueSettings
 from relet.core.terms import Rules, Terms
@@ -242,6 +243,23 @@ def test_a_rate_of_each_key(talk: Any) -> None:
     assert w.got == [b"0", b"1"]
     it.wait(1 * S)
     assert w.got == [b"0", b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("settings", [{"rate": 1.0}, {"key_rate": 1.0}, {"in_flight_max": 1}, {"key_in_flight_max": 1}])
+def test_what_ends_when_its_turn_comes_takes_nothing_of_a_limit(talk: Any, settings: Any) -> None:
+    """More jobs miss their deadline in one turn than it can end: those that are found too late in the line, and not
+    handed over, keep nobody from going.
+    """
+    it = talk(limits=Limits(turn_steps_max=1))
+    it.machine.set_queue("default", QueueSettings(**settings))
+    c, w = it.client(), it.worker()
+    for name in (b"a", b"b", b"c"):
+        c.submit(name, fair="k", start_ms=10)
+    c.submit(b"d", fair="k")
+    it.now += 10 * MS
+    w.ask()
+    assert w.got == [b"d"]
+    assert it.counters.jobs_discarded == 3
 
 
 def test_a_worker_that_waits_for_a_limited_queue_gets_jobs_of_another(talk: Any) -> None:

@@ -423,6 +423,19 @@ class Levels:
         if allowed.counts:
             self._counts(job, key)
 
+    def goes_nowhere(self, job: Job) -> None:
+        """A job that was to go out does not: it is not counted, and what it took of the rates is there again."""
+        allowed = self.allowed
+        if allowed is None:
+            return
+        if allowed.pace is not None:
+            self._full_at -= allowed.pace.interval_ns
+        key = self._keys.get(fair_of(job))
+        if allowed.key_pace is not None and key is not None and key.name:
+            key.full_at -= allowed.key_pace.interval_ns
+            self._set_free(key)
+        self.is_back(job)
+
     def _counts(self, job: Job, key: FairKey) -> None:
         self.in_flight += 1
         key.in_flight += 1

@@ -99,7 +99,7 @@ class Matching:
                     self._look_later(queue, levels.wakes_at(now), now)
                 break
             if overdue and job.timer is not None and job.due_ns <= now:
-                job.queue.came_back(job)
+                job.queue.put_back(job)
                 machine.missed(job, now)
                 continue
             token = job.token

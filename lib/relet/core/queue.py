@@ -182,6 +182,12 @@ class Queue:
         self.settle()
         (self.plain if is_plain(job) else self._levels()).came_back(job)
 
+    def put_back(self, job: Job) -> None:
+        """The job was taken just now and goes nowhere: it waits again, and no limit counts it."""
+        if self.levels is not None:
+            self.levels.goes_nowhere(job)
+        self.came_back(job)
+
     def left(self, job: Job) -> None:
         """A job leaves while it waits: because it ends, or, if it had come back, because it is claimed."""
         (self.plain if self._few or is_plain(job) else self._levels()).left(job)
