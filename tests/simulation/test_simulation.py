@@ -184,6 +184,14 @@ def test_worlds_that_were_judged_wrongly(seed: str) -> None:
     World(seed, kinds=("2010", "native", "both", "both")).play()
 
 
+@pytest.mark.parametrize("seed", ["policies-1/219", "policies-1/404", "rd/490"])
+def test_worlds_with_policies_that_were_judged_wrongly(seed: str) -> None:
+    """A job goes on in the turn in which the dead letter goes that blocked it; a window that is over may still be known
+    when its key is taken again; and after a restart nobody may claim the attempt before a hand-over in vain.
+    """
+    World(seed, kinds=("policies",)).play()
+
+
 def test_the_clock_keeps_appointments_in_order() -> None:
     """Earlier before later, and those of one moment in the order in which they were made."""
     clock, kept = Clock(), []

@@ -818,6 +818,7 @@ class Judge:
         if claim.safe_end:
             raise Violation(WRONG, f"{claim.key!r} had ended, and is open again after the restart")
         claim.forgiven = max(claim.forgiven, claim.attempts - job.attempts)
+        waited = claim.state == WAITS and (claim.attempts, claim.handovers) == (job.attempts, job.handovers)
         claim.attempts, claim.handovers = job.attempts, job.handovers
         claim.state = RUNS if job.state == JOB_RUNNING else HELD if job.state == JOB_HELD else WAITS
         claim.holder, claim.token, claim.native, claim.recalled = None, job.token, job.seq != 0, None
@@ -835,7 +836,8 @@ class Judge:
             claim.due = 0
         claim.failures = Counter(dict(zip(("errors", "timeouts", "losses"), job.failures, strict=True)))
         last = job.ledger[-1] if job.ledger else None
-        claim.cause = last.cause if last is not None and last.attempt == job.attempts else ""
+        if not waited:  # else the last hand-over may have come to nothing after the last attempt
+            claim.cause = last.cause if last is not None and last.attempt == job.attempts else ""
         self.begins(claim)
         self._by_number[job.number] = claim
         self.requests.goes_on(claim, job.id)

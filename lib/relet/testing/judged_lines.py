@@ -251,7 +251,9 @@ class Line:
 
     def letter_gone(self, claim: Claim) -> None:
         """A dead letter is kept no more."""
-        self.blocked.get(claim.agreed.order, {}).pop(claim, None)
+        order = claim.agreed.order
+        if self.blocked.get(order, {}).pop(claim, self) is None and order in self.heads:
+            self.heads[order] = self._lines.turn  # what was behind it may go from now on
 
     def gives(self, claim: Claim, whom: Any, now: int) -> None:
         """A job is handed over: raises where it may not be."""

@@ -31,6 +31,7 @@ from relet.messages import Body, CancelJob, ClientHello, Inquire, Path, Peer, Pl
 from relet.server import Server
 from relet.store import Store
 from relet.testing import census, policies
+from relet.testing.claims import key_of
 from relet.testing.clock import MS, US, Clock, S
 from relet.testing.judge import LOST, WALL_NS, WRONG, Judge, Violation
 from relet.testing.native_peers import GOOD, NativeClient, NativeHabits, NativeWorker, Wanted
@@ -633,12 +634,19 @@ class World:
         if not self._down:
             name = self.rng.choice(list(wanted.settings))
             if self.rng.random() < wanted.redrives:
-                verb: Any = "redrive" if self.rng.random() < 0.7 else "purge"
+                verb: Any = "redrive" if self.rng.random() < 0.7 and self._may_redrive(name) else "purge"
                 self.machine.dead.begin(Sweep(verb=verb, selection=Selection(queue=name), limit=5))
             else:
                 self._set_queue(name, self.rng.choice(wanted.settings[name]))
             self._turn_at(self.clock.now)
         self.clock.after(int(self.rng.expovariate(wanted.changes) * S) + 1, self._administers)
+
+    def _may_redrive(self, name: str) -> bool:
+        """The judge knows a job by its body: of one that was done twice, or may yet be, no third one may be made."""
+        keys = [key_of(letter.job.body) for letter in self.machine.kept.walk(name, 0) if not letter.redriven_to]
+        wanted = {key_of(it.body) for client in self.native_clients for it in client.wanted.values()}
+        is_open = any(self.judge.by_key[key].open for key in keys)
+        return len(set(keys)) == len(keys) and not wanted.intersection(keys) and not is_open
 
     def _set_queue(self, name: str, settings: QueueSettings) -> None:
         self.judge.count(f"queue_set_{settings.paused or 'unpaused'}")
