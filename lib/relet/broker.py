@@ -419,7 +419,7 @@ class Broker:
             self._stalled(late if late < STOPPED_NS else woke - began)
         if self._stops:  # already in this turn: what is read now may have been sent after the stop
             server.draining = True
-        server.turn(clock.now(), time.time_ns())
+        server.turn(clock.now(), time.time_ns(), clock.now)
         self._stalled(time.monotonic_ns() - woke)
         self._watch()
 

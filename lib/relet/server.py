@@ -105,8 +105,10 @@ class Server:
         self._reassure_at = 0
         """When native clients are told next that the broker is there, should it not read them then."""
 
-    def turn(self, now: int, wall: int = 0) -> None:
-        """One turn at `now`, nanoseconds of lease time, which is `wall` nanoseconds since 1970 (UTC)."""
+    def turn(self, now: int, wall: int = 0, clock: Callable[[], int] | None = None) -> None:
+        """One turn at `now`, nanoseconds of lease time, which is `wall` nanoseconds since 1970 (UTC). `clock` is asked
+        once more when all has been read: what came after `now` is younger than that, and no delay of it is early.
+        """
         machine, limits, conversation = self.machine, self.limits, self._conversation
         self._turn += 1
         self.busy = False
@@ -116,6 +118,7 @@ class Server:
         asks = self._workers.receive(limits.turn_messages_max, limits.jobs_bytes_max)
         parting = list(machine.requests.askers.parting)
         requests = self._receive_requests()
+        machine.heard_ns = now if clock is None else clock()
         heard = conversation.hear_workers(now)  # the last words of those who are gone are good; their asks end below
         self._apply_losses(now)
         if messages:

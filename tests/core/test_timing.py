@@ -44,6 +44,20 @@ def test_a_job_for_later_starts_at_its_moment_and_never_early(talk: type[Talk], 
     assert client.told() == [(b"x", "completed", b"done")]
 
 
+def test_a_delay_counts_from_when_all_was_read(talk: type[Talk]) -> None:
+    """Found by a benchmark: what came while the sockets were being read was up to a turn too early."""
+    it = talk()
+    client = it.client()
+    client.submit(b"x", delay_ms=1_000, turn=False)
+    it.server.turn(it.now, 0, lambda: it.now + 7 * MS)
+    assert [job.due_ns - it.now for job in it.machine.jobs()] == [1_007 * MS]
+    worker = it.worker(credit=1)
+    it.wait(1_006 * MS)
+    assert worker.got == []
+    it.wait(1 * MS)
+    assert worker.got == [b"x"]
+
+
 @pytest.mark.parametrize("fields", [{"not_before_ms": 1}, {"delay_ms": 500, "age_ms": 500}])
 def test_a_moment_that_has_passed_is_no_delay(talk: type[Talk], fields: dict[str, Any]) -> None:
     """It starts at once."""

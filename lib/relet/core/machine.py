@@ -110,6 +110,8 @@ class Machine:
         self.trace = trace
         self.epoch = epoch
         self.began_ns = began_ns
+        self.heard_ns = 0
+        """All that this turn has read had come by then; never before `now` where something may be early otherwise."""
         self.wall_ns = 0
         """What has to be added to lease time for nanoseconds since 1970 (UTC); the shell sets it, every turn."""
         self.draining = False
@@ -754,7 +756,8 @@ class Machine:
                 self._number_safe = job.number
                 if job.state in FINAL:  # it was cancelled meanwhile
                     continue
-                if simple and job.terms is usual and job.queue is default and job.rules is None:
+                plain = simple and job.terms is usual and job.queue is default and job.rules is None
+                if plain and job.state == AVAILABLE:
                     fresh(job)
                 else:
                     self._goes_live(job)
@@ -1159,7 +1162,7 @@ class Machine:
 
     def _waits_for(self, job: Job, pause_ns: int, now: int) -> None:
         """The job is delayed for so long, if it is not too late then."""
-        due = now + pause_ns
+        due = max(now, self.heard_ns) + pause_ns
         if due >= timing.waits_until(job):
             self.missed(job, now)
             return

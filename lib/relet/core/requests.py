@@ -466,7 +466,7 @@ class Requests:
     def _times(self, job: Job, said: Submit, now: int) -> None:
         """The job waits for others, or for a moment, or has a deadline."""
         self._accepted_waits = True
-        due_ns = timing.due_ns(said, now, self._machine.wall_ns)
+        due_ns = timing.due_ns(said, max(now, self._machine.heard_ns), self._machine.wall_ns)
         if due_ns:
             job.state, job.due_ns = DELAYED, due_ns
         if said.age_ms and timing.has_deadline(job.terms):
