@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from relet.client import (
         Admin,
         Backoff,
+        BackupInfo,
         BrokerLost,
         Client,
         ClientClosed,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Admin",
     "Backoff",
+    "BackupInfo",
     "BindError",
     "Broker",
     "BrokerLost",
@@ -130,6 +132,7 @@ _WHERE: Final = {
     "QueueInfo": "relet.client",
     "QueueUnknown": "relet.worker",
     "SettingsError": "relet.core.settings",
+    "BackupInfo": "relet.client",
     "Swept": "relet.client",
     "Terms": "relet.client",
     "UnexpectedAnswer": "relet.client",

@@ -12,13 +12,14 @@ from typing import Final
 
 from relet.conversation import RouterLike
 from relet.core import administration, undertaking
-from relet.core.administration import Refusal, Steps
+from relet.core.administration import Refusal, Steps, WithBody
 from relet.core.effects import AtDesk
 from relet.core.machine import Machine
 from relet.dialects import native
 from relet.events import Event
 from relet.messages import BUSY, TOO_LARGE, Body, Error, Said
-from relet.orders import FromAdmin, Order
+from relet.orders import BackUp, BackupTold, FromAdmin, Order
+from relet.store import BackupRefused, Store
 
 ORDERS_MAX: Final = 20
 """Orders that are read in one turn: each takes up to about a millisecond."""
@@ -28,13 +29,16 @@ LONG_MAX: Final = 100
 """Orders under way that take several turns; more are refused, because each holds what it looks at."""
 
 VERBS: Final = {**administration.VERBS, **undertaking.VERBS}
+OF_STORE: Final = {BackUp}
+"""Orders that the machine knows nothing of."""
 
 
 class Desk:
     """The administrators of one broker."""
 
-    def __init__(self, machine: Machine, port: RouterLike) -> None:
+    def __init__(self, machine: Machine, port: RouterLike, store: Store | None = None) -> None:
         self._machine = machine
+        self._store = store
         self._port = port
         self._long: deque[tuple[AtDesk, FromAdmin, Steps]] = deque()
 
@@ -60,7 +64,10 @@ class Desk:
 
     def _carry_out(self, to: AtDesk, order: FromAdmin, now: int) -> None:
         try:
-            answer = VERBS[type(order)](self._machine, order, now)
+            if isinstance(order, BackUp):
+                answer: Said | WithBody | Steps = self._back_up(order)
+            else:
+                answer = VERBS[type(order)](self._machine, order, now)
             if isinstance(answer, Said):
                 self._answer(to, answer)
             elif isinstance(answer, tuple):
@@ -71,6 +78,16 @@ class Desk:
                 self._step(to, order, answer, None)
         except Refusal as refusal:
             self._refused(to, order, refusal)
+
+    def _back_up(self, order: BackUp) -> BackupTold:
+        store = self._store
+        if store is None:
+            raise Refusal("no_store", "this broker keeps its jobs in memory: start it with --store")
+        try:
+            state = store.back_up(order.path) if order.path else store.backup_state()
+        except BackupRefused as refused:
+            raise Refusal(refused.code, str(refused)) from None
+        return BackupTold(id=order.id) if state is None else BackupTold(id=order.id, **state._asdict())
 
     def _go_on(self, now: int) -> None:
         """One step of one of the long ones; they take turns."""

@@ -36,6 +36,11 @@ class Event(StrEnum):
     STORE_UPGRADED = "store_upgraded"
     """The file was of an older format, and has this one's now. store, version_before, version, took_s"""
 
+    BACKUP_FINISHED = "backup_finished"
+    """A copy of the store was made, on an administrator's word. path, bytes, took_s"""
+    BACKUP_FAILED = "backup_failed"
+    """A copy of the store came to nothing, and nothing is left of it (warning). path, error"""
+
     # Workers (info, bounded rate).
     WORKER_ARRIVED = "worker_arrived"
     """The first ask on a connection or return path, or a native hello. worker, queues, socket_type, traced (False: the

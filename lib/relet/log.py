@@ -32,6 +32,7 @@ _WARNING: Final = frozenset(
     {
         Event.BROKER_STALLED,
         Event.BROKER_DEAF_TO_DEATHS,
+        Event.BACKUP_FAILED,
         Event.INTAKE_PAUSED,
         Event.REQUEST_REFUSED,
         Event.ASK_REFUSED,

@@ -144,6 +144,13 @@ class PurgeDead(OfDead, frozen=True, kw_only=True, tag="purge"):
     dry_run: bool = False
 
 
+class BackUp(Order, frozen=True, kw_only=True, tag="backup"):
+    """The store shall be copied into a new file where the broker is; or how far is that?"""
+
+    path: Annotated[str, msgspec.Meta(max_length=4_096)] = ""
+    """Of the new file; "": only say how far the last one is."""
+
+
 FromAdmin: TypeAlias = (
     ListQueues
     | ShowQueue
@@ -157,6 +164,7 @@ FromAdmin: TypeAlias = (
     | ShowDead
     | RedriveDead
     | PurgeDead
+    | BackUp
 )
 
 
@@ -314,4 +322,21 @@ class SweptTold(Said, frozen=True, kw_only=True, tag="swept"):
     """Ids of the new jobs, the first thousand."""
 
 
-ToAdmin: TypeAlias = QueuesTold | QueueTold | JobTold | WhyTold | DeadTold | DeadJobTold | SweptTold | Error
+class BackupTold(Said, frozen=True, kw_only=True, tag="backup"):
+    """Answer to `backup`: how far the last copy is."""
+
+    id: bytes = b""
+    path: str = ""
+    """"": there was none."""
+    state: str = ""
+    """`running`, `done`, `failed`; "": there was none."""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    """As the store is now."""
+    text: str = ""
+    """Why it failed."""
+
+
+ToAdmin: TypeAlias = (
+    QueuesTold | QueueTold | JobTold | WhyTold | DeadTold | DeadJobTold | SweptTold | BackupTold | Error
+)

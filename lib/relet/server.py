@@ -81,7 +81,7 @@ class Server:
             clients.send, d2010.replies, bytes_max=limits.outbox_bytes_max, bytes_total_max=limits.outboxes_bytes_max
         )
         self._conversation = Conversation(machine, clients, workers, self.outbox, admins)
-        self._desk = None if admins is None else Desk(machine, admins)
+        self._desk = None if admins is None else Desk(machine, admins, store)
         self._clients = clients
         self._workers = workers
         self._answers = answers

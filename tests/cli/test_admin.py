@@ -271,6 +271,29 @@ def test_a_refusal_names_options_in_the_place_of_fields() -> None:
     assert set(program.IN_OPTIONS) < fields
 
 
+def test_a_backup_is_made_while_the_broker_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`relet backup` waits for its end; the copy is a store."""
+    copy = tmp_path / "copy.db"
+    with Broker(":0", ":0", ":0", admin=":0", drain=0.0, store=tmp_path / "jobs.db") as broker:
+        with Client(broker.endpoints["clients"], timeout=LIMIT_S) as client:
+            client.enqueue(b"kept")
+        assert program.main(["backup", str(copy), "--admin", broker.endpoints["admin"]]) == Exit.OK
+        assert capsys.readouterr().out.startswith(f"{copy}: ")
+        with pytest.raises(SystemExit) as end:
+            program.main(["backup", str(copy), "--admin", broker.endpoints["admin"]])
+        assert end.value.code == Exit.JOB_FAILED
+        assert "is there already" in capsys.readouterr().err
+    assert program.main(["store", "check", str(copy), "--json"]) == Exit.OK
+    assert json.loads(capsys.readouterr().out)["jobs_open"] == 1
+
+
+def test_a_broker_without_a_store_makes_no_backup(relet: Relet, tmp_path: Path) -> None:
+    """It says so."""
+    ran = relet("backup", str(tmp_path / "copy.db"))
+    assert (ran.code, ran.out) == (Exit.JOB_FAILED, "")
+    assert ran.err == "relet: this broker keeps its jobs in memory: start it with --store (no_store)\n"
+
+
 def test_an_endpoint_that_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """As by all programs."""
     with pytest.raises(SystemExit) as end:

@@ -463,7 +463,7 @@ def test_every_code_stands_in_a_table() -> None:
 
 def test_every_order_is_a_verb_and_has_an_id() -> None:
     """What administrators may say is what the table of verbs carries out; the id is the same in all."""
-    assert set(desk.VERBS) == set(FromAdmin.__args__)
+    assert {*desk.VERBS, *desk.OF_STORE} == set(FromAdmin.__args__)
     assert all(issubclass(it, Order) for it in desk.VERBS)
     assert all("id" in it.__struct_fields__ for it in ToAdmin.__args__)
 

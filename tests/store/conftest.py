@@ -9,7 +9,7 @@ import pytest
 
 from relet.core.effects import Notice
 from relet.messages import Record, Records
-from relet.store import Store
+from relet.store import BackupState, Store
 from relet.store.memory import MemoryStore
 from relet.store.sqlite import SqliteStore
 
@@ -61,6 +61,14 @@ class Restarted:
     def take_over(self, epoch: int) -> int:
         """As the store."""
         return self.store.take_over(epoch)
+
+    def back_up(self, path: str) -> BackupState:
+        """As the store."""
+        return self.store.back_up(path)
+
+    def backup_state(self) -> BackupState | None:
+        """As the store."""
+        return self.store.backup_state()
 
     def close(self) -> None:
         """As the store."""

@@ -24,17 +24,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from relet.cli import store
 from relet.cli.exits import Exit
 from relet.cli.parser import Parser, endpoint, fail, say
-from relet.cli.quantities import count, duration
+from relet.cli.quantities import count, duration, written_size
 from relet.cli.tables import ago, document, listing, shown, table
 
 if TYPE_CHECKING:
-    from relet import Admin, DeadLetter, JobInfo, QueueInfo, Swept
+    from relet import Admin, BackupInfo, DeadLetter, JobInfo, QueueInfo, Swept
 
 PROGRAM = "relet"
 ENDPOINT = "tcp://127.0.0.1:4164"
 TIMEOUT_SECONDS = 5.0
 LISTED = 100
 """Dead letters that are listed where nobody says how many."""
+LOOKED_SECONDS = 0.1
+"""How often to look how far a backup is."""
 JOB_ID_BYTES = 16
 REASONS = (
     "tries_spent",
@@ -562,6 +564,31 @@ def _tell_swept(values: argparse.Namespace, done: str, swept: list[Swept]) -> Ex
     return Exit.JOB_FAILED if refused else Exit.OK
 
 
+# --- The store
+
+
+def _path(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="the new file, on the broker's machine: it begins with /")
+
+
+def backup(admin: Admin, values: argparse.Namespace) -> Exit:
+    """A copy is made; waits for its end."""
+    copy: BackupInfo | None = admin.backup(values.path)
+    told = 0
+    while copy is not None and copy.state == "running":
+        time.sleep(LOOKED_SECONDS)
+        copy = admin.backup_state()
+        tenths = 0 if copy is None or not copy.total_bytes else 10 * copy.done_bytes // copy.total_bytes
+        if told < tenths < 10 and not values.json:
+            told = tenths
+            say(f"{PROGRAM}: {told}0 %")
+    if copy is None or copy.state != "done":
+        why = "the broker has begun anew meanwhile" if copy is None else copy.text
+        fail(Exit.JOB_FAILED, f"{shown(values.path)} was not made: {shown(why)}", program=PROGRAM)
+    _tell(values, copy, [f"{shown(copy.path)}: {written_size(copy.done_bytes)}"])
+    return Exit.OK
+
+
 COMMANDS: dict[str, Command] = {
     "queues": Command(
         "all queues, and how many jobs are where", "[options]", "  relet queues --json", _nothing, queues
@@ -618,6 +645,13 @@ COMMANDS: dict[str, Command] = {
         "  relet dead purge --queue mail --older-than 2d",
         _sweep,
         dead_purge,
+    ),
+    "backup": Command(
+        "the broker copies its store into a new file, and goes on meanwhile",
+        "[options] PATH",
+        "  relet backup /var/backups/relet/jobs.db",
+        _path,
+        backup,
     ),
 }
 """All that can be done, in the order in which --help shows it."""

@@ -4,7 +4,7 @@
 `blocking` is the shell for programs with threads.
 """
 
-from relet.client.admin import Admin, DeadLetter, Explanation, JobInfo, OrderRefused, QueueInfo, Swept
+from relet.client.admin import Admin, BackupInfo, DeadLetter, Explanation, JobInfo, OrderRefused, QueueInfo, Swept
 from relet.client.blocking import Client
 from relet.client.errors import (
     BrokerLost,
@@ -24,6 +24,7 @@ from relet.client.waiting import JobFuture
 __all__ = [
     "Admin",
     "Backoff",
+    "BackupInfo",
     "BrokerLost",
     "Client",
     "ClientClosed",

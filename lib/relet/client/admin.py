@@ -29,6 +29,8 @@ from relet.dialects import native
 from relet.messages import NO_SESSION, SIGNATURE, VERSION, WRONG_ENDPOINT, Entry, Error, Said
 from relet.orders import (
     BY_CHARACTERS_MAX,
+    BackUp,
+    BackupTold,
     CancelAnyJob,
     DeadJobTold,
     DeadLine,
@@ -195,6 +197,20 @@ class Swept(msgspec.Struct, frozen=True, kw_only=True):
     """... and in a sentence."""
     job_ids: tuple[bytes, ...]
     """Of new jobs, the first thousand."""
+
+
+class BackupInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of a broker's store."""
+
+    path: str
+    """On the broker's machine."""
+    state: str
+    """`running`, `done` or `failed`."""
+    done_bytes: int
+    total_bytes: int
+    """As the store is now: it may grow meanwhile."""
+    text: str
+    """Why it failed."""
 
 
 class Admin:
@@ -385,6 +401,21 @@ class Admin:
         _check_everything(which, everything)
         return _swept(self.call(PurgeDead(limit=limit, dry_run=dry_run, **which), SweptTold))
 
+    # --- The store
+
+    def backup(self, path: str | os.PathLike[str]) -> BackupInfo:
+        """Begins a copy of the broker's store in a new file on the broker's machine; `backup_state` says how far it is.
+        Raises `OrderRefused` (`no_store`, `exists`, `busy`, `disk_full`, `bad_request`).
+        """
+        if not os.fspath(path):
+            raise ValueError("path is empty: name the file that shall be made")
+        return _backup_info(self.call(BackUp(path=os.fspath(path)), BackupTold))
+
+    def backup_state(self) -> BackupInfo | None:
+        """How far the last copy is; None: none was asked for since the broker began. Raises `OrderRefused`."""
+        told = self.call(BackUp(), BackupTold)
+        return _backup_info(told) if told.state else None
+
     # --- Any order
 
     def call(self, order: Order, kind: type[Answer]) -> Answer:
@@ -560,6 +591,12 @@ def _swept(told: SweptTold) -> Swept:
         code=told.code,
         text=told.text,
         job_ids=told.jobs,
+    )
+
+
+def _backup_info(told: BackupTold) -> BackupInfo:
+    return BackupInfo(
+        path=told.path, state=told.state, done_bytes=told.done_bytes, total_bytes=told.total_bytes, text=told.text
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from relet.core.effects import Notice
 from relet.messages import Record, Records
 
-__all__ = ["Store", "StoreFailed", "StoreUnusable"]
+__all__ = ["BackupRefused", "BackupState", "Store", "StoreFailed", "StoreUnusable"]
 
 
 class StoreFailed(Exception):
@@ -25,6 +25,28 @@ class StoreUnusable(Exception):
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code = code
+
+
+class BackupRefused(Exception):
+    """The store is not copied. `code`: `exists`, `busy` (another copy is being made), `disk_full`, `no_store`,
+    `bad_request`.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class BackupState(NamedTuple):
+    """How far a copy is."""
+
+    path: str
+    state: Literal["running", "done", "failed"]
+    done_bytes: int = 0
+    total_bytes: int = 0
+    """As the store is now: it may grow meanwhile."""
+    text: str = ""
+    """Why it failed."""
 
 
 class Store(Protocol):
@@ -60,6 +82,14 @@ class Store(Protocol):
         next after the last one, whichever is more. What a broker of an earlier epoch appends is refused. Until then a
         store on disk is as it was.
         """
+
+    def back_up(self, path: str) -> BackupState:
+        """Begins a copy in a new file, which goes on beside the commits and then holds all that was settled before its
+        end. Raises `BackupRefused`.
+        """
+
+    def backup_state(self) -> BackupState | None:
+        """How far the last copy is; None: there was none."""
 
     def close(self) -> None:
         """Makes safe what can be made safe, and ends."""

@@ -54,12 +54,17 @@ def lock(path: Path, *, make: bool) -> int:
 
 def _make(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
+    sync_folder(path)
+    return descriptor
+
+
+def sync_folder(path: Path) -> None:
+    """Else a power cut may leave no file of this name."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)  # else a power cut may leave no file of this name
+        os.fsync(folder)
     finally:
         os.close(folder)
-    return descriptor
 
 
 def _why_not(path: Path, error: OSError) -> str:

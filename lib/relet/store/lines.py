@@ -38,7 +38,7 @@ from relet.messages import (
 )
 from relet.store import StoreUnusable
 from relet.store.examination import check_restorable
-from relet.store.file import size_of
+from relet.store.file import size_of, sync_folder
 from relet.store.schema import TAGS
 from relet.store.sqlite import SqliteStore
 
@@ -125,11 +125,7 @@ def imported(path: Path, lines: Iterable[bytes]) -> int:
             os.link(made, path)  # unlike a renaming, it takes nobody's place
         except FileExistsError:
             raise StoreUnusable("unwritable", f"{path} is there already: somebody else has made it") from None
-        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path)
         return count
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):

@@ -21,6 +21,7 @@ from relet.messages import (
     Records,
     Shared,
 )
+from relet.store import BackupRefused, BackupState
 
 
 class _Row(msgspec.Struct):
@@ -125,6 +126,14 @@ class MemoryStore:
     def take_over(self, epoch: int) -> int:
         """Any epoch: nobody else can have it."""
         return epoch
+
+    def back_up(self, path: str) -> BackupState:
+        """There is no file."""
+        raise BackupRefused("no_store", f"{path} is not made: this broker keeps its jobs in memory")
+
+    def backup_state(self) -> BackupState | None:
+        """None was made."""
+        return None
 
     def close(self) -> None:
         """Nothing to do."""

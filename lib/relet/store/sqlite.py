@@ -22,6 +22,7 @@ little at a time). See https://sqlite.org/pragma.html.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import queue
@@ -52,7 +53,8 @@ from relet.messages import (
     Records,
     Shared,
 )
-from relet.store import StoreFailed, StoreUnusable
+from relet.store import BackupRefused, BackupState, StoreFailed, StoreUnusable
+from relet.store.backup import Backup
 from relet.store.file import (
     BUSY_MS,
     DAMAGES,
@@ -81,6 +83,9 @@ ROWS_A_STATEMENT: Final = 250
 WAL_PAGES_MAX: Final = 1_000
 """Pages in the write-ahead log after which they are copied into the file. The log then begins again, in space that it
 has on the disk already: a commit is synced there in half the time."""
+
+BACKUP_PAUSE_S: Final = 0.001
+"""Between two steps of a copy, so that it leaves most of the disk to others."""
 
 _TAGS: Final[dict[type[Record], int]] = {Accepted: 1, Attempt: 2, Finished: 3, Forgotten: 4, Shared: 7}
 """Records of one job, in the order in which they are loaded."""
@@ -145,9 +150,11 @@ class SqliteStore:
         self._error: StoreFailed | None = None
         self._encoder = msgspec.msgpack.Encoder()
         self._ring: Callable[[], None] = _nobody
-        self._work: queue.SimpleQueue[tuple[int, Records] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[int, Records] | Backup | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._notices: list[Notice] = []
+        self._backup: Backup | None = None
+        """The last one."""
         self._guard: sqlite3.Connection | None = None
         self._connection: sqlite3.Connection | None = None
         self._run: Callable[..., sqlite3.Cursor]
@@ -330,6 +337,23 @@ class SqliteStore:
         if self._error is not None:
             raise self._error
 
+    def back_up(self, path: str) -> BackupState:
+        """Begins a copy in a new file. Raises `BackupRefused`."""
+        if self._backup is not None and self._backup.state.state == "running":
+            raise BackupRefused("busy", f"{self._backup.state.path} is being written: wait until that is done")
+        backup = Backup(Path(path))
+        backup.check_room(size_of(self.path) + size_of(self.path, "-wal"), 0)
+        self._backup = backup
+        if self._thread is not None:
+            self._work.put(backup)
+        else:
+            self._copy(backup)
+        return backup.state
+
+    def backup_state(self) -> BackupState | None:
+        """How far the last copy is; None: there was none."""
+        return None if self._backup is None else self._backup.state
+
     def close(self) -> None:
         """Waits for the commit that is under way, and lets go of the file."""
         if self._thread is not None:
@@ -354,8 +378,28 @@ class SqliteStore:
 
     def _keep(self) -> None:
         while (work := self._work.get()) is not None:
-            self._commit(*work)
+            if isinstance(work, Backup):
+                self._copy(work)
+            else:
+                self._commit(*work)
             self._ring()
+
+    def _copy(self, backup: Backup) -> None:
+        if self._connection is not None:
+            self._notices.append(backup.run(self._connection, self._between_steps))
+
+    def _between_steps(self) -> None:
+        """What there is to commit comes before the rest of the copy."""
+        with contextlib.suppress(queue.Empty):
+            work = self._work.get(timeout=BACKUP_PAUSE_S)
+            if work is None:
+                self._work.put(None)
+                raise BackupRefused("stopping", "the broker stopped before it was done")
+            if not isinstance(work, Backup):
+                self._commit(*work)
+                self._ring()
+        if self._error is not None:
+            raise self._error
 
     def _commit(self, turn: int, records: Records) -> None:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from relet.core.effects import Notice
 from relet.messages import Record, Records
-from relet.store import StoreFailed
+from relet.store import BackupRefused, BackupState, StoreFailed
 from relet.store.memory import MemoryStore
 
 
@@ -75,6 +75,14 @@ class LateStore:
     def take_over(self, epoch: int) -> int:
         """Any epoch: nobody else can have it."""
         return epoch
+
+    def back_up(self, path: str) -> BackupState:
+        """There is no file."""
+        raise BackupRefused("no_store", f"{path} is not made: this broker keeps its jobs in memory")
+
+    def backup_state(self) -> BackupState | None:
+        """None was made."""
+        return None
 
     def close(self) -> None:
         """Nothing to do."""
