@@ -33,6 +33,7 @@ ROOMS = {
     "store": 2,
     "transport": 2,
     "log": 2,
+    "bodies": 3,
     "conversation": 3,
     "desk": 3,
     "server": 3,
@@ -51,6 +52,8 @@ TOGETHER = {
     ("broker", "server"),
     ("server", "conversation"),
     ("server", "desk"),
+    ("server", "bodies"),
+    ("desk", "bodies"),
     ("desk", "conversation"),
 }
 """(who, whom): one vocabulary on top of the other, and the program's loop around the loop that the simulation turns as

@@ -29,7 +29,7 @@ from relet.core.effects import Counters, Notice
 from relet.core.job import Job
 from relet.core.limits import Limits
 from relet.core.machine import Machine
-from relet.core.records import BadRecords
+from relet.core.rebuilding import BadRecords
 from relet.core.settings import configured
 from relet.events import Event
 from relet.log import Log, Publisher

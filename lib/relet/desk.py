@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from relet.bodies import Bodies
 from relet.conversation import RouterLike
 from relet.core import administration, undertaking
 from relet.core.administration import Refusal, Steps, WithBody
 from relet.core.effects import AtDesk
+from relet.core.job import Reason
 from relet.core.machine import Machine
 from relet.dialects import native
 from relet.events import Event
@@ -36,10 +38,11 @@ OF_STORE: Final = {BackUp}
 class Desk:
     """The administrators of one broker."""
 
-    def __init__(self, machine: Machine, port: RouterLike, store: Store | None = None) -> None:
+    def __init__(self, machine: Machine, port: RouterLike, bodies: Bodies, store: Store | None = None) -> None:
         self._machine = machine
         self._store = store
         self._port = port
+        self._bodies = bodies
         self._long: deque[tuple[AtDesk, FromAdmin, Steps]] = deque()
 
     def turn(self, now: int) -> bool:
@@ -71,7 +74,11 @@ class Desk:
             if isinstance(answer, Said):
                 self._answer(to, answer)
             elif isinstance(answer, tuple):
-                self._answer(to, *answer)
+                said, body = answer
+                frames = self._bodies.read(body)  # now: the dead letter may be gone when this turn is safe
+                if frames is None:
+                    raise Refusal(Reason.BODY_LOST.value, "the body cannot be read: the store is damaged")
+                self._answer(to, said, frames)
             elif len(self._long) >= LONG_MAX:
                 raise Refusal(BUSY, f"{LONG_MAX} orders are being carried out that take long: ask again later")
             else:

@@ -74,6 +74,9 @@ class Event(StrEnum):
     JOB_DISCARDED = "job_discarded"
     """Its budget is spent, or it failed for good; the client was told. job, job_id (by which its dead letter is found),
     request (native jobs: the request id, hexadecimal), queue, kind (of the last failure), reason, attempts, causes"""
+    BODY_LOST = "body_lost"
+    """The body of a job was in the store alone and cannot be read there: a job that was to be handed over is discarded
+    (error). job, bytes"""
     ORDER_UNBLOCKED = "order_unblocked"
     """A bound of dead letters took one that blocked its order key, or was to: the key goes on without it. queue, order,
     job, job_id"""

@@ -57,7 +57,7 @@ _UNLIMITED: Final = _DEBUG | {Event.BROKER_READY, Event.BROKER_DRAINING, Event.B
 
 def level_of(event: Event) -> int:
     """The level at which an event is said (`logging.DEBUG` ...)."""
-    if event in {Event.HANDLER_FAILED, Event.CALLBACK_FAILED, Event.LIBRARY_FAILED}:
+    if event in {Event.BODY_LOST, Event.HANDLER_FAILED, Event.CALLBACK_FAILED, Event.LIBRARY_FAILED}:
         return logging.ERROR
     return logging.DEBUG if event in _DEBUG else logging.WARNING if event in _WARNING else logging.INFO
 

@@ -8,7 +8,7 @@ What crosses a border between two rooms is named here and nowhere else: who spok
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal, Protocol, TypeAlias
+from typing import Annotated, Any, Final, Literal, Protocol, TypeAlias, final
 
 import msgspec
 
@@ -53,6 +53,25 @@ Frame: TypeAlias = "bytes | LargeFrame"
 
 Body: TypeAlias = "Frame | tuple[Frame, ...]"
 """Opaque frames: the frame itself where there is one, else a tuple of them. The broker never looks inside."""
+
+
+@final
+class KeptBody(msgspec.Struct, frozen=True, gc=False):
+    """The body of a job that a store holds and memory does not; it is read back when it is to be sent."""
+
+    number: int
+    """Of the job that was accepted with it."""
+    size: int
+    """Bytes, all frames together."""
+    frames: int
+    """How many there are."""
+
+    def __len__(self) -> int:
+        return self.size
+
+
+JobBody: TypeAlias = "Body | KeptBody"
+"""What a job carries, in memory or not: who only counts need not know."""
 
 
 class Peer:
@@ -147,7 +166,7 @@ class Refused(msgspec.Struct, frozen=True):
     """The native header, where it had been read."""
 
 
-def body_bytes(body: Body) -> int:
+def body_bytes(body: JobBody) -> int:
     """The size of a body in bytes, all frames together."""
     if type(body) is tuple:
         return sum(map(len, body))
@@ -158,11 +177,18 @@ FRAME_BYTES = 64
 """What a frame costs beyond its bytes, where there are several: an object, its allocation, its place."""
 
 
-def held_bytes(body: Body, path: Path) -> int:
-    """What a job holds in memory because of what it carries, bytes."""
+def held_bytes(body: JobBody, path: Path) -> int:
+    """What a job holds because of what it carries, bytes: in memory, or would hold if its body were there."""
     if type(body) is tuple:
         return sum(map(len, body)) + FRAME_BYTES * len(body) + len(path)
+    if type(body) is KeptBody and body.frames != 1:
+        return body.size + FRAME_BYTES * body.frames + len(path)
     return len(body) + len(path)
+
+
+def kept_body(number: int, body: Body) -> KeptBody:
+    """What remains in memory of a body that the store has by this number."""
+    return KeptBody(number, body_bytes(body), len(body) if type(body) is tuple else 1)
 
 
 HEADER_BYTES = 64
@@ -656,7 +682,9 @@ class Accepted(msgspec.Struct, frozen=True, tag=1, array_like=True, gc=False):
     due_ms: int = 0
     """When its delay is over, milliseconds since 1970 (UTC); 0: it has none."""
     size: int = -1
-    """Bytes of the body, where that is kept elsewhere or not any more; -1: it is here."""
+    """Bytes of the body, where a store has it elsewhere or not any more, and `body` is empty; -1: it is here."""
+    frames: int = 0
+    """And how many frames that has."""
 
 
 class Attempt(msgspec.Struct, frozen=True, tag=2, array_like=True, gc=False):

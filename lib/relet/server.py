@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
+from relet.bodies import Bodies
 from relet.conversation import Conversation, RouterLike
 from relet.core.effects import Notice, Saying, Told
 from relet.core.job import Job
@@ -81,7 +82,8 @@ class Server:
             clients.send, d2010.replies, bytes_max=limits.outbox_bytes_max, bytes_total_max=limits.outboxes_bytes_max
         )
         self._conversation = Conversation(machine, clients, workers, self.outbox, admins)
-        self._desk = None if admins is None else Desk(machine, admins, store)
+        self._bodies = Bodies(machine, store, publish)
+        self._desk = None if admins is None else Desk(machine, admins, self._bodies, store)
         self._clients = clients
         self._workers = workers
         self._answers = answers
@@ -93,6 +95,10 @@ class Server:
         """Turns only grow, also from one life of the broker to the next: a store answers with their numbers."""
         self._appended = self._turn
         """The last turn that gave records to the store."""
+        self._promoted = 0
+        """The last turn whose bodies the machine knows to be readable."""
+        if store is not None:
+            machine.apart_bytes_min = store.apart_bytes_min
         self._was_busy = False
         """A commit was under way when the last turn looked."""
         self._unsettled: deque[Promises] = deque()
@@ -332,6 +338,8 @@ class Server:
         journal = machine.journal
         if not store.busy():  # else what happens meanwhile goes with the next commit
             if journal.urgent or now >= journal.due_ns:
+                if machine.borrowed:
+                    self._bodies.fetch_borrowed(now)
                 store.append(self._turn, machine.take_records(self._turn))
                 self._appended = self._turn
             notices, machine.notices = machine.notices, []
@@ -344,6 +352,10 @@ class Server:
         if settled >= self._appended:
             settled = self._turn
         machine.settled(settled)
+        promoted = store.promoted()
+        if promoted != self._promoted:
+            self._promoted = promoted
+            machine.promoted(promoted)
         while self._unsettled and self._unsettled[0].turn <= settled:
             promises = self._unsettled.popleft()
             self._keep_promises(promises, now)
@@ -405,14 +417,20 @@ class Server:
         machine, workers = self.machine, self._workers
         while machine.dispatched or machine.handed:
             failed: list[tuple[Job, int]] = []
+            lent = self._bodies.lent
             if machine.dispatched:
-                jobs, machine.dispatched = machine.dispatched, []
-                failed = [(jobs[index], code) for index, code in workers.send(d2010.dispatches(jobs))]
+                dispatched, machine.dispatched = machine.dispatched, []
+                for jobs in lent(dispatched, now):
+                    failed += [(jobs[index], code) for index, code in workers.send(d2010.dispatches(jobs))]
             if machine.handed:
-                jobs, machine.handed = machine.handed, []
-                failed += self._conversation.hand_over(jobs, now)
+                handed, machine.handed = machine.handed, []
+                for jobs in lent(handed, now):
+                    failed += self._conversation.hand_over(jobs, now)
             if not failed:
-                return
+                if not machine.stirred:  # else the asks for jobs that had to end are there still
+                    return
+                machine.match(now)
+                continue
             gone = [job.holder.peer for job, code in failed if code == errno.EHOSTUNREACH and job.holder]
             machine.undelivered([job for job, _ in failed], now)
             for peer in gone:

@@ -21,7 +21,6 @@ from relet.cli.exits import Exit
 from relet.messages import Accepted, Finished, Gone
 from relet.store import lines
 from relet.store.sqlite import SqliteStore
-from relet.testing import census
 
 
 class Ran(NamedTuple):
@@ -156,7 +155,7 @@ def test_compact_gives_back_what_holds_nothing(relet: Relet, tmp_path: Path) -> 
     store.append(turn + 2, [Gone(tuple(range(1_000, 6_000)))])
     store.close()
     assert full.stat().st_size > 5_000 * 1_500
-    persisted = census.persisted(example.machine_of(empty))
+    persisted = example.persisted_in(empty)
     assert relet("store", "compact", empty).code == Exit.OK
     ran = relet("store", "compact", full, "--json")
     assert ran.code == Exit.OK
@@ -164,7 +163,7 @@ def test_compact_gives_back_what_holds_nothing(relet: Relet, tmp_path: Path) -> 
     assert done["bytes_before"] > 5_000 * 1_500
     assert done["bytes"] == full.stat().st_size == empty.stat().st_size
     assert not Path(f"{full}-wal").exists()
-    assert census.persisted(example.machine_of(full)) == persisted
+    assert example.persisted_in(full) == persisted
     assert "now" in relet("store", "compact", full).out
 
 
@@ -214,7 +213,7 @@ def test_what_is_exported_and_imported_is_the_same(relet: Relet, path: Path, tmp
     assert ran.code == Exit.OK
     assert ran.err == f"relet: {other}: {len(exported(relet, path)) - 2} records\n"
     once, again = example.machine_of(path), example.machine_of(other)
-    assert census.persisted(again) == census.persisted(once)
+    assert example.persisted_in(other) == example.persisted_in(path)
     assert again.number == once.number
     assert {it.name: it.settings for it in again.queues} == {it.name: it.settings for it in once.queues}
     assert again.requests.uniques.windows == once.requests.uniques.windows
@@ -228,7 +227,7 @@ def test_one_end_of_a_pipe_to_the_other(path: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from relet.cli.admin import run; run()", "store"]
     done = subprocess.run([*command, "export", str(path)], capture_output=True, check=True, cwd=ROOT)
     subprocess.run([*command, "import", str(other)], input=done.stdout, check=True, cwd=ROOT, capture_output=True)
-    assert census.persisted(example.machine_of(other)) == census.persisted(example.machine_of(path))
+    assert example.persisted_in(other) == example.persisted_in(path)
 
 
 def test_nothing_is_written_over(relet: Relet, path: Path, tmp_path: Path) -> None:

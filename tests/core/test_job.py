@@ -38,6 +38,7 @@ HOW: dict[Happened, Callable[[Job], None]] = {
     Happened.FAILED_FOR_GOOD: lambda job: jobs.failed_for_good(job, NOW),
     Happened.DEADLINE_PASSED: lambda job: jobs.deadline_passed(job, Reason.DEADLINE, NOW),
     Happened.DESERTED: lambda job: jobs.deserted(job, NOW),
+    Happened.BODY_LOST: lambda job: jobs.body_lost(job, NOW),
     Happened.ANSWERED: lambda job: jobs.answered([job], NOW),
     Happened.ATTEMPT_ENDED: jobs.attempt_ended,
     Happened.BUDGET_SPENT: lambda job: jobs.budget_spent(job, Reason.TRIES_SPENT, NOW),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ class Restarted:
 
     name = "the store"
     durable = True
+    apart_bytes_min = SqliteStore.apart_bytes_min
 
     def __init__(self, path: Path, *, log_bytes_max: int) -> None:
         self._path, self._log_bytes_max = path, log_bytes_max
@@ -54,6 +55,14 @@ class Restarted:
         """As the store."""
         return self.store.settled()
 
+    def promoted(self) -> int:
+        """As the store."""
+        return self.store.promoted()
+
+    def bodies(self, numbers: Sequence[int]) -> list[tuple[bytes, ...] | None]:
+        """As the store."""
+        return self.store.bodies(numbers)
+
     def rings(self, ring: Callable[[], None]) -> None:
         """As the store."""
         self.store.rings(ring)
@@ -77,6 +86,7 @@ class Restarted:
 
 STORES: dict[str, Callable[[Path], Store]] = {
     "memory": lambda _: MemoryStore(),
+    "memory, bodies apart": lambda _: MemoryStore(apart_bytes_min=1_000),
     "sqlite": lambda path: Restarted(path / "jobs.db", log_bytes_max=1 << 20),
     "sqlite without a log": lambda path: Restarted(path / "jobs.db", log_bytes_max=0),
 }

@@ -33,6 +33,7 @@ from relet.store import Store
 from relet.store.schema import VERSION
 from relet.store.sqlite import SqliteStore
 from relet.testing import census
+from relet.testing.stores import bodies_of
 
 FILES: Final = Path(__file__).parent / "files"
 S = 1_000_000_000
@@ -104,6 +105,15 @@ def machine_of(path: Path) -> Machine:
     store = SqliteStore(path, threaded=False)
     try:
         return loaded(store)
+    finally:
+        store.close()
+
+
+def persisted_in(path: Path) -> Any:
+    """All that it makes of a file, bodies that are read one by one among it."""
+    store = SqliteStore(path, threaded=False)
+    try:
+        return census.persisted(loaded(store), bodies_of(store))
     finally:
         store.close()
 

@@ -9,10 +9,22 @@ import pytest
 
 from relet.core.job import AVAILABLE, COMPLETED, DISCARDED, RUNNING
 from relet.core.machine import Machine
-from relet.messages import Accepted, Attempt, AttemptEnded, Finished, Forgotten, Gone, Numbered, Peer, Record
+from relet.messages import (
+    Accepted,
+    Attempt,
+    AttemptEnded,
+    Finished,
+    Forgotten,
+    Gone,
+    KeptBody,
+    Numbered,
+    Peer,
+    Record,
+)
 from relet.store import Store
 from relet.store.memory import MemoryStore
 from relet.testing import LateStore, census
+from relet.testing.stores import bodies_of
 
 ENDED = AttemptEnded(1, "expired", 5, 9)
 
@@ -50,9 +62,34 @@ def test_an_accepted_job_comes_back_waiting(store: Store) -> None:
     bodies = [(), (b"",), (b"one",), (b"", b""), (b"a", b"", b"x" * 100_000)]
     store.append(1, [Accepted(number, body) for number, body in enumerate(bodies, start=1)])
     jobs = _jobs(_load(store))
-    frames = [job.body if isinstance(job.body, tuple) else (job.body,) for _, job in sorted(jobs.items())]
-    assert frames == bodies
+    found = [bodies_of(store)(job.body) for _, job in sorted(jobs.items())]
+    assert [body if isinstance(body, tuple) else (body,) for body in found] == bodies
     assert all(job.state == AVAILABLE and job.peer is None and not job.token for job in jobs.values())
+
+
+LARGE = (b"x" * 3_000, b"", b"y")
+
+
+def test_bodies_that_are_apart_are_read_one_by_one(store: Store) -> None:
+    """What is loaded says how large they are; they are there until their jobs have ended well, or are gone."""
+    small, dead = (b"small",), Finished(5, DISCARDED, "failed", 1, True, ())
+    store.append(1, [Accepted(2, small), *(Accepted(number, LARGE) for number in (1, 3, 4, 5))])
+    store.append(2, [Finished(3, COMPLETED, "", 1, False, (), (b"answer",), True), Gone((4,)), dead])
+    for turn in range(3, 6):  # each trims what was before, where a log is as short as can be
+        store.append(turn, [Accepted(10 + turn, LARGE)])
+    jobs = _jobs(_load(store))
+    assert jobs[2].body == small[0]
+    if store.apart_bytes_min > 3_000:  # it has none apart
+        assert jobs[1].body == LARGE
+        return
+    assert jobs[1].body == KeptBody(1, 3_001, 3)
+    assert store.promoted() == 5
+    assert store.bodies([5, 3, 1, 4, 99, 1]) == [LARGE, None, LARGE, None, None, LARGE]
+    assert store.bodies([]) == []
+    store.append(6, [Gone((1,)), Forgotten(5)])
+    store.append(7, [Gone((5,))])
+    list(store.load())
+    assert store.bodies([1, 5, 13]) == [None, None, LARGE]
 
 
 def test_the_last_attempt_wins(store: Store) -> None:

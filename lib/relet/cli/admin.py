@@ -46,6 +46,7 @@ REASONS = (
     "start_deadline",
     "deadline",
     "handovers_spent",
+    "body_lost",
     "failed",
 )
 """Why a job may be discarded: the words of `core.job.Reason` that leave a dead letter. A test holds both against each

@@ -21,8 +21,8 @@ class JobFailed(ClientError):
         message: the text, where there is nothing to make one of.
         state: `discarded` or `cancelled`; "" where it is not known, as for all that follows.
         reason: the rule that ended it: `tries_spent`, `errors_spent`, `timeouts_spent`, `losses_spent`,
-            `handovers_spent`, `failed`, `start_deadline`, `deadline`, `asker_gone`, `cancelled`, `replaced`, `detached`
-            (it goes on for others), `broker_stopped`.
+            `handovers_spent`, `body_lost`, `failed`, `start_deadline`, `deadline`, `asker_gone`, `cancelled`,
+            `replaced`, `detached` (it goes on for others), `broker_stopped`.
         kind: the name of the last failure's error, as its worker said it.
         text: its text.
         attempts: how many counted.

@@ -21,7 +21,7 @@ from relet.core.queue import QUEUE_NOT_EMPTY, Queue
 from relet.core.requests import BAD_REQUEST
 from relet.core.settings import QueueSettings, SettingsError, from_wire, to_wire
 from relet.core.why import why
-from relet.messages import UNKNOWN_QUEUE, Body, Entry, Said, body_bytes
+from relet.messages import UNKNOWN_QUEUE, Entry, JobBody, Said, body_bytes
 from relet.orders import (
     CancelAnyJob,
     JobTold,
@@ -54,7 +54,7 @@ COUNTED_MAX: Final = 20_000
 """Jobs counted in one step: likewise."""
 
 Steps: TypeAlias = "Generator[None, int, Said]"
-WithBody: TypeAlias = "tuple[Said, Body]"
+WithBody: TypeAlias = "tuple[Said, JobBody]"
 """An answer that has one."""
 Verb: TypeAlias = "Callable[[Machine, Any, int], Said | WithBody | Steps]"
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import msgspec
 
 from relet.core.terms import Rules, Terms
-from relet.messages import AttemptEnded, Body, Key, Path, Peer
+from relet.messages import AttemptEnded, Body, JobBody, Key, Path, Peer
 
 if TYPE_CHECKING:
     from relet.core.askers import Asker
@@ -105,6 +105,8 @@ class Happened(StrEnum):
     """It had to have started by now, or to have ended, or would have to start when that is over."""
     DESERTED = "deserted"
     """All who asked for it are gone, and want it to end then."""
+    BODY_LOST = "body_lost"
+    """Its body is in the store alone, and cannot be read there."""
     CANCELLED = "cancelled"
     """Nobody wants it any more, and that was said, by the last who asked for it or for them; or another replaces it."""
     STOPPED = "stopped"
@@ -143,6 +145,7 @@ TABLE: Final = (
     Row(State.DELAYED, Happened.BUDGET_SPENT, State.DISCARDED, "too many lost hand-overs; failure told; dead letter"),
     Row(State.AVAILABLE, Happened.BUDGET_SPENT, State.DISCARDED, "too many lost hand-overs; failure told; dead letter"),
     Row(State.AVAILABLE, Happened.DEADLINE_PASSED, State.DISCARDED, "failure told; dead letter"),
+    Row(State.AVAILABLE, Happened.BODY_LOST, State.DISCARDED, "failure told; dead letter without a body"),
     Row(State.AVAILABLE, Happened.DESERTED, State.CANCELLED, "failure told"),
     Row(State.AVAILABLE, Happened.CANCELLED, State.CANCELLED, "failure told"),
     Row(State.AVAILABLE, Happened.STOPPED, State.CANCELLED, "failure told"),
@@ -200,6 +203,8 @@ class Reason(StrEnum):
     """It had not ended when it had to have, or its next attempt could not have."""
     HANDOVERS_SPENT = "handovers_spent"
     """Too many hand-overs came to nothing and were given back (`handovers_max`)."""
+    BODY_LOST = "body_lost"
+    """Its body was in the store alone, and could not be read there: the disk, or the file, is damaged."""
     FAILED = "failed"
     """It has failed for good: its worker said so, or the error is of a kind that is final for it."""
     ASKER_GONE = "asker_gone"
@@ -255,8 +260,8 @@ class Job(msgspec.Struct, gc=False, eq=False):
     """Who is owed the outcome in the dialect of 2010, and with `path` how; None when nobody is: it came in the native
     dialect, or from a store."""
     path: Path
-    body: Body
-    """Opaque frames; what remains of them after the outcome is up to who keeps the job."""
+    body: JobBody
+    """Opaque frames, in memory or in the store; what remains of them after the outcome is up to who keeps the job."""
     accepted_ns: int
     """Lease time of the acceptance."""
     queue: Queue
@@ -466,6 +471,11 @@ def failed_for_good(job: Job, now: int) -> None:
 def deadline_passed(job: Job, reason: Reason, now: int) -> None:
     """It comes too late."""
     _ended(job, Happened.DEADLINE_PASSED, reason, now)
+
+
+def body_lost(job: Job, now: int) -> None:
+    """There is nothing to hand over."""
+    _ended(job, Happened.BODY_LOST, Reason.BODY_LOST, now)
 
 
 def deserted(job: Job, now: int) -> None:

@@ -35,8 +35,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Open jobs. Above it lies a reserve of a tenth; when that is full too, clients are not read until there is
     room."""
     jobs_bytes_max: int = 4 * GIB
-    """Bytes of the bodies, return paths and headers of all open jobs together, because these are kept in memory; the
-    same reserve, the same push-back. Ledgers are not in it: `ledger_bytes_max` bounds each."""
+    """Bytes of the bodies, return paths and headers of all open jobs together, in memory or on disk, because one of
+    the two must hold them; the same reserve, the same push-back. Ledgers are not in it: `ledger_bytes_max` bounds
+    each."""
+    bodies_memory_bytes_max: int = 256 * MIB
+    """Bytes of bodies of open jobs that are kept in memory besides the store, where there is one: above it, bodies of
+    1 KiB and more are let go from memory once they have rows of their own, and read back when their jobs are handed
+    over. The youngest 8 MiB of records have no rows yet."""
     body_bytes_max: int = 64 * MIB
     """Bytes of one message, its return path included: a larger request can never be accepted and is answered at
     once. At least 256, the headers of native messages."""

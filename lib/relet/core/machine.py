@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 
 from relet.core import job as happened
-from relet.core import records, retry, timing
+from relet.core import rebuilding, records, retry, timing
 from relet.core.dead import DeadLetters
 from relet.core.effects import Counters, Notice, Saying, Told
 from relet.core.job import (
@@ -64,13 +64,16 @@ from relet.messages import (
     Answer,
     Ask,
     AttemptEnded,
+    Body,
     Evicted,
+    KeptBody,
     Peer,
     Record,
     Request,
     body_bytes,
     headers_held,
     held_bytes,
+    kept_body,
 )
 
 RECLAIM_NS: Final = 30 * 10**9
@@ -133,6 +136,8 @@ class Machine:
         """Jobs that are not final."""
         self.open_bytes = 0
         """Bytes of their bodies, headers and return paths (`held`)."""
+        self.away_bytes = 0
+        """Those of them that are not in memory: bodies that the store alone has."""
         self._following: deque[Job] = deque()
         """Blocked jobs that are the first of their order keys now, and are to go on."""
         self._lifted: list[Job] = []
@@ -195,6 +200,13 @@ class Machine:
         """Accepted in this turn, where there is a store."""
         self._unsafe: deque[tuple[int, list[Job]]] = deque()
         """(turn, accepted jobs): not to be dispatched before that turn is safe."""
+        self.apart_bytes_min = NEVER
+        """Bodies from this size on a store keeps where they can be read one by one; the shell says it."""
+        self._large: deque[tuple[int, list[Job]]] = deque()
+        """(turn, accepted jobs with such bodies): to be let go from memory, if need be, once they are there."""
+        self.borrowed: list[Job] = []
+        """Effect: jobs that were made with the bodies of others, which are to be read (`fetched`) before records are
+        taken."""
 
     def wall_ms(self, now: int) -> int:
         """Milliseconds since 1970 (UTC)."""
@@ -358,7 +370,12 @@ class Machine:
         finished, default, elsewhere = self.finished, self.queue, 0
         for job in done:
             body, queue = job.body, job.queue
-            size += len(body) + len(job.path) if type(body) is bytes and job.headers is None else held(job)
+            if type(body) is bytes and job.headers is None:
+                size += len(body) + len(job.path)
+            else:
+                size += held(job)
+                if type(body) is KeptBody:
+                    self._is_away(job, -1)
             job.body = b""
             (finished if job.request is None else natively).append(job)
             if queue is not default:
@@ -421,6 +438,41 @@ class Machine:
             self.give_back(job, now)
             if self.trace and job.state == AVAILABLE:
                 self.notices.append((Event.JOB_UNDELIVERED, {"job": job.number, "handovers": job.handovers}))
+
+    def body_lost(self, job: Job, unsent: Iterable[Job], now: int) -> None:
+        """The body of this hand-over of the last `match` cannot be read, so it will not leave, and the job ends. Its
+        worker has its ask back. `unsent`: hand-overs of that match that have not left either.
+        """
+        holder = job.holder
+        if job.state not in (HELD, RUNNING) or holder is None:
+            return
+        if type(holder) is Session:
+            holder.never_sent(job, unsent)
+        self.roster.unspent(holder)
+        self.stirred.update((place.queue, None) for place in holder.places)
+        self._end_lease(job)
+        happened.given_back(job)
+        happened.body_lost(job, now)
+        self._discarded(job)
+
+    def borrows(self, job: Job) -> None:
+        """A new job has the body of another, which is in the store alone, until it has one of its own."""
+        self.borrowed.append(job)
+        self._is_away(job)
+
+    def fetched(self, job: Job, body: Body | None, now: int) -> None:
+        """The body of this job, which was `borrowed`; None: it cannot be read, so the job ends."""
+        if job.state in FINAL:
+            return
+        self._is_away(job, -1)
+        if body is not None:
+            job.body = body
+            return
+        self.open_bytes -= held_bytes(job.body, b"")
+        job.body = b""
+        self._never_enters(job)
+        happened.body_lost(job, now)
+        self._discarded(job)
 
     def untold(self, jobs: Iterable[Job]) -> None:
         """The outcomes of these finished jobs of 2010 reached nobody, because their clients are gone: they are kept."""
@@ -742,9 +794,33 @@ class Machine:
     def take_records(self, turn: int) -> list[Record]:
         """The records of this turn. Jobs accepted in it wait until `settled` says that `turn` is safe."""
         if self._accepted:
+            large = self.apart_bytes_min
+            if large != NEVER:
+                jobs = [job for job in self._accepted if len(job.body) >= large or type(job.body) is tuple]
+                if jobs:
+                    self._large.append((turn, jobs))
             self._unsafe.append((turn, self._accepted))
             self._accepted = []
         return self.journal.take()
+
+    def promoted(self, turn: int) -> None:
+        """Of all turns up to this one, the store has bodies that are not small where they can be read one by one: they
+        are let go from memory where there are too many. The oldest stay: they are needed first.
+        """
+        large, bytes_min = self._large, self.apart_bytes_min
+        room = self.limits.bodies_memory_bytes_max - (self.open_bytes - self.away_bytes)
+        while large and large[0][0] <= turn:
+            for job in large.popleft()[1]:
+                body = job.body
+                if room < 0 and job.state not in FINAL and type(body) is not KeptBody and body_bytes(body) >= bytes_min:
+                    job.body = kept_body(job.number, body)
+                    room += self._is_away(job)
+
+    def _is_away(self, job: Job, times: int = 1) -> int:
+        """The body of an open job is in the store alone; `times` -1: not any more. Returns its bytes."""
+        size = held_bytes(job.body, b"")
+        self.away_bytes += times * size
+        return size
 
     def settled(self, turn: int) -> None:
         """All turns up to `turn` are safe: what they accepted may be dispatched."""
@@ -764,15 +840,14 @@ class Machine:
 
     def load(self, kept: Iterable[Record], now: int) -> None:
         """Builds an empty machine from records. Jobs come without askers; the leases of running ones begin again."""
-        jobs, final = records.rebuilt(self, kept, now)
+        jobs, final = rebuilding.rebuilt(self, kept, now)
         for it in final:
             if it.kept and it.job.state == DISCARDED and not (it.job.terms.skips or it.redriven_to):
                 self._name(it.job)
                 it.job.queue.orders.block(it.job)
         for job in sorted(filter(order_of, jobs), key=_place_in_order):
             job.queue.orders.enter(job)
-        for job in jobs:
-            self._loaded(job, now)
+        self._load_all(jobs, now)
         final.sort(key=_end_of)  # the oldest go first
         excess: list[Job] = []  # the bounds may be smaller than they were
         for it in final:
@@ -790,8 +865,48 @@ class Machine:
             if job.state == BLOCKED and job.queue.orders.is_first(job):
                 self._follows(job)
         self._go_on(now)
-        numbers = [job.number for job in jobs] + [it.job.number for it in final]
-        self.number = self._number_safe = max([self.number, *numbers])  # as a store has said
+        numbers = [*(it.job.number for it in final), jobs[-1].number if jobs else 0]
+        self.number = self._number_safe = max(self.number, *numbers)  # as a store has said
+
+    def _load_all(self, jobs: list[Job], now: int) -> None:
+        """These jobs are open, by number. Where there are many, nobody has had nearly all of them yet, and they wait
+        for nothing but their turn: for such, what `_loaded` does is done for many at once.
+        """
+        alike: list[Job] = []
+        queue, terms, waits = self.queue, self.terms, False
+        for job in jobs:
+            if job.terms is not terms:
+                terms = job.terms
+                waits = terms.priority != 0 or timing.has_deadline(terms)
+            if job.token or job.rules is not None or waits or job.state != AVAILABLE or job.queue is not queue:
+                self._load_alike(queue, alike)
+                alike.clear()
+                queue = job.queue
+                if job.token or job.rules is not None or waits or job.state != AVAILABLE:
+                    self._loaded(job, now)
+                    continue
+            alike.append(job)
+        self._load_alike(queue, alike)
+
+    def _load_alike(self, queue: Queue, jobs: list[Job]) -> None:
+        """Plain jobs of one queue, that nobody has had yet."""
+        if not jobs:
+            return
+        usual, size = self.terms, 0
+        for job in jobs:
+            body = job.body
+            size += len(body) if type(body) is bytes and job.headers is None else held(job)
+            if type(body) is KeptBody:
+                self.away_bytes += held_bytes(body, b"")
+            self._terms_differ |= job.terms is not usual
+        self.open += len(jobs)
+        self.open_bytes += size
+        if queue is not self.queue:
+            queue.open += len(jobs)
+            self.elsewhere += len(jobs)
+        self.requests.restore_all([job for job in jobs if job.request is not None])
+        queue.fresh.extend(jobs)
+        self.stirred[queue] = None
 
     def _loaded(self, job: Job, now: int) -> None:
         self.open += 1
@@ -799,6 +914,8 @@ class Machine:
             self._entered(job.queue)
         self._terms_differ |= job.terms is not self.terms
         self.open_bytes += held(job)
+        if type(job.body) is KeptBody:
+            self._is_away(job)
         if job.request is not None:
             self.requests.restore(job)
         for token in (job.token, *job.tokens):
@@ -1209,6 +1326,8 @@ class Machine:
         """DISCARDED or CANCELLED: the client is to be told, and a discarded job is kept."""
         self.open -= 1
         self.open_bytes -= held(job)
+        if type(job.body) is KeptBody:
+            self._is_away(job, -1)
         self._left_queues((job,))
         gone: list[Job] = []
         if job.state == DISCARDED:
@@ -1310,7 +1429,7 @@ def _request_of(job: Job) -> dict[str, str]:
 
 
 def held(job: Job) -> int:
-    """What an open job holds in memory because of what it carries, bytes."""
+    """What an open job holds because of what it carries, bytes."""
     size = held_bytes(job.body, job.path)
     if job.headers is not None:
         size += headers_held(job.headers)
@@ -1324,7 +1443,7 @@ def _place_in_order(job: Job) -> tuple[bool, int]:
     return not job.token, place_of(job)
 
 
-def _end_of(ended: records.Ended) -> int:
+def _end_of(ended: rebuilding.Ended) -> int:
     return ended.job.ended_ns
 
 

@@ -50,6 +50,7 @@ from relet.messages import (
     FormedSubmitted,
     Inquire,
     JobState,
+    KeptBody,
     Key,
     Path,
     Peer,
@@ -271,6 +272,8 @@ class Requests:
         number = machine.number + len(self._accepted) + 1
         job = Job(number, None, b"", old.body, now, old.queue, old.terms, headers=old.headers)
         job.size = body_bytes(old.body)
+        if type(old.body) is KeptBody:
+            machine.borrows(job)
         orders = old.queue.orders
         job.rules = rules = msgspec.structs.replace(
             old.rules or Rules(), redriven_from=old.id, age_ns=0, place=orders.place_kept(old)
@@ -877,6 +880,16 @@ class Requests:
         for job in jobs:
             self.restore(job)
         self._keep(jobs)
+
+    def restore_all(self, jobs: list[Job]) -> None:
+        """The same for open jobs without rules of their own."""
+        if self.uniques.guests:
+            for job in jobs:
+                self.restore(job)
+            return
+        self._jobs.update([(job.request, job) for job in jobs if job.request is not None])
+        self._by_id.update([(job.id, job) for job in jobs if job.id])
+        self.open += len(jobs)
 
     def restore(self, job: Job) -> None:
         """A job that came out of a store can be asked about."""

@@ -10,7 +10,7 @@ A worker that is lost leaves its credit behind at once, and its place in the lin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from relet.core.job import HELD, Job
 from relet.core.queue import Place, Queue
@@ -124,6 +124,13 @@ class Session(Worker):
         """The last report that is safe ..."""
         self.acked = 0
         """... and that it was told so of."""
+
+    def never_sent(self, job: Job, unsent: Iterable[Job]) -> None:
+        """A hand-over will not leave: those after it, none of which has left, move up."""
+        for other in unsent:
+            if other.holder is self and other.seq > job.seq:
+                other.seq -= 1
+        self.handed -= 1
 
     def never_got(self, job: Job) -> None:
         """A hand-over did not leave: if it was the last one, its number is the next one's."""
@@ -253,18 +260,28 @@ class Roster:
         if self.asks + more > self._asks_max:
             more = self._asks_max - self.asks
         if more > 0:
-            if session.service is None:
-                place = session.places[0]
-                if not place.in_line:
-                    place.queue.enter(place)
-            elif session.dropped and not had:
-                for place in session.dropped:
-                    place.queue.enter(place)
-                session.dropped.clear()
+            self._stands_in_line(session)
             session.granted += more
             session.credit = had + more
             self.asks += more
         return more >= wanted
+
+    def _stands_in_line(self, worker: Worker) -> None:
+        """A worker is to have credit."""
+        if worker.service is None:
+            place = worker.places[0]
+            if not place.in_line:
+                place.queue.enter(place)
+        elif worker.dropped and not worker.credit:
+            for place in worker.dropped:
+                place.queue.enter(place)
+            worker.dropped.clear()
+
+    def unspent(self, worker: Worker) -> None:
+        """A hand-over will not leave: the ask that it was for stands as before."""
+        self._stands_in_line(worker)
+        worker.credit += 1
+        self.asks += 1
 
     def _make_room(self, peer: Peer) -> bool:
         """Forgets workers that neither ask nor hold anything: return paths behind proxies, which nobody says are gone.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from relet.core.effects import Notice
@@ -57,12 +57,17 @@ class Store(Protocol):
     durable: bool
     """What it keeps outlives the process: a broker that stops leaves its open jobs to the next one."""
 
+    apart_bytes_min: int
+    """Bodies from this size on are kept where they can be read one by one (`bodies`), once their turns are `promoted`:
+    so memory need not have them."""
+
     def take_notices(self) -> list[Notice]:
         """What has happened in the store itself since this was asked last, to be published."""
 
     def load(self) -> Iterable[Record]:
         """What was kept, as records from which `Machine.load` builds the same jobs again, in the same order. With
         `Numbered`, the highest number that a job was accepted with, which outlives all that is known of the job.
+        Bodies that can be read one by one are not among it, but their sizes (`Accepted.apart`).
         """
 
     def busy(self) -> bool:
@@ -73,6 +78,16 @@ class Store(Protocol):
 
     def settled(self) -> int:
         """The last turn that is safe, and all before it; 0 when none is. Raises `StoreFailed`."""
+
+    def promoted(self) -> int:
+        """The last turn of which that is so: of the jobs accepted in it, and before it, those that are not completed
+        have their bodies, if they are not small, where they can be read.
+        """
+
+    def bodies(self, numbers: Sequence[int]) -> list[tuple[bytes, ...] | None]:
+        """The frames of the bodies of these jobs, whatever commit is under way; None where there are none, or they
+        cannot be read. Raises `StoreFailed` where the disk does not work.
+        """
 
     def rings(self, ring: Callable[[], None]) -> None:
         """Calls this, from any thread, when `settled` may have grown, or fails now."""

@@ -14,7 +14,7 @@ import msgspec
 from relet.core.job import DISCARDED
 from relet.core.limits import Limits
 from relet.core.machine import Machine
-from relet.core.records import BadRecords
+from relet.core.rebuilding import BadRecords
 from relet.messages import INT_MAX, Record
 from relet.store import StoreUnusable
 from relet.store.file import DAMAGES, RESTORE, lock, reader_of, size_of, unusable, version_of

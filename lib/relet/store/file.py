@@ -118,9 +118,14 @@ def size_of(path: Path, suffix: str = "") -> int:
         return 0
 
 
+def code_of(error: Exception) -> int:
+    """What SQLite calls the error, without the details; 0: it is none of SQLite's."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
 def unusable(path: Path, error: Exception) -> StoreUnusable:
     """What an error says of a file that was to be opened."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = code_of(error)
     if code == sqlite3.SQLITE_FULL:
         return StoreUnusable("unwritable", f"{path} cannot be written: there is no room left on its disk")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from relet._version import __version__
-from relet.core.job import FINAL, State
+from relet.core.job import COMPLETED, FINAL, State
 from relet.core.settings import QueueSettings
 from relet.core.terms import Backoff, Rules, Terms
 from relet.messages import (
@@ -38,7 +38,7 @@ from relet.messages import (
 )
 from relet.store import StoreUnusable
 from relet.store.examination import check_restorable
-from relet.store.file import size_of, sync_folder
+from relet.store.file import RESTORE, size_of, sync_folder
 from relet.store.schema import TAGS
 from relet.store.sqlite import SqliteStore
 
@@ -77,12 +77,25 @@ class BadLine(Exception):
 
 
 def exported(store: SqliteStore) -> Iterator[bytes]:
-    """Its lines. Raises `StoreUnusable`."""
+    """Its lines. Raises `StoreUnusable`; a store that was damaged has no last line."""
     yield _line({"relet_store": FORMAT, "version": __version__, "epoch": store.epoch})
     count = 0
-    for record in store.load():
+    missing: set[int] = set()
+    for it in store.load():
+        record = it
+        if isinstance(record, Accepted) and record.frames:
+            body = store.bodies([record.number])[0]
+            if body is None:
+                missing.add(record.number)
+                record = msgspec.structs.replace(record, frames=0)
+            else:
+                record = msgspec.structs.replace(record, body=body, size=-1, frames=0)
+        elif isinstance(record, Finished) and record.state == COMPLETED:
+            missing.discard(record.number)  # nobody needs it any more
         yield _line({"record": _WORDS[type(record)], **_fields(record)})
         count += 1
+    if missing:
+        raise StoreUnusable("corrupt", f"{store.path} is damaged (the body of job {min(missing)} is gone): {RESTORE}")
     yield _line({"record": "end", "records": count})
 
 
@@ -243,6 +256,8 @@ def _check(record: Record) -> None:
     number = getattr(record, "number", getattr(record, "last", 1))
     if not 1 <= number < NUMBERS_END:
         raise ValueError(f"{number} is no number of a job")
+    if isinstance(record, Accepted) and record.frames:
+        raise ValueError("a body stands in its line, not elsewhere")
     if isinstance(record, Evicted) and not 0 <= record.accepted_ms <= INT_MAX:
         raise ValueError(f"{record.accepted_ms} is no moment")
     if isinstance(record, Attempt) and (record.state not in list(State) or record.state in FINAL):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from relet.core.effects import Notice
+from relet.core.job import COMPLETED
+from relet.core.lease import NEVER
 from relet.messages import (
     Accepted,
     Attempt,
@@ -40,7 +42,11 @@ class MemoryStore:
     name = "the store"
     durable = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, apart_bytes_min: int = NEVER) -> None:
+        """`apart_bytes_min`: bodies from this size on are asked for one by one; none, where nothing is said, because
+        they are in memory either way.
+        """
+        self.apart_bytes_min = apart_bytes_min
         self._rows: dict[int, _Row] = {}
         self._evicted: Evicted | None = None
         self._queues: dict[str, QueueSet] = {}
@@ -59,7 +65,11 @@ class MemoryStore:
         yield from self._windows.values()
         for number in sorted(self._rows):
             row = self._rows[number]
-            for record in (row.accepted, row.attempt, row.finished, row.shared):
+            accepted = row.accepted
+            if accepted is not None and sum(map(len, accepted.body)) >= self.apart_bytes_min:
+                size, frames = sum(map(len, accepted.body)), len(accepted.body)
+                accepted = msgspec.structs.replace(accepted, body=(), size=size, frames=frames)
+            for record in (accepted, row.attempt, row.finished, row.shared):
                 if record is not None:
                     yield record
 
@@ -119,6 +129,19 @@ class MemoryStore:
     def settled(self) -> int:
         """The last turn."""
         return self._turn
+
+    def promoted(self) -> int:
+        """The last turn."""
+        return self._turn
+
+    def bodies(self, numbers: Sequence[int]) -> list[tuple[bytes, ...] | None]:
+        """As they were accepted; that of a completed job is gone."""
+        return [self._body(self._rows.get(number)) for number in numbers]
+
+    def _body(self, row: _Row | None) -> tuple[bytes, ...] | None:
+        if row is None or row.accepted is None or (row.finished is not None and row.finished.state == COMPLETED):
+            return None
+        return row.accepted.body
 
     def rings(self, ring: Callable[[], None]) -> None:
         """Nothing settles but when it is asked."""

@@ -15,6 +15,10 @@ and leases are not eaten while a disk is slow (docs/decisions/0013-kept-on-disk.
 connection while it runs. The statements are few and large for another reason: each step takes the interpreter's lock
 anew.
 
+Bodies that have rows of their own are read back by the broker's thread, over a second connection that only reads: what
+is under way in the keeper's does not hold it up, because the log of SQLite (WAL) lets readers see what was committed.
+It neither writes nor checkpoints, and is closed first, because the last connection to close a file checkpoints it.
+
 SQLite's own settings, and why: `journal_mode=WAL` (a commit is one append and one sync), `synchronous=FULL` (NORMAL
 does not sync at commit, and a power cut loses what was acknowledged), `auto_vacuum=INCREMENTAL` (the file can shrink a
 little at a time). See https://sqlite.org/pragma.html.
@@ -30,7 +34,8 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -60,6 +65,7 @@ from relet.store.file import (
     DAMAGES,
     PAGE_BYTES,
     RESTORE,
+    code_of,
     failed,
     lock,
     reader_of,
@@ -115,6 +121,7 @@ class SqliteStore:
     """
 
     durable = True
+    apart_bytes_min = BODY_APART_BYTES_MIN
 
     def __init__(
         self,
@@ -141,7 +148,7 @@ class SqliteStore:
         """Jobs of which nothing remains; their last word is in the log."""
         self._skipped: set[int] = set()
         """Those of them whose acceptance was trimmed and not promoted."""
-        self.epoch = self._settled = self._last = 0
+        self.epoch = self._settled = self._promoted = self._last = 0
         self._opening = True
         """Nobody has taken the file over yet."""
         self._upgraded = (0, 0.0)
@@ -150,6 +157,8 @@ class SqliteStore:
         self._error: StoreFailed | None = None
         self._encoder = msgspec.msgpack.Encoder()
         self._ring: Callable[[], None] = _nobody
+        self._reader: sqlite3.Connection | None = None
+        """Reads bodies; opened when the first one is asked for."""
         self._work: queue.SimpleQueue[tuple[int, Records] | Backup | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._notices: list[Notice] = []
@@ -232,6 +241,7 @@ class SqliteStore:
                 self._note_gone(turn)
             self._promote(turns)
             self._settled = turns[-1].number
+        self._promoted = self._settled
 
     def load(self) -> Iterator[Record]:
         """Settings of queues and what else is of no job, then what is known of each job, by job number."""
@@ -246,13 +256,7 @@ class SqliteStore:
                 yield Evicted(accepted_ms)
             for (packed,) in run("select record from windows order by number"):
                 yield decode(packed)
-            bodies = dict(run("select number, frames from bodies"))
-            for (packed,) in run("select record from jobs order by key"):
-                record = decode(packed)
-                if type(record) is Accepted and record.number in bodies:
-                    frames = msgspec.msgpack.decode(bodies.pop(record.number), type=tuple[bytes, ...])
-                    record = msgspec.structs.replace(record, body=frames)
-                yield record
+            yield from map(decode, map(itemgetter(0), run("select record from jobs order by key")))
         except DAMAGES as error:
             raise unusable(self.path, error) from error
 
@@ -333,6 +337,37 @@ class SqliteStore:
             self._raise()
         return self._settled
 
+    def promoted(self) -> int:
+        """The last turn that has left the log, and is safe."""
+        return self._promoted
+
+    def bodies(self, numbers: Sequence[int]) -> list[tuple[bytes, ...] | None]:
+        """The frames of the bodies of these jobs; None where there are none, or they are damaged. Raises `StoreFailed`
+        where the file cannot be read for another reason.
+        """
+        rows: dict[int, bytes] = {}
+        for some in _batches(list(numbers), 2 * ROWS_A_STATEMENT):
+            rows.update(self._read(some))
+        return [_frames(rows.get(number)) for number in numbers]
+
+    def _read(self, numbers: list[int]) -> list[tuple[int, bytes]]:
+        marks = _marks("?", len(numbers))
+        query = f"select number, frames from bodies where number in ({marks})"  # noqa: S608 - our names
+        try:
+            if self._opening:  # what it has promoted nobody else sees yet
+                return self._run(query, numbers).fetchall()
+            if self._reader is None:
+                self._reader = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+                self._reader.execute("pragma query_only = on")
+                self._reader.execute("pragma wal_autocheckpoint = 0")
+            return self._reader.execute(query, numbers).fetchall()
+        except sqlite3.Error as error:
+            if code_of(error) != sqlite3.SQLITE_CORRUPT:
+                raise StoreFailed(f"{self.path} cannot be read: {error}") from error
+        if len(numbers) == 1:
+            return []
+        return [row for number in numbers for row in self._read([number])]  # the others are not to suffer for one
+
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
@@ -364,6 +399,8 @@ class SqliteStore:
 
     def _abandon(self) -> None:
         try:
+            if self._reader is not None:
+                self._reader.close()
             if self._connection is not None:
                 self._connection.close()
             self._let_guard_go()
@@ -425,6 +462,7 @@ class SqliteStore:
         if trimmed:
             self._promote(trimmed)
             run("commit")
+            self._promoted = trimmed[-1].number
 
     def _take_old(self) -> list[_Turn]:
         """The turns that leave the log with this commit."""
@@ -562,7 +600,7 @@ class _Change:
         size = sum(map(len, record.body))
         if size >= BODY_APART_BYTES_MIN:
             self.bodies[record.number] = record.body
-            record = msgspec.structs.replace(record, body=(), size=size)
+            record = msgspec.structs.replace(record, body=(), size=size, frames=len(record.body))
         self.rows[record.number * TAGS + 1] = record
 
     def end(self, numbers: Iterable[int]) -> None:
@@ -597,3 +635,13 @@ def _batches(values: list[Any], most: int) -> Iterator[list[Any]]:
 @functools.cache
 def _marks(mark: str, count: int) -> str:
     return ", ".join([mark] * count)
+
+
+def _frames(packed: bytes | None) -> tuple[bytes, ...] | None:
+    """A body; None where it is not there, or damaged."""
+    if packed is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(packed, type=tuple[bytes, ...])
+    except msgspec.MsgspecError:
+        return None

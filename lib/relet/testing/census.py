@@ -8,6 +8,7 @@ every place where one can be, and every count is counted again. It costs a walk 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from relet.core import timing
@@ -21,7 +22,8 @@ from relet.core.outcomes import OUTCOME_BYTES, Outcomes
 from relet.core.queue import Queue
 from relet.core.roster import Session, Worker
 from relet.core.unique import held_by
-from relet.messages import body_frames, held_bytes
+from relet.messages import Body, JobBody, KeptBody, body_frames, held_bytes
+from relet.testing.claims import in_memory
 
 
 class InvariantBroken(AssertionError):
@@ -47,6 +49,9 @@ def check(machine: Machine, *, loaded: int = 0) -> None:
     size = sum(held(job) for job in everywhere.values())
     if machine.open_bytes != size:
         raise InvariantBroken(f"open jobs hold {size} bytes, {machine.open_bytes} are counted")
+    away = sum(held_bytes(job.body, b"") for job in everywhere.values() if isinstance(job.body, KeptBody))
+    if machine.away_bytes != away:
+        raise InvariantBroken(f"{away} bytes of bodies are not in memory, {machine.away_bytes} are counted")
     _tries(machine, everywhere)
     _timers(machine, {**waiting, **out, **blocked})
     _holders(machine, out)
@@ -475,13 +480,17 @@ def _keys(machine: Machine, open_jobs: dict[int, Job]) -> None:
             raise InvariantBroken(f"requests share job {job.number}, which is neither open nor kept, or none does")
 
 
-def persisted(machine: Machine) -> tuple[dict[Any, Any], ...]:
+def persisted(machine: Machine, frames_of: Callable[[JobBody], Body] = in_memory) -> tuple[dict[Any, Any], ...]:
     """All that must survive the process: open jobs, kept jobs and owed outcomes by number, and order keys with who is
-    on its way, who waits in which order, and what blocks. A loaded machine has the same.
+    on its way, who waits in which order, and what blocks. A loaded machine has the same. `frames_of` finds bodies.
     """
+
+    def carried(body: JobBody) -> tuple[bytes, ...]:
+        return _bytes(frames_of(body))
+
     opened = {
         job.number: (
-            _bytes(job.body),
+            carried(job.body),
             job.queue.name,
             job.terms,
             *_names(machine, job),
@@ -503,7 +512,10 @@ def persisted(machine: Machine) -> tuple[dict[Any, Any], ...]:
         )
         for job in machine.jobs()
     }
-    kept = {letter.job.number: (_kept_of(letter.job), letter.redriven_to) for letter in machine.kept.entries.values()}
+    kept = {
+        letter.job.number: (_kept_of(letter.job, carried(letter.job.body)), letter.redriven_to)
+        for letter in machine.kept.entries.values()
+    }
     owed = {
         job.number: (
             *_names(machine, job),
@@ -530,8 +542,8 @@ def _names(machine: Machine, job: Job) -> tuple[Any, ...]:
     return job.request, job.size, dict(machine.requests.uniques.guests.get(job, {})), job.rules
 
 
-def _kept_of(job: Job) -> tuple[Any, ...]:
-    evidence = (job.state, job.reason, job.attempts, job.ledger, _bytes(job.body), _bytes(job.answer))
+def _kept_of(job: Job, body: tuple[bytes, ...]) -> tuple[Any, ...]:
+    evidence = (job.state, job.reason, job.attempts, job.ledger, body, _bytes(job.answer))
     if job.state != DISCARDED:  # then nothing is kept of it but its answer
         return evidence
     return (*evidence, job.id, job.queue.name, job.headers, job.terms, job.rules, job.kind, job.text)

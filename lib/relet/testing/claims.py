@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from relet.messages import Body, Path
+from relet.messages import Body, JobBody, KeptBody, Path
 from relet.testing.network import Wire
 
 LOST: Final = "lost"
@@ -26,6 +26,13 @@ class Violation(AssertionError):
         super().__init__(f"{kind}: {text}")
         self.kind = kind
         self.text = text
+
+
+def in_memory(body: JobBody) -> Body:
+    """The frames of a body that is not kept elsewhere."""
+    if isinstance(body, KeptBody):
+        raise Violation(WRONG, f"the body of job {body.number} is not in memory")
+    return body
 
 
 def key_of(body: Body) -> bytes:

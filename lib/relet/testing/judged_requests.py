@@ -343,7 +343,7 @@ class Requests:
     def accepted(self, job: Job, names: Collection[Key | None]) -> None:
         """The machine has made a job of a request; of all those in `names` at once."""
         judge, name = self._judge, job.request
-        key = key_of(job.body)
+        key = key_of(judge.frames_of(job.body))
         if not isinstance(name, bytes):
             raise Violation(WRONG, f"{key!r} was accepted with the id {name!r}")
         proposed = self._proposed.get(name, [])

@@ -5,11 +5,12 @@ safe.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from relet.core.effects import Notice
-from relet.messages import Record, Records
-from relet.store import BackupRefused, BackupState, StoreFailed
+from relet.core.lease import NEVER
+from relet.messages import Body, JobBody, KeptBody, Record, Records
+from relet.store import BackupRefused, BackupState, Store, StoreFailed
 from relet.store.memory import MemoryStore
 
 
@@ -19,9 +20,12 @@ class LateStore:
     name = "the simulated store"
     durable = False
 
-    def __init__(self, on_append: Callable[[int], None] = lambda _turn: None) -> None:
-        """`on_append` hears the number of each turn that brings records."""
-        self.safe = MemoryStore()
+    def __init__(
+        self, on_append: Callable[[int], None] = lambda _turn: None, *, apart_bytes_min: int = NEVER
+    ) -> None:
+        """`on_append` hears the number of each turn that brings records; `apart_bytes_min` as for `MemoryStore`."""
+        self.apart_bytes_min = apart_bytes_min
+        self.safe = MemoryStore(apart_bytes_min=apart_bytes_min)
         """What would be found after a crash."""
         self.pending: deque[tuple[int, Records]] = deque()
         """Turns that are not safe yet."""
@@ -69,6 +73,14 @@ class LateStore:
             raise StoreFailed("the simulated disk is broken")
         return self.safe.settled()
 
+    def promoted(self) -> int:
+        """The same turn."""
+        return self.safe.promoted()
+
+    def bodies(self, numbers: Sequence[int]) -> list[tuple[bytes, ...] | None]:
+        """Those that are safe."""
+        return self.safe.bodies(numbers)
+
     def rings(self, ring: Callable[[], None]) -> None:
         """Nothing settles but when it is asked."""
 
@@ -86,3 +98,17 @@ class LateStore:
 
     def close(self) -> None:
         """Nothing to do."""
+
+
+def bodies_of(store: Store) -> Callable[[JobBody], Body]:
+    """Finds what a job carries, in memory or in this store. That raises `LookupError` where it is in neither."""
+
+    def frames_of(body: JobBody) -> Body:
+        if not isinstance(body, KeptBody):
+            return body
+        frames = store.bodies([body.number])[0]
+        if frames is None:
+            raise LookupError(f"the body of job {body.number} is neither in memory nor in the store")
+        return frames[0] if len(frames) == 1 else frames
+
+    return frames_of

@@ -22,6 +22,7 @@ import msgspec
 from relet.core.askers import Asker
 from relet.core.dead import Selection, Sweep
 from relet.core.job import Cause, Job
+from relet.core.lease import NEVER
 from relet.core.limits import Limits
 from relet.core.machine import Machine
 from relet.core.roster import Session
@@ -38,7 +39,7 @@ from relet.testing.native_peers import GOOD, NativeClient, NativeHabits, NativeW
 from relet.testing.network import Endpoint, Network, Pull, Router, Wire
 from relet.testing.peers import HONEST, Client, Habits, Worker
 from relet.testing.policies import Policies
-from relet.testing.stores import LateStore
+from relet.testing.stores import LateStore, bodies_of
 
 OPEN_MAX: Final = 1_000
 """Open jobs of one world: the census must stay affordable."""
@@ -106,6 +107,8 @@ class Config(msgspec.Struct, kw_only=True):
     freezes: bool = True
     settles_ns: int | None = None
     """None: no store. 0: settles at once. Else: how long its disk takes, at the longest."""
+    keeps_bodies: bool = False
+    """The store has bodies where they can be read one by one, and memory lets go of them as soon as it may."""
     crashes: float = 0.0
     stalls: bool = False
     ends_by_stop: bool = False
@@ -130,6 +133,8 @@ def draw(rng: random.Random, *kinds: str) -> Config:
     dialects = pick(("native", "both")) if kind == "policies" else kind
     limits = _draw_limits(rng)
     store = rng.random()
+    if store >= 0.85:
+        limits = msgspec.structs.replace(limits, bodies_memory_bytes_max=1)
     honest = rng.random() < 0.15
     config = Config(
         jobs=rng.randrange(100, 700),
@@ -141,6 +146,7 @@ def draw(rng: random.Random, *kinds: str) -> Config:
         faults=pick((0.0, 2.0, 10.0, 50.0)),
         freezes=rng.random() < 0.7,
         settles_ns=None if store < 0.7 else pick((0, MS, 10 * MS, 300 * MS)),
+        keeps_bodies=store >= 0.85,
         crashes=pick((0.0, 0.0, 0.5)),
         stalls=rng.random() < 0.2,
         ends_by_stop=rng.random() < 0.1,
@@ -408,8 +414,9 @@ class World:
         self._settling = False
         self._store: LateStore | None = None
         if config.settles_ns is not None:
-            self._store = LateStore(self._appended)
+            self._store = LateStore(self._appended, apart_bytes_min=1 if config.keeps_bodies else NEVER)
             self._store.on_settled = self.judge.settled
+            self.judge.frames_of = bodies_of(self._store)
         self._start_broker()
         self.clients: list[Client | NativeClient] = [
             Client(
@@ -604,6 +611,7 @@ class World:
 
     # --- The disk
 
+
     def _appended(self, _turn: int) -> None:
         settles_ns = self.config.settles_ns
         if not settles_ns and self._store is not None:
@@ -643,7 +651,8 @@ class World:
 
     def _may_redrive(self, name: str) -> bool:
         """The judge knows a job by its body: of one that was done twice, or may yet be, no third one may be made."""
-        keys = [key_of(letter.job.body) for letter in self.machine.kept.walk(name, 0) if not letter.redriven_to]
+        letters = [letter for letter in self.machine.kept.walk(name, 0) if not letter.redriven_to]
+        keys = [key_of(self.judge.frames_of(letter.job.body)) for letter in letters]
         wanted = {key_of(it.body) for client in self.native_clients for it in client.wanted.values()}
         is_open = any(self.judge.by_key[key].open for key in keys)
         return len(set(keys)) == len(keys) and not wanted.intersection(keys) and not is_open
