@@ -241,6 +241,7 @@ class Broker:
             text = f"{self._store.name} is damaged ({error}): restore it from a backup, or name another file"
             raise StoreUnusable("corrupt", text) from error
         self._machine.epoch = self._store.take_over(self._machine.epoch)
+        self._store.watch(self.limits.disk_free_bytes_min)
         for event, fields in self._store.take_notices():
             if event == Event.STORE_UPGRADED:
                 self.upgraded = fields

@@ -36,6 +36,11 @@ class Event(StrEnum):
     STORE_UPGRADED = "store_upgraded"
     """The file was of an older format, and has this one's now. store, version_before, version, took_s"""
 
+    DISK_FILLED = "disk_filled"
+    """The disk of the store has less room than `disk_free_bytes_min`: new jobs are refused, open ones go on (warning).
+    store, free_bytes, free_bytes_min"""
+    DISK_CLEARED = "disk_cleared"
+    """There is room again: new jobs are taken. store, free_bytes, free_bytes_min"""
     BACKUP_FINISHED = "backup_finished"
     """A copy of the store was made, on an administrator's word. path, bytes, took_s"""
     BACKUP_FAILED = "backup_failed"

@@ -33,6 +33,7 @@ _WARNING: Final = frozenset(
         Event.BROKER_STALLED,
         Event.BROKER_DEAF_TO_DEATHS,
         Event.BACKUP_FAILED,
+        Event.DISK_FILLED,
         Event.INTAKE_PAUSED,
         Event.REQUEST_REFUSED,
         Event.ASK_REFUSED,

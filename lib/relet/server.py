@@ -120,6 +120,8 @@ class Server:
         self.busy = False
         machine.wall_ns = wall - now
         machine.draining = self.draining
+        if self._store is not None:
+            machine.disk_full = self._store.full
         messages = self._answers.receive(limits.turn_messages_max)
         asks = self._workers.receive(limits.turn_messages_max, limits.jobs_bytes_max)
         parting = list(machine.requests.askers.parting)
@@ -133,7 +135,7 @@ class Server:
             if refused:
                 machine.answers_refused(refused)
         heard_clients = len(requests)
-        if requests and (machine.queue.settings is not None or machine.queues.only_these):
+        if requests and (machine.disk_full or machine.queue.settings is not None or machine.queues.only_these):
             requests = self._admitted(requests)
         if requests:
             machine.submit(requests, now)
@@ -249,7 +251,9 @@ class Server:
             self.machine.requests.last_words_heard(parting)
 
     def _admitted(self, requests: list[Request]) -> list[Request]:
-        """Of requests of 2010 those that the settings of their queue admit; the others are answered with failure."""
+        """Of requests of 2010 those that the disk and the settings of their queue admit; the others are answered with
+        failure.
+        """
         room, reason = self.machine.room_2010()
         admitted, refused = requests[:room], requests[room:]
         if refused:

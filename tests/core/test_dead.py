@@ -379,6 +379,18 @@ def test_a_broker_that_ends_redrives_nothing(talk: Any) -> None:
     assert letter(it, b"1").redriven_to == b""
 
 
+def test_a_broker_whose_disk_is_full_redrives_nothing(talk: Any) -> None:
+    """It takes no new jobs, and those that it has made already are new ones."""
+    it = talk()
+    bury(it, b"1")
+    bury(it, b"2")
+    it.machine.disk_full = True
+    it.turn()
+    assert told(sweep(it, "redrive")) == (0, 0, 1, "disk_full")
+    it.machine.disk_full = False
+    assert told(sweep(it, "redrive")) == (2, 0, 0, "")
+
+
 @pytest.mark.parametrize(
     ("settings", "done", "code"),
     [

@@ -217,6 +217,27 @@ def test_the_fast_way_in_keeps_the_bounds(talk: Any) -> None:
     assert [said.jobs[0].code for said in c.take(Submitted)] == ["busy"] * 5
 
 
+def test_a_broker_whose_disk_is_full_takes_nothing_new(talk: Any) -> None:
+    """`disk_full`: "came while the disk of the broker's store is nearly full"; what is open goes on, and may be asked
+    for again.
+    """
+    it = talk()
+    c, w = it.client(), it.worker(credit=5)
+    c.submit(b"a")
+    it.machine.disk_full = True
+    admitted = c.asks(b"b")
+    assert (admitted.code, admitted.retry_ms) == ("disk_full", 1_000)
+    c.submit(b"plain")
+    c.submit(b"formed", priority=3)
+    assert [said.jobs[0].code for said in c.take(Submitted)] == ["disk_full"] * 2
+    assert [each.code for each in c.submit_many(b"x", b"y")] == ["disk_full"] * 2
+    assert c.asks(b"a").joined
+    w.complete(b"a")
+    assert c.told() == [(b"a", "completed", b"done")]
+    it.machine.disk_full = False
+    assert c.asks(b"b").code == ""
+
+
 def test_a_broker_that_stops_takes_nothing_new(talk: Any) -> None:
     """`draining`: "came while the broker stops"; who asks again for what is under way is told its outcome."""
     it = talk()

@@ -443,7 +443,7 @@ def codes_in_the_code() -> set[str]:
             constant = re.match(r'([A-Z_]+): Final = "([a-z_]+)"$', line)
             if constant and constant[1].lower() == constant[2]:
                 found.add(constant[2])
-    return found | {administration.UNKNOWN_JOB, dead.REDRIVEN, "too_many_peers", "too_large"}
+    return found | {"no_store", "exists"} | {administration.UNKNOWN_JOB, dead.REDRIVEN, "too_many_peers", "too_large"}
 
 
 def test_every_code_stands_in_a_table() -> None:
@@ -458,7 +458,7 @@ def test_every_code_stands_in_a_table() -> None:
     submitted = (messages.BUSY, requests.DRAINING, messages.TOO_LARGE, requests.BAD_ID, requests.BAD_REQUEST)
     of_queues = (messages.UNKNOWN_QUEUE, queue.TOO_MANY_QUEUES, requests.QUEUE_PAUSED, requests.QUEUE_FULL)
     others = (requests.CONFLICT, requests.EXPIRED, requests.DUPLICATE, requests.TOO_MANY_ASKERS)
-    assert tables["submitted"] == {*submitted, *of_queues, *others}
+    assert tables["submitted"] == {*submitted, *of_queues, *others, requests.DISK_FULL}
 
 
 def test_every_order_is_a_verb_and_has_an_id() -> None:

@@ -20,6 +20,7 @@ class Restarted:
     """
 
     name = "the store"
+    full = False
     durable = True
     apart_bytes_min = SqliteStore.apart_bytes_min
 
@@ -70,6 +71,10 @@ class Restarted:
     def take_over(self, epoch: int) -> int:
         """As the store."""
         return self.store.take_over(epoch)
+
+    def watch(self, free_bytes_min: int) -> None:
+        """As the store."""
+        self.store.watch(free_bytes_min)
 
     def back_up(self, path: str) -> BackupState:
         """As the store."""

@@ -375,7 +375,7 @@ class Admin:
         Raises:
             ValueError: nothing says which, or `everything` stands beside something that does.
             OrderRefused: the one of `job_id` is not there (`unknown_job`), was redriven before (`redriven`), or there
-                is no room for it (`busy`, `draining`, `queue_full`, `queue_paused`).
+                is no room for it (`busy`, `draining`, `disk_full`, `queue_full`, `queue_paused`).
         """
         which = _which_dead(queue, job_id, reason, kind, older_than, newer_than)
         _check_everything(which, everything)

@@ -23,8 +23,8 @@ answer comes behind the outcomes of the part that were there, and then the next 
 **What is not wanted any more** and was sent, is withdrawn: the broker is told `cancel` until it has answered, on each
 connection anew. What is cancelled by its name is likewise not submitted again.
 
-**Refusals** that will pass (`busy`, `draining`) hold back all jobs for as long as the broker says: to send others in
-the meantime would only have them refused as well. A job that was ended only because its broker stopped
+**Refusals** that will pass (`busy`, `draining`, `disk_full`) hold back all jobs for as long as the broker says: to send
+others in the meantime would only have them refused as well. A job that was ended only because its broker stopped
 (`broker_stopped`) is held back likewise: it is asked for again at the next broker, as if this one had been killed.
 """
 

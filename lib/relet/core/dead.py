@@ -21,7 +21,7 @@ import msgspec
 from relet.core.job import DISCARDED, Job
 from relet.core.kept import Letter
 from relet.core.lease import NEVER
-from relet.core.requests import DRAINING, DUPLICATE
+from relet.core.requests import DISK_FULL, DRAINING, DUPLICATE
 from relet.events import Event
 from relet.messages import BUSY
 
@@ -207,7 +207,7 @@ class DeadLetters:
                 continue
             sweep.refused += 1
             sweep.code, sweep.text = made
-            others_too = sweep.code in (BUSY, DRAINING) or bool(sweep.selection.queue)
+            others_too = sweep.code in (BUSY, DRAINING, DISK_FULL) or bool(sweep.selection.queue)
             if others_too and sweep.code != DUPLICATE:
                 sweep.over = True
                 break

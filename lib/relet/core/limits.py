@@ -71,6 +71,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Messages taken from one socket in one turn, so that no socket waits for another."""
     turn_steps_max: int = 2_000
     """Jobs that one turn expires, lets again or tells of an end: about 2 ms of work."""
+    disk_free_bytes_min: int = 64 * MIB
+    """Bytes to be free on the disk of the store, so that open jobs can end and be kept: with less, new jobs are
+    refused until there is a quarter more. 0: it is not looked at."""
     frame_copy_bytes_max: int = 16 * KIB
     """Frames below this are copied, larger ones stay in libzmq's memory, whose smallest piece is about 8 KiB."""
     handovers_max: int | None = None
@@ -132,7 +135,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         leasts = dict.fromkeys(("worker_grace_ns", "session_grace_ns", "asker_grace_ns", "recall_ns"), 0)
-        leasts |= {"frames_max": FRAMES_LEAST, "body_bytes_max": BODY_BYTES_LEAST}
+        leasts |= {"disk_free_bytes_min": 0, "frames_max": FRAMES_LEAST, "body_bytes_max": BODY_BYTES_LEAST}
         for field in self.__struct_fields__:
             value, least = getattr(self, field), leasts.get(field, 1)
             if value is None and field == "handovers_max":

@@ -53,7 +53,7 @@ from relet.core.orders import order_of, place_of
 from relet.core.queue import Queue, Queues
 from relet.core.recalls import Recalls
 from relet.core.reports import Reports
-from relet.core.requests import QUEUE_FULL, Requests, closed
+from relet.core.requests import DISK_FULL, QUEUE_FULL, Requests, closed
 from relet.core.roster import Roster, Session, Worker
 from relet.core.settings import CAP_OPEN_NS, FROM_CONFIGURATION, QueueSettings, SettingsError
 from relet.core.terms import Terms
@@ -118,6 +118,8 @@ class Machine:
         self.wall_ns = 0
         """What has to be added to lease time for nanoseconds since 1970 (UTC); the shell sets it, every turn."""
         self.draining = False
+        self.disk_full = False
+        """The store has no room for new jobs."""
         """No new jobs."""
         self.counters = Counters()
         self.queues = Queues(queues_max=limits.queues_max)
@@ -1044,9 +1046,11 @@ class Machine:
         return [*self.by_token.values(), *self.requests.all(), *self.kept]
 
     def room_2010(self) -> tuple[int, str]:
-        """How many jobs of clients of 2010 the settings of their queue admit, and why no more; the shell asks before it
-        submits them.
+        """How many jobs of clients of 2010 the disk and the settings of their queue admit, and why no more; the shell
+        asks before it submits them.
         """
+        if self.disk_full:
+            return 0, DISK_FULL
         settings = self.queue.settings
         if settings is None:
             refusal = self.queues.refusal(self.queue.name)

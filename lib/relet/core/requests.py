@@ -71,6 +71,8 @@ BUSY_RETRY_MS: Final = 100
 """When to ask again what was refused because a limit is reached: jobs end all the time ..."""
 DRAINING_RETRY_MS: Final = 1_000
 """... and because the broker ends: another one takes a while."""
+DISK_RETRY_MS: Final = 1_000
+"""... and because the disk is nearly full, which is looked at as often."""
 TRANSIT_NS: Final = 10_000_000_000
 """By how much a request that is asked again may have been longer on its way than the first time: a connection that is
 cut and comes back delivers what was sent into it."""
@@ -78,12 +80,15 @@ LOOK_NS_MIN: Final = 1_000_000
 """What cannot end yet is looked at again after this long at the earliest."""
 FEATURES: Final = ("follows", "cancels")
 DRAINING: Final = "draining"
+DISK_FULL: Final = "disk_full"
 BAD_ID: Final = "bad_id"
 BAD_REQUEST: Final = "bad_request"
 CONFLICT: Final = "conflict"
 EXPIRED: Final = "expired"
 TOO_MANY_ASKERS: Final = "too_many_askers"
 DUPLICATE: Final = "duplicate"
+RETRIES_MS: Final = {BUSY: BUSY_RETRY_MS, DRAINING: DRAINING_RETRY_MS, DISK_FULL: DISK_RETRY_MS}
+"""Refusals that will pass."""
 QUEUE_PAUSED: Final = "queue_paused"
 QUEUE_FULL: Final = "queue_full"
 
@@ -212,7 +217,7 @@ class Requests:
         """
         machine, limits, receipts = self._machine, self._limits, self._receipts
         known, accepted, queue, terms = self._jobs, self._accepted, machine.queue, machine.terms
-        closes = machine.draining or queue.settings is not None or machine.queues.only_these
+        closes = machine.draining or machine.disk_full or queue.settings is not None or machine.queues.only_these
         room = 0 if closes else limits.jobs_max - machine.open
         room_bytes = limits.jobs_bytes_max - machine.open_bytes - limits.body_bytes_max
         size, number = 0, machine.number
@@ -264,6 +269,8 @@ class Requests:
         held = held_bytes(old.body, b"") + headers_held(old.headers)
         if machine.draining:
             return DRAINING, "the broker stops: redrive when it is back"
+        if machine.disk_full:
+            return DISK_FULL, "the disk of the broker's store is nearly full: redrive when there is room"
         if self._is_full(1, held):
             return BUSY, self._full()
         refused = self._refused_by(old.queue)
@@ -300,7 +307,8 @@ class Requests:
         """
         machine, limits, receipts = self._machine, self._limits, self._receipts
         known, accepted, queues, known_forms = self._jobs, self._accepted, machine.queues.by_name, self._forms.known
-        room = 0 if machine.draining or machine.queues.only_these else limits.jobs_max - machine.open
+        closes = machine.draining or machine.disk_full or machine.queues.only_these
+        room = 0 if closes else limits.jobs_max - machine.open
         room_bytes = limits.jobs_bytes_max - machine.open_bytes - limits.body_bytes_max
         size, number, plainly = 0, machine.number, True
         strange: list[FormedSubmitted] = []
@@ -439,7 +447,7 @@ class Requests:
         if refused is not None or isinstance(terms, str):
             machine.counters.requests_refused += 1
             code, text = refused or (BAD_REQUEST, "")
-            retry_ms = {BUSY: BUSY_RETRY_MS, DRAINING: DRAINING_RETRY_MS}.get(code, 0)
+            retry_ms = RETRIES_MS.get(code, 0)
             return Admitted(id=name[:REQUEST_ID_BYTES_MAX], code=code, text=text, retry_ms=retry_ms)
         if other is not None:
             self.accept(now)  # it may be of this batch, and what ends must have begun
@@ -609,6 +617,8 @@ class Requests:
             return BAD_ID, f"an id has {REQUEST_ID_BYTES_MIN} to {REQUEST_ID_BYTES_MAX} bytes, not {len(name)}"
         if self._machine.draining:
             return DRAINING, "the broker stops: ask again when it is back"
+        if self._machine.disk_full:
+            return DISK_FULL, "the disk of the broker's store is nearly full: ask again when there is room"
         if not 1 <= len(said.queue) <= QUEUE_CHARACTERS_MAX:
             return BAD_REQUEST, f"a queue's name has 1 to {QUEUE_CHARACTERS_MAX} characters, not {len(said.queue)}"
         if headers_bytes > limits.headers_bytes_max:

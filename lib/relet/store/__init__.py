@@ -98,6 +98,13 @@ class Store(Protocol):
         store on disk is as it was.
         """
 
+    @property
+    def full(self) -> bool:
+        """There is no room for new jobs; open ones can end."""
+
+    def watch(self, free_bytes_min: int) -> None:
+        """From now on it is `full` while its disk has less room than this."""
+
     def back_up(self, path: str) -> BackupState:
         """Begins a copy in a new file, which goes on beside the commits and then holds all that was settled before its
         end. Raises `BackupRefused`.

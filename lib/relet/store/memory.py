@@ -40,6 +40,7 @@ class MemoryStore:
     """Keeps one row for each job that is open or kept. Every turn is safe at once."""
 
     name = "the store"
+    full = False
     durable = False
 
     def __init__(self, *, apart_bytes_min: int = NEVER) -> None:
@@ -149,6 +150,9 @@ class MemoryStore:
     def take_over(self, epoch: int) -> int:
         """Any epoch: nobody else can have it."""
         return epoch
+
+    def watch(self, free_bytes_min: int) -> None:
+        """It has no disk."""
 
     def back_up(self, path: str) -> BackupState:
         """There is no file."""

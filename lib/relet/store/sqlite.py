@@ -73,6 +73,7 @@ from relet.store.file import (
     unusable,
     version_of,
 )
+from relet.store.room import Room
 from relet.store.schema import APPLICATION_ID, STEPS, TAGS, VERSION
 
 Sync: TypeAlias = Literal["full", "normal", "off"]
@@ -90,6 +91,8 @@ WAL_PAGES_MAX: Final = 1_000
 """Pages in the write-ahead log after which they are copied into the file. The log then begins again, in space that it
 has on the disk already: a commit is synced there in half the time."""
 
+LOOK_S: Final = 1.0
+"""How often a full disk is looked at, when there is nothing to commit."""
 BACKUP_PAUSE_S: Final = 0.001
 """Between two steps of a copy, so that it leaves most of the disk to others."""
 
@@ -162,6 +165,8 @@ class SqliteStore:
         self._work: queue.SimpleQueue[tuple[int, Records] | Backup | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._notices: list[Notice] = []
+        self._room = Room(self.path)
+        self._free_bytes_min = 0
         self._backup: Backup | None = None
         """The last one."""
         self._guard: sqlite3.Connection | None = None
@@ -305,6 +310,19 @@ class SqliteStore:
         """Calls this, from another thread, when a commit is over."""
         self._ring = ring
 
+    @property
+    def full(self) -> bool:
+        """There is no room for new jobs; open ones can end."""
+        return self._room.full
+
+    def watch(self, free_bytes_min: int) -> None:
+        """From now on it is `full` while its disk has less room than this. It is looked at now, with each commit, and
+        every second while it is full.
+        """
+        self._free_bytes_min = free_bytes_min
+        self._room = Room(self.path, free_bytes_min)
+        self._look()
+
     def take_notices(self) -> list[Notice]:
         """What has happened in the store."""
         if not self._notices:
@@ -377,7 +395,7 @@ class SqliteStore:
         if self._backup is not None and self._backup.state.state == "running":
             raise BackupRefused("busy", f"{self._backup.state.path} is being written: wait until that is done")
         backup = Backup(Path(path))
-        backup.check_room(size_of(self.path) + size_of(self.path, "-wal"), 0)
+        backup.check_room(size_of(self.path) + size_of(self.path, "-wal"), self._free_bytes_min)
         self._backup = backup
         if self._thread is not None:
             self._work.put(backup)
@@ -414,12 +432,27 @@ class SqliteStore:
     # --- The keeper's side
 
     def _keep(self) -> None:
-        while (work := self._work.get()) is not None:
+        while True:
+            try:
+                work = self._work.get(timeout=LOOK_S if self.full else None)
+            except queue.Empty:
+                if self._look():
+                    self._ring()
+                continue
+            if work is None:
+                return
             if isinstance(work, Backup):
                 self._copy(work)
             else:
                 self._commit(*work)
             self._ring()
+
+    def _look(self) -> bool:
+        """Whether there is room; True where that has changed."""
+        notice = self._room.look()
+        if notice is not None:
+            self._notices.append(notice)
+        return notice is not None
 
     def _copy(self, backup: Backup) -> None:
         if self._connection is not None:
@@ -445,6 +478,7 @@ class SqliteStore:
             self._error = error if isinstance(error, StoreFailed) else failed(self.path, error)
         else:
             self._settled = turn
+        self._look()
         self._busy = False
 
     def _write(self, number: int, records: Records) -> None:

@@ -18,6 +18,7 @@ class LateStore:
     """Takes records at once and makes them safe when told to, by `settle`."""
 
     name = "the simulated store"
+    full = False
     durable = False
 
     def __init__(
@@ -87,6 +88,9 @@ class LateStore:
     def take_over(self, epoch: int) -> int:
         """Any epoch: nobody else can have it."""
         return epoch
+
+    def watch(self, free_bytes_min: int) -> None:
+        """It has no disk."""
 
     def back_up(self, path: str) -> BackupState:
         """There is no file."""
