@@ -9,8 +9,9 @@ import pytest
 
 from relet.core.machine import HAND_BACK_NS, Machine
 from relet.core.orders import place_of
-from relet.messages import Body, ClientHello, Peer, Submit, Submitted
+from relet.messages import Body, CancelJob, ClientHello, Peer, Submit, Submitted
 from relet.store.memory import MemoryStore
+from relet.testing import LateStore, census
 
 NAME = b"a request".ljust(16, b".")
 
@@ -131,3 +132,34 @@ def test_jobs_of_one_order_key_keep_their_order_though_it_was_not_safe_that_one_
     (order,) = loaded.queue.orders
     assert order.first is not None
     assert [job.body for job in (order.first, *sorted(order.waiting, key=place_of))] == [b"one", b"two", b"three"]
+
+
+def test_a_delayed_job_on_the_usual_terms_waits_for_its_moment_though_a_store_takes_its_time(talk: Any) -> None:
+    """A delay is none of the terms, and one turn makes it and others safe."""
+    store = LateStore()
+    it = talk(store=store)
+    c, w = it.client(), it.worker(credit=5)
+    c.submit(b"a", turn=False)
+    c.submit(b"b", delay_ms=50)
+    store.settle(10)
+    it.turn()
+    assert (w.got, it.state(b"b")) == ([b"a"], "DELAYED")
+    it.wait(51_000_000)
+    assert w.got == [b"a", b"b"]
+
+
+def test_what_is_safe_in_one_turn_waits_where_it_belongs_whatever_comes_between(talk: Any) -> None:
+    """Plain jobs stand apart from those with priorities, also where one of these was alone in its queue before."""
+    store = LateStore()
+    it = talk(store=store)
+    c = it.client()
+    c.submit(b"urgent", priority=7, turn=False)
+    c.submit(b"plain")
+    for body in (b"", b"later"):
+        if body:
+            c.submit(body)
+        store.settle(10)
+        it.turn()
+    c.says(CancelJob(id=b"plain".ljust(16, b"-")))
+    census.check(it.machine)
+    assert it.worker(credit=6).got == [b"urgent", b"later"]

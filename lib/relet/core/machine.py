@@ -828,7 +828,7 @@ class Machine:
         """All turns up to `turn` are safe: what they accepted may be dispatched."""
         while self._unsafe and self._unsafe[0][0] <= turn:
             _, jobs = self._unsafe.popleft()
-            usual, default, fresh = self.terms, self.queue, self.queue.fresh.append
+            usual, default = self.terms, self.queue
             simple = not (usual.priority or timing.has_deadline(usual))
             for job in jobs:
                 self._number_safe = job.number
@@ -836,7 +836,7 @@ class Machine:
                     continue
                 plain = simple and job.terms is usual and job.queue is default and job.rules is None
                 if plain and job.state == AVAILABLE:
-                    fresh(job)
+                    default.fresh.append(job)  # asked for each time: one between them may have moved what waits
                 else:
                     self._goes_live(job)
 
