@@ -19,9 +19,9 @@ from relet.messages import Forgotten, Gone, Record
 if TYPE_CHECKING:
     from relet.core.machine import Machine
 
-RIDE_NS: Final = 20_000_000
-"""How long the record of a hand-over waits for others to go with. What a crash forgets of it is one attempt too many;
-a commit of its own would cost a job that is alone a third of its time."""
+RIDE_NS: Final = 5_000_000
+"""How long the record of a hand-over waits for others to go with. If a crash forgets it, the job is done once more; a
+commit of its own would cost a job that is alone a third of its time."""
 
 
 class Journal:
