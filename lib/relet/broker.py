@@ -394,8 +394,8 @@ class Broker:
 
     def _turn(self, wait_s: float | None) -> None:
         server, clock = self._server, self._clock
-        if self._polls_clients is server.paused:
-            self._polls_clients = not server.paused
+        if self._polls_clients is not server.hears_clients:
+            self._polls_clients = server.hears_clients
             self._poller.modify(self._clients.socket, zmq.POLLIN if self._polls_clients else 0)
         wait_ms = self._wait_ms(wait_s)
         began = time.monotonic_ns()

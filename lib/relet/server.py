@@ -30,6 +30,9 @@ from relet.messages import Peer, Request
 from relet.store import Store
 from relet.transport.outbox import Outbox
 
+COMMIT_BYTES_MAX: Final = 16 << 20
+"""Bytes of new jobs that are gathered for one commit while another is under way: what is accepted is in memory until
+its turn has left the store's log, and a row of SQLite has less than 1 GB."""
 ANSWERS_BEHIND_NS_MAX: Final = 50_000_000
 """How long nothing expires because answers are still being drained. After that a flood of them is no excuse."""
 
@@ -76,6 +79,8 @@ class Server:
         """No new jobs: requests are answered with failure."""
         self.paused = False
         """A limit and its reserve are full: clients are not read."""
+        self.gathers = False
+        """As much as one commit may bring waits for the one before it: clients are not read meanwhile."""
         self.busy = False
         """Something is left to do now: the poll must not wait."""
         self.outbox = Outbox(
@@ -157,7 +162,7 @@ class Server:
             self._say()
         if self.outbox and now >= self._retry_at:
             self._retry(now)
-        if self.paused and now >= self._reassure_at:
+        if not self.hears_clients and now >= self._reassure_at:
             self._reassure(now)
         if self.paused and min(machine.room()) > 0:  # what ended in this turn made room: come back for the clients
             self.busy = True
@@ -174,12 +179,17 @@ class Server:
         elif (machine.journal.urgent or self._owes()) and not store.busy():
             self.busy = True
 
+    @property
+    def hears_clients(self) -> bool:
+        """What they say is read as it comes."""
+        return not (self.paused or self.gathers)
+
     def next_deadline(self) -> int | None:
         """When the next turn must come though nothing arrives; None when nothing is waited for."""
         due = self.machine.next_deadline()
         if self.outbox:
             due = self._retry_at if due is None else min(due, self._retry_at)
-        if self.paused and self.machine.requests.askers.count:
+        if not self.hears_clients and self.machine.requests.askers.count:
             due = self._reassure_at if due is None else min(due, self._reassure_at)
         if self._store is not None and self.machine.journal.due_ns != NEVER and not self._store.busy():
             due = self.machine.journal.due_ns if due is None else min(due, self.machine.journal.due_ns)
@@ -237,8 +247,12 @@ class Server:
         if self.paused:
             self.paused = False
             self._notice_intake(Event.INTAKE_RESUMED)
+        size = min(size, COMMIT_BYTES_MAX - machine.untaken_bytes)
+        self.gathers = size <= 0 and self._store is not None and self._store.busy()
+        if self.gathers:
+            return []
         self._requests_read_max = min(jobs, limits.turn_messages_max)
-        return self._clients.receive(self._requests_read_max, size)
+        return self._clients.receive(self._requests_read_max, max(1, size))
 
     def _hear_clients(self, heard: int, parting: list[Peer], now: int) -> None:
         """What native clients have said in this turn, in which `heard` messages of 2010 were read from the same

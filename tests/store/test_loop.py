@@ -350,3 +350,31 @@ def test_the_stop_waits_for_the_store() -> None:
     loop.store.settle(100)
     assert loop.server.stop(loop.now)
     assert sorted(loop.told) == [(b"a", b""), (b"b", b"")]
+
+
+def test_a_slow_disk_gathers_no_more_than_a_commit_may_bring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a commit is under way, clients are not read beyond that; what is open, is heard of all the same."""
+    monkeypatch.setattr("relet.server.COMMIT_BYTES_MAX", 1_000)
+
+    class Busy(LateStore):
+        under_way = False
+
+        def busy(self) -> bool:
+            return self.under_way
+
+    loop = Loop(store := Busy())
+    loop.submit(b"a")
+    store.settle()
+    store.under_way = True
+    loop.submit(b"b" * 400)
+    loop.submit(b"c" * 400)
+    assert loop.machine.open == 3
+    loop.submit(b"d")
+    assert (loop.machine.open, loop.server.hears_clients) == (3, False)
+    loop.ask()
+    assert loop.given == [b"a"]
+    assert (len(store.pending), loop.server.busy) == (0, False)
+    store.under_way = False
+    loop.turn()
+    assert len(store.pending) == 1
+    assert (loop.machine.open, loop.server.hears_clients) == (4, True)

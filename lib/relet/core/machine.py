@@ -200,6 +200,8 @@ class Machine:
         """Jobs up to this number may be dispatched, as far as a store goes."""
         self._accepted: list[Job] = []
         """Accepted in this turn, where there is a store."""
+        self.untaken_bytes = 0
+        """Bytes of what was accepted since records were taken."""
         self._unsafe: deque[tuple[int, list[Job]]] = deque()
         """(turn, accepted jobs): not to be dispatched before that turn is safe."""
         self.apart_bytes_min = NEVER
@@ -233,6 +235,7 @@ class Machine:
         self.counters.jobs_accepted += len(jobs)
         if self.keeps_records:
             self._accepted.extend(jobs)
+            self.untaken_bytes += size
             self.requests.draw_ids(jobs, now)  # an id that a worker hears must be the same after a restart
             self.journal.accepted(jobs)
         elif terms.priority or timing.has_deadline(terms):
@@ -255,6 +258,7 @@ class Machine:
         default = self.queue
         if self.keeps_records:
             self._accepted.extend(jobs)
+            self.untaken_bytes += size
             self.requests.draw_ids(jobs, now)  # an id that a worker hears must be the same after a restart
             for job in jobs:
                 if job.queue is not default:
@@ -802,7 +806,7 @@ class Machine:
                 if jobs:
                     self._large.append((turn, jobs))
             self._unsafe.append((turn, self._accepted))
-            self._accepted = []
+            self._accepted, self.untaken_bytes = [], 0
         return self.journal.take()
 
     def promoted(self, turn: int) -> None:

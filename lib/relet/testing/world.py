@@ -544,7 +544,7 @@ class World:
         return WALL_NS + self.clock.now
 
     def _wake(self, role: str) -> None:
-        if role != "clients" or not self.server.paused or self._clients.has_news:
+        if role != "clients" or self.server.hears_clients or self._clients.has_news:
             self._turn_at(self.clock.now + HEARD_NS)
 
     def _turn_at(self, when: int) -> None:
@@ -558,7 +558,7 @@ class World:
     def _schedule(self) -> None:
         """As the poll would: at once if there is something to read or to do, else when the next deadline comes."""
         server = self.server
-        clients = self._clients.has_news or (bool(self._clients.ready) and not server.paused)
+        clients = self._clients.has_news or (bool(self._clients.ready) and server.hears_clients)
         if server.busy or clients or self._workers.readable or self._answers.readable:
             self._turn_at(self.clock.now)
             return
