@@ -217,6 +217,20 @@ def test_a_redriven_job_that_is_cancelled_at_once(talk: Any, store: Damaged) -> 
     assert (store.asked, it.machine.open, it.machine.away_bytes) == ([], 0, 0)
 
 
+def test_a_redrive_that_is_refused_reads_nothing(talk: Any, store: Damaged) -> None:
+    """Its unique key is taken by another job: no new one is made, and nothing is counted."""
+    it = talk(store=store, limits=TIGHT)
+    client, worker = it.client(), it.worker()
+    client.submit(A, unique="key")
+    worker.ask()
+    worker.fail(A, kind="Oops", final=True)
+    client.submit(B, unique="key")
+    store.asked.clear()
+    (letter,) = it.machine.kept.walk("", 0)
+    assert it.admin().orders(RedriveDead(id=b"x", job=letter.job.id)).code == "duplicate"
+    assert (store.asked, it.machine.borrowed, it.machine.away_bytes) == ([], [], 2_000)
+
+
 # --- Damage
 
 

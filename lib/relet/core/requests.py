@@ -279,8 +279,6 @@ class Requests:
         number = machine.number + len(self._accepted) + 1
         job = Job(number, None, b"", old.body, now, old.queue, old.terms, headers=old.headers)
         job.size = body_bytes(old.body)
-        if type(old.body) is KeptBody:
-            machine.borrows(job)
         orders = old.queue.orders
         job.rules = rules = msgspec.structs.replace(
             old.rules or Rules(), redriven_from=old.id, age_ns=0, place=orders.place_kept(old)
@@ -295,6 +293,8 @@ class Requests:
         self._holds(job)
         self._accepted.append(job)
         self._accepted_bytes += held
+        if type(old.body) is KeptBody:
+            machine.borrows(job)
         if rules.place:
             orders.handed_on(old, job)
         return job
