@@ -5,11 +5,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 SEED ?= 1
 JOBS ?= 1000000
+IMAGES ?= 100000
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types check bench simulate clean
+.PHONY: help setup demo test lint types check bench simulate crashes clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ bench: setup ## measure the broker beside libzmq's own proxy (ARGS='--quick')
 
 simulate: setup ## play many small faulty worlds (SEED=1 JOBS=1000000)
 	@$(BIN)/python -m relet.testing.simulate --seed $(SEED) --jobs $(JOBS) $(ARGS)
+
+crashes: setup ## cut the power at every write of a store (IMAGES=100000 SEED=1 ARGS='--jobs 2')
+	@$(BIN)/python -m tests.store.crash_images --images $(IMAGES) --seed $(SEED) $(ARGS)
 
 clean: ## remove .venv and everything that was built
 	@rm -rf .venv .venv.lock build dist benchmarks/build .pytest_cache .mypy_cache .ruff_cache .hypothesis lib/*.egg-info

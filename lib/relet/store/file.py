@@ -21,6 +21,7 @@ BUSY_MS: Final = 0
 PAGE_BYTES: Final = 8192
 """Of a new file: the row of a busy commit is tens of KiB, and SQLite writes and checks each page by itself."""
 RESTORE: Final = "restore it from a backup, or name another file"
+ELSEWHERE: Final = "look after its disk, or name a file on another one"
 DAMAGES: Final = (sqlite3.Error, msgspec.MsgspecError, TypeError, ValueError, LookupError)
 """What comes of reading a file in which something is not as it was written."""
 
@@ -35,7 +36,7 @@ def lock(path: Path, *, make: bool) -> int:
         except FileNotFoundError:
             if not make:
                 raise StoreUnusable("unwritable", f"there is no file {path}") from None
-            descriptor = _make(path)
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
     except OSError as error:
         raise StoreUnusable("unwritable", f"{path} cannot be {_why_not(path, error)}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -50,21 +51,6 @@ def lock(path: Path, *, make: bool) -> int:
         text = f"{path} is in use by another broker, or by `relet store`: stop that one, or name another file"
         raise StoreUnusable("in_use", text) from error
     return descriptor
-
-
-def _make(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
-    sync_folder(path)
-    return descriptor
-
-
-def sync_folder(path: Path) -> None:
-    """Else a power cut may leave no file of this name."""
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _why_not(path: Path, error: OSError) -> str:
@@ -123,8 +109,41 @@ def code_of(error: Exception) -> int:
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
+def write_again(path: Path) -> None:
+    """Writes the log that a process left beside the file once more, as it is. After a sync that failed some of it may
+    stand in the system's memory alone: we would read it, and no later sync would bring it to the disk, for Linux takes
+    for clean what it could not write (https://wiki.postgresql.org/wiki/Fsync_Errors). Raises `OSError`.
+    """
+    try:
+        log = os.open(f"{path.resolve()}-wal", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        at = 0
+        while piece := os.pread(log, 1 << 20, at):
+            at += os.pwrite(log, piece, at)
+        os.fsync(log)
+    finally:
+        os.close(log)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes safe the names of the file and of the log beside it. Else a power cut may leave one of them without the
+    other, or bring back a log that the process before has removed. SQLite does that, too, and does not look whether it
+    succeeds. Raises `OSError`.
+    """
+    folder = os.open(path.resolve().parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def unusable(path: Path, error: Exception) -> StoreUnusable:
     """What an error says of a file that was to be opened."""
+    if isinstance(error, OSError):
+        text = f"{path} cannot be read, written or made safe ({os.strerror(error.errno or 0)}): {ELSEWHERE}"
+        return StoreUnusable("unwritable", text)
     code = code_of(error)
     if code == sqlite3.SQLITE_FULL:
         return StoreUnusable("unwritable", f"{path} cannot be written: there is no room left on its disk")

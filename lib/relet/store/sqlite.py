@@ -63,6 +63,7 @@ from relet.store.backup import Backup
 from relet.store.file import (
     BUSY_MS,
     DAMAGES,
+    ELSEWHERE,
     PAGE_BYTES,
     RESTORE,
     code_of,
@@ -70,8 +71,10 @@ from relet.store.file import (
     lock,
     reader_of,
     size_of,
+    sync_folder,
     unusable,
     version_of,
+    write_again,
 )
 from relet.store.room import Room
 from relet.store.schema import APPLICATION_ID, STEPS, TAGS, VERSION
@@ -177,7 +180,7 @@ class SqliteStore:
             self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._run = self._connection.execute
             self._open(version, _SYNCS[sync])
-        except DAMAGES as error:
+        except (*DAMAGES, OSError) as error:
             self._abandon()
             raise unusable(self.path, error) from error
         except BaseException:
@@ -208,17 +211,22 @@ class SqliteStore:
         return version
 
     def _open(self, version: int, sync: str) -> None:
+        write_again(self.path)
         run = self._run
         run(f"pragma busy_timeout = {BUSY_MS}")
         if version == 0:  # before there is anything in the file; later it would be a write
             run(f"pragma page_size = {PAGE_BYTES}")
             run("pragma auto_vacuum = incremental")
-        run("pragma journal_mode = wal")
+        (mode,) = run("pragma journal_mode = wal").fetchone()
+        if mode != "wal":  # SQLite does not call that an error, and a power cut could then undo the last commit
+            text = f"{self.path} can have no write-ahead log (SQLite says: {mode}): {ELSEWHERE}"
+            raise StoreUnusable("unwritable", text)
         run(f"pragma synchronous = {sync}")
         run(f"pragma wal_autocheckpoint = {WAL_PAGES_MAX}")
         run(f"pragma journal_size_limit = {2 * WAL_PAGES_MAX * PAGE_BYTES}")
         run("pragma cell_size_check = on")
         run("begin immediate")
+        sync_folder(self.path)  # before anything is written: there is a log now
         if version < VERSION:
             self._upgrade(version)
         about = dict(run("select name, value from about where name in ('turn', 'last', 'epoch')"))
