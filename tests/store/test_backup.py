@@ -15,7 +15,6 @@ from relet.messages import Accepted
 from relet.store import BackupRefused
 from relet.store.memory import MemoryStore
 from relet.store.sqlite import SqliteStore
-from relet.testing import census
 
 SECONDS_MAX = 20.0
 BODY = b"x" * 50_000
@@ -100,10 +99,9 @@ def test_a_copy_holds_what_was_settled_before_its_end(running: Running, tmp_path
     assert [event for event, _ in running.store.take_notices()] == [Event.BACKUP_FINISHED]
     running.commit()
     running.store.close()
-    original = example.machine_of(running.store.path)
-    known = {it: job for it, job in census.persisted(original)[0].items() if it in numbers}
-    assert census.persisted(machine)[0] == known
-    assert census.persisted(machine)[1:] == census.persisted(original)[1:]
+    copied, original = example.persisted_in(copy), example.persisted_in(running.store.path)
+    assert copied[0] == {it: job for it, job in original[0].items() if it in numbers}
+    assert copied[1:] == original[1:]
 
 
 def test_a_broker_that_stops_leaves_no_half_copy(running: Running, tmp_path: Path) -> None:

@@ -96,6 +96,16 @@ has on the disk already: a commit is synced there in half the time."""
 
 LOOK_S: Final = 1.0
 """How often a full disk is looked at, when there is nothing to commit."""
+IDLE_S: Final = 1.0
+"""How long nothing is to be committed before the file is tidied up."""
+RESTING_PAGES_MAX: Final = 32
+"""Pages that hold nothing and stay in a file that rests: 256 KiB."""
+SPARE_PAGES_MAX: Final = 1_024
+"""Those that stay in one that does not, 8 MiB: as many come and go with the log."""
+SHRINK_PAGES: Final = 64
+"""Pages that are given back in one step, 512 KiB: less than ten milliseconds."""
+GONE_BYTES: Final = 128
+"""A job that has gone counts as much, when the log is trimmed in steps."""
 BACKUP_PAUSE_S: Final = 0.001
 """Between two steps of a copy, so that it leaves most of the disk to others."""
 
@@ -128,6 +138,13 @@ class SqliteStore:
 
     durable = True
     apart_bytes_min = BODY_APART_BYTES_MIN
+    _restless = False
+    """Since it was tidied up last, something was committed."""
+    _rests = False
+    """It is being tidied up, because nothing was to be committed for a while."""
+    _free_bytes_min = 0
+    _backup: Backup | None = None
+    """The last one."""
 
     def __init__(
         self,
@@ -169,9 +186,6 @@ class SqliteStore:
         self._thread: threading.Thread | None = None
         self._notices: list[Notice] = []
         self._room = Room(self.path)
-        self._free_bytes_min = 0
-        self._backup: Backup | None = None
-        """The last one."""
         self._guard: sqlite3.Connection | None = None
         self._connection: sqlite3.Connection | None = None
         self._run: Callable[..., sqlite3.Cursor]
@@ -442,10 +456,9 @@ class SqliteStore:
     def _keep(self) -> None:
         while True:
             try:
-                work = self._work.get(timeout=LOOK_S if self.full else None)
+                work = self._work.get(timeout=self._pause_s())
             except queue.Empty:
-                if self._look():
-                    self._ring()
+                self._idle()
                 continue
             if work is None:
                 return
@@ -454,6 +467,70 @@ class SqliteStore:
             else:
                 self._commit(*work)
             self._ring()
+
+    def _pause_s(self) -> float | None:
+        """How long to wait for a commit before there is something else to do; None: there is nothing else."""
+        if self._rests:
+            return 0.0
+        if self._restless:
+            return IDLE_S
+        return LOOK_S if self.full else None
+
+    def _idle(self) -> None:
+        """There is nothing to commit: a step of tidying up, so small that a commit can wait for it."""
+        self._rests = self._restless
+        changed = self._look()
+        if self._restless:
+            try:
+                self._restless = self._rests = self._tidy()
+            except sqlite3.Error as error:
+                self._error = failed(self.path, error)
+                self._restless = self._rests = False
+                changed = True
+        if changed:
+            self._ring()
+
+    def rest(self) -> None:
+        """Does at once what is done in small steps when there is nothing to commit; for stores without a thread."""
+        while self._tidy():
+            pass
+
+    def _tidy(self) -> bool:
+        """One step towards the smallest file: the log goes into rows, and what has gone leaves room, which is given
+        back. False: nothing is left to do.
+        """
+        if self._log:
+            turns: list[_Turn] = []
+            weight = 0
+            while self._log and weight < self._trim_bytes:
+                turns.append(self._log.popleft())
+                self._log_bytes -= turns[-1].size
+                weight += _weight(turns[-1])
+            self._run("begin immediate")
+            self._promote(turns)
+            self._run("commit")
+            self._promoted = turns[-1].number
+            return True
+        try:
+            self._run("begin immediate")
+            left = self._shrink(RESTING_PAGES_MAX)
+            self._run("commit")
+            if not left:
+                self._run("pragma wal_checkpoint(truncate)").fetchall()
+        except sqlite3.Error as error:
+            if code_of(error) != sqlite3.SQLITE_FULL:
+                raise
+            with contextlib.suppress(sqlite3.Error):
+                self._run("rollback")  # it stays as large as it is
+            return False
+        return left
+
+    def _shrink(self, spare_pages: int) -> bool:
+        """Gives pages back that hold nothing, where there are more than this; some at a time."""
+        (free,) = self._run("pragma freelist_count").fetchone()
+        for _ in range(min(free - spare_pages, SHRINK_PAGES)):
+            self._run("pragma incremental_vacuum(1)")  # Python takes one step of it, and a step is one page
+        return bool(free > spare_pages)
 
     def _look(self) -> bool:
         """Whether there is room; True where that has changed."""
@@ -486,6 +563,7 @@ class SqliteStore:
             self._error = error if isinstance(error, StoreFailed) else failed(self.path, error)
         else:
             self._settled = turn
+        self._restless, self._rests = True, False
         self._look()
         self._busy = False
 
@@ -503,6 +581,7 @@ class SqliteStore:
             raise StoreFailed(f"{self.path}: another broker has this store now")
         if trimmed:
             self._promote(trimmed)
+            self._shrink(SPARE_PAGES_MAX)
             run("commit")
             self._promoted = trimmed[-1].number
 
@@ -664,6 +743,11 @@ class _Change:
                 self.bodies.pop(number, None)
                 self.bodiless.append(number)
         self.rows[number * TAGS + _TAGS[type(record)]] = record
+
+
+def _weight(turn: _Turn) -> int:
+    """What it costs that a turn leaves the log, in bytes of others: to delete a row takes as long as to write one."""
+    return turn.size + sum(GONE_BYTES * len(record.numbers) for record in turn.records if type(record) is Gone)
 
 
 def _nobody() -> None:
