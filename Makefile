@@ -6,11 +6,13 @@ BIN := .venv/bin
 SEED ?= 1
 JOBS ?= 1000000
 IMAGES ?= 100000
+MINUTES ?= 4
+KILLS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types check bench simulate crashes clean
+.PHONY: help setup demo test lint types check bench simulate crashes torture clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +42,9 @@ simulate: setup ## play many small faulty worlds (SEED=1 JOBS=1000000)
 
 crashes: setup ## cut the power at every write of a store (IMAGES=100000 SEED=1 ARGS='--jobs 2')
 	@$(BIN)/python -m tests.store.crash_images --images $(IMAGES) --seed $(SEED) $(ARGS)
+
+torture: setup ## kill -9 broker, workers and clients at random, and account for every job (MINUTES=4 or KILLS=200, SEED=1)
+	@$(BIN)/python -m relet.testing.torture --seed $(SEED) $(if $(KILLS),--kills $(KILLS),--minutes $(MINUTES)) $(ARGS)
 
 clean: ## remove .venv and everything that was built
 	@rm -rf .venv .venv.lock build dist benchmarks/build .pytest_cache .mypy_cache .ruff_cache .hypothesis lib/*.egg-info
