@@ -12,7 +12,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types check bench simulate crashes torture clean
+.PHONY: help setup demo test lint types check bench simulate crashes faults torture clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ crashes: setup ## cut the power at every write of a store (IMAGES=100000 SEED=1 
 
 torture: setup ## kill -9 broker, workers and clients at random, and account for every job (MINUTES=4 or KILLS=200, SEED=1)
 	@$(BIN)/python -m relet.testing.torture --seed $(SEED) $(if $(KILLS),--kills $(KILLS),--minutes $(MINUTES)) $(ARGS)
+
+faults: setup ## a real broker, with a fault at each call to the disk of its store (ARGS='--jobs 2 --only "eio sync"')
+	@$(BIN)/python -m tests.end_to_end.store_faults $(ARGS)
 
 clean: ## remove .venv and everything that was built
 	@rm -rf .venv .venv.lock build dist benchmarks/build .pytest_cache .mypy_cache .ruff_cache .hypothesis lib/*.egg-info

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,14 @@ while True:
 class Program:
     """A child process whose lines are read as they come; it ends with the test, by its id."""
 
-    def __init__(self, *command: str, reads: str, descriptors_max: int | None = None) -> None:
+    def __init__(
+        self,
+        *command: str,
+        reads: str,
+        descriptors_max: int | None = None,
+        surroundings: Mapping[str, str] | None = None,
+    ) -> None:
+        """`surroundings`: its environment; None: ours."""
         limits: Callable[[], None] | None = None
         if descriptors_max is not None:
 
@@ -57,6 +64,7 @@ class Program:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if reads == "stdout" else subprocess.DEVNULL,
             stderr=subprocess.PIPE if reads == "stderr" else None,
+            env=surroundings,
             preexec_fn=limits,  # noqa: PLW1509 - no thread of the test holds a lock that the child needs
         )
         self.lines: list[str] = []
