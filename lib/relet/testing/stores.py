@@ -22,9 +22,16 @@ class LateStore:
     durable = False
 
     def __init__(
-        self, on_append: Callable[[int], None] = lambda _turn: None, *, apart_bytes_min: int = NEVER
+        self,
+        on_append: Callable[[int], None] = lambda _turn: None,
+        *,
+        apart_bytes_min: int = NEVER,
+        commits_one: bool = False,
     ) -> None:
-        """`on_append` hears the number of each turn that brings records; `apart_bytes_min` as for `MemoryStore`."""
+        """`on_append` hears the number of each turn that brings records; `apart_bytes_min` as for `MemoryStore`;
+        `commits_one`: nothing is taken until what was taken before is safe.
+        """
+        self._commits_one = commits_one
         self.apart_bytes_min = apart_bytes_min
         self.safe = MemoryStore(apart_bytes_min=apart_bytes_min)
         """What would be found after a crash."""
@@ -65,8 +72,8 @@ class LateStore:
         return []
 
     def busy(self) -> bool:
-        """Never: turns are taken as they come."""
-        return False
+        """A commit is under way, where there is one at a time; else turns are taken as they come."""
+        return self._commits_one and bool(self.pending)
 
     def settled(self) -> int:
         """The last turn that is safe."""

@@ -107,6 +107,8 @@ class Config(msgspec.Struct, kw_only=True):
     freezes: bool = True
     settles_ns: int | None = None
     """None: no store. 0: settles at once. Else: how long its disk takes, at the longest."""
+    commits_one: bool = False
+    """The store takes nothing while a commit is under way: what happens meanwhile gathers in the machine."""
     keeps_bodies: bool = False
     """The store has bodies where they can be read one by one, and memory lets go of them as soon as it may."""
     crashes: float = 0.0
@@ -146,6 +148,7 @@ def draw(rng: random.Random, *kinds: str) -> Config:
         faults=pick((0.0, 2.0, 10.0, 50.0)),
         freezes=rng.random() < 0.7,
         settles_ns=None if store < 0.7 else pick((0, MS, 10 * MS, 300 * MS)),
+        commits_one=0.775 <= store < 0.925,
         keeps_bodies=store >= 0.85,
         crashes=pick((0.0, 0.0, 0.5)),
         stalls=rng.random() < 0.2,
@@ -414,7 +417,8 @@ class World:
         self._settling = False
         self._store: LateStore | None = None
         if config.settles_ns is not None:
-            self._store = LateStore(self._appended, apart_bytes_min=1 if config.keeps_bodies else NEVER)
+            apart_bytes_min = 1 if config.keeps_bodies else NEVER
+            self._store = LateStore(self._appended, apart_bytes_min=apart_bytes_min, commits_one=config.commits_one)
             self._store.on_settled = self.judge.settled
             self.judge.frames_of = bodies_of(self._store)
         self._start_broker()
