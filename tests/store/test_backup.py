@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from tests.store import example
 from relet.events import Event
 from relet.messages import Accepted
 from relet.store import BackupRefused
+from relet.store.file import give_name
 from relet.store.memory import MemoryStore
 from relet.store.sqlite import SqliteStore
 
@@ -137,6 +139,23 @@ def test_what_is_there_is_not_written_over(running: Running, tmp_path: Path) -> 
     assert (tmp_path / "there.db").read_text() == "precious"
     with pytest.raises(BackupRefused, match="in memory"):
         MemoryStore().back_up("/copy.db")
+
+
+def test_a_file_system_without_links_will_do(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the copy is renamed, where nobody else has the name."""
+
+    def unlinked(made: object, path: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", unlinked)
+    running.store.back_up(str(tmp_path / "copy.db"))
+    running.wait()
+    assert example.machine_of(tmp_path / "copy.db").open == 407
+    assert not list(tmp_path.glob("*.making"))
+    with pytest.raises(FileExistsError):
+        give_name(tmp_path / "jobs.db", tmp_path / "copy.db")
 
 
 def test_a_copy_that_has_no_room_is_not_begun(

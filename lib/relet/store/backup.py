@@ -17,7 +17,7 @@ from typing import Final
 from relet.core.effects import Notice
 from relet.events import Event
 from relet.store import BackupRefused, BackupState
-from relet.store.file import sync_folder
+from relet.store.file import give_name
 
 STEP_PAGES: Final = 32
 """Pages of one step: of 8 KiB, 256 KiB, less than a millisecond."""
@@ -93,8 +93,7 @@ class Backup:
         with contextlib.closing(sqlite3.connect(self._made, isolation_level=None)) as copy:
             source.backup(copy, pages=STEP_PAGES, progress=stepped, sleep=0.001)
         os.fsync(self._descriptor)
-        os.link(self._made, self._path)  # unlike a renaming, it takes nobody's place
-        sync_folder(self._path)
+        give_name(self._made, self._path)
 
     def _let_go(self) -> None:
         if self._descriptor >= 0:

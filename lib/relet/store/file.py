@@ -127,6 +127,19 @@ def write_again(path: Path) -> None:
         os.close(log)
 
 
+def give_name(made: Path, path: Path) -> None:
+    """Calls a new file by its name for good, and takes nobody's place. Raises `FileExistsError` where there is one."""
+    try:
+        os.link(made, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        if path.exists():  # a file system without links: a moment remains in which somebody else may make it
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        made.rename(path)
+    sync_folder(path)
+
+
 def sync_folder(path: Path) -> None:
     """Makes safe the names of the file and of the log beside it. Else a power cut may leave one of them without the
     other, or bring back a log that the process before has removed. SQLite does that, too, and does not look whether it

@@ -11,7 +11,6 @@ takes a part for the whole. Bytes are written in base64. What is not said has it
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +37,7 @@ from relet.messages import (
 )
 from relet.store import StoreUnusable
 from relet.store.examination import check_restorable
-from relet.store.file import RESTORE, size_of, sync_folder
+from relet.store.file import RESTORE, give_name, size_of
 from relet.store.schema import TAGS
 from relet.store.sqlite import SqliteStore
 
@@ -135,10 +134,9 @@ def imported(path: Path, lines: Iterable[bytes]) -> int:
         count = _fill(made, lines)
         check_restorable(made)
         try:
-            os.link(made, path)  # unlike a renaming, it takes nobody's place
+            give_name(made, path)
         except FileExistsError:
             raise StoreUnusable("unwritable", f"{path} is there already: somebody else has made it") from None
-        sync_folder(path)
         return count
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
