@@ -81,7 +81,7 @@ def test_one_job_from_hello_to_receipt(any_site: Site) -> None:
     client, worker = Client(site), Worker(site, credit=1)
     assert client.welcome is not None
     assert worker.welcome is not None
-    assert worker.welcome.limits.keys() == {*client.welcome.limits, "credit", "run_ms", "retry_ms"}
+    assert worker.welcome.limits.keys() == {*client.welcome.limits, "credit", "jobs", "run_ms", "retry_ms"}
     assert client.welcome.heartbeat_ms * 4 == client.welcome.liveness_ms == 10_000
     request = client.submit(b"resize", b"", b"x" * 100_000, headers={"a": "b"}, ack=True)
     admitted = client.hear(Submitted)[0].jobs[0]
