@@ -11,6 +11,7 @@ takes longer than `STALL_NS`, is such a time.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -69,6 +70,18 @@ def _tokens() -> Iterator[bytes]:
     """Unguessable tokens of 16 bytes, drawn in blocks: one call to the system for each token would cost 326 ns."""
     while True:
         yield from _TOKEN.unpack(os.urandom(_TOKEN.size))
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """A million objects that all stay make the collector look at them again and again, in vain."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _parsed(texts: Mapping[str, str | None]) -> dict[str, Endpoint]:
@@ -236,7 +249,8 @@ class Broker:
         self._closing.callback(self._store.close)
         began = time.monotonic_ns()
         try:
-            self._machine.load(self._store.load(), self._clock.now())
+            with _without_collector():
+                self._machine.load(self._store.load(), self._clock.now())
         except BadRecords as error:
             text = f"{self._store.name} is damaged ({error}): restore it from a backup, or name another file"
             raise StoreUnusable("corrupt", text) from error

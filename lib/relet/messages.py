@@ -186,9 +186,12 @@ def held_bytes(body: JobBody, path: Path) -> int:
     return len(body) + len(path)
 
 
-def kept_body(number: int, body: Body) -> KeptBody:
-    """What remains in memory of a body that the store has by this number."""
-    return KeptBody(number, body_bytes(body), len(body) if type(body) is tuple else 1)
+def kept_body(number: int, body: Body, known: int = 0) -> KeptBody:
+    """What remains in memory of a body that the store has by this number. `known`: a size that it may be, which is then
+    the same object: a million are 32 MB.
+    """
+    size = body_bytes(body)
+    return KeptBody(number, known if known == size else size, len(body) if type(body) is tuple else 1)
 
 
 HEADER_BYTES = 64

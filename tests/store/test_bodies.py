@@ -38,10 +38,10 @@ def store(path: Path) -> Iterator[SqliteStore]:
 
 def test_a_read_waits_for_no_commit(store: SqliteStore) -> None:
     """The keeper's connection is in the middle of a transaction; what that does is not seen."""
-    store._run("begin immediate")  # noqa: SLF001 - as a commit does that takes long
-    store._run("delete from bodies")  # noqa: SLF001
+    store._run("begin immediate")
+    store._run("delete from bodies")
     assert store.bodies([1, 2, 3]) == [(A,), (B,), (C,)]
-    store._run("commit")  # noqa: SLF001
+    store._run("commit")
     assert store.bodies([1, 2, 3]) == [None] * 3
 
 
@@ -57,7 +57,7 @@ def test_many_are_read_at_once(store: SqliteStore) -> None:
 def test_the_reader_cannot_write_and_does_not_checkpoint(store: SqliteStore) -> None:
     """docs/decisions/0013-kept-on-disk.md: "nothing but the keeper does": it is told so, and heeds it."""
     store.bodies([1])
-    reader = store._reader  # noqa: SLF001 - nobody else should have it
+    reader = store._reader
     assert reader is not None
     with pytest.raises(Exception, match="readonly"):
         reader.execute("delete from bodies")
@@ -92,12 +92,12 @@ def test_one_damaged_row_takes_no_other_with_it(path: Path) -> None:
 
 def test_a_body_that_was_cut_short_is_none(store: SqliteStore) -> None:
     """As SQLite sees it, all is well."""
-    store._run("update bodies set frames = substr(frames, 1, 100) where number = 2")  # noqa: SLF001
+    store._run("update bodies set frames = substr(frames, 1, 100) where number = 2")
     assert store.bodies([1, 2, 3]) == [(A,), None, (C,)]
 
 
 def test_a_file_that_cannot_be_read_at_all(store: SqliteStore) -> None:
     """That is no damage of one body: whoever asked must stop."""
-    store._run("drop table bodies")  # noqa: SLF001 - an error of SQLite's that is no damage
+    store._run("drop table bodies")
     with pytest.raises(StoreFailed, match="cannot be read"):
         store.bodies([1])

@@ -38,7 +38,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of the bodies, return paths and headers of all open jobs together, in memory or on disk, because one of
     the two must hold them; the same reserve, the same push-back. Ledgers are not in it: `ledger_bytes_max` bounds
     each."""
-    bodies_memory_bytes_max: int = 256 * MIB
+    bodies_memory_bytes_max: int = 128 * MIB
     """Bytes of bodies of open jobs that are kept in memory besides the store, where there is one: above it, bodies of
     1 KiB and more are let go from memory once they have rows of their own, and read back when their jobs are handed
     over. The youngest 8 MiB of records have no rows yet."""

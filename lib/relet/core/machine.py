@@ -819,7 +819,7 @@ class Machine:
             for job in large.popleft()[1]:
                 body = job.body
                 if room < 0 and job.state not in FINAL and type(body) is not KeptBody and body_bytes(body) >= bytes_min:
-                    job.body = kept_body(job.number, body)
+                    job.body = kept_body(job.number, body, job.size)
                     room += self._is_away(job)
 
     def _is_away(self, job: Job, times: int = 1) -> int:
@@ -898,15 +898,21 @@ class Machine:
         """Plain jobs of one queue, that nobody has had yet."""
         if not jobs:
             return
-        usual, size = self.terms, 0
+        usual, differ, size, away = self.terms, False, 0, 0
         for job in jobs:
             body = job.body
-            size += len(body) if type(body) is bytes and job.headers is None else held(job)
             if type(body) is KeptBody:
-                self.away_bytes += held_bytes(body, b"")
-            self._terms_differ |= job.terms is not usual
+                away += body.size if body.frames == 1 else held_bytes(body, b"")
+                if job.headers is not None:
+                    size += headers_held(job.headers)
+            else:
+                size += len(body) if type(body) is bytes and job.headers is None else held(job)
+            if job.terms is not usual:
+                differ = True
+        self._terms_differ |= differ
         self.open += len(jobs)
-        self.open_bytes += size
+        self.open_bytes += size + away
+        self.away_bytes += away
         if queue is not self.queue:
             queue.open += len(jobs)
             self.elsewhere += len(jobs)

@@ -897,8 +897,12 @@ class Requests:
             for job in jobs:
                 self.restore(job)
             return
-        self._jobs.update([(job.request, job) for job in jobs if job.request is not None])
-        self._by_id.update([(job.id, job) for job in jobs if job.id])
+        known, by_id = self._jobs, self._by_id
+        for job in jobs:
+            if job.request is not None:
+                known[job.request] = job
+            if job.id:
+                by_id[job.id] = job
         self.open += len(jobs)
 
     def restore(self, job: Job) -> None:
