@@ -57,6 +57,9 @@ ALL_AT_ONCE: Final = 0.1
 """How often one of each kind is killed at a time."""
 VICTIMS: Final = {"broker": 40, "worker": 30, "client": 30}
 """Else how often, in percent."""
+SPARED: Final = 0.75
+"""How often a broker is spared that does not serve yet: to kill one while it starts is worth a try, and one after
+the other would do nothing else."""
 PORTS: Final = range(20_000, 32_768)
 """Below those that systems give to connections of their own accord: a peer that keeps connecting to one of these while
 the broker is away may connect to itself."""
@@ -246,6 +249,8 @@ class Torture:
             kinds = list(VICTIMS)
             if self._fate.random() >= ALL_AT_ONCE:
                 kinds = self._fate.choices(kinds, list(VICTIMS.values()))
+            if self._fate.random() < SPARED and not self._programs["broker"][0].serves.is_set():
+                kinds = [kind for kind in kinds if kind != "broker"]
             victims = [(kind, self._fate.choice(self._programs[kind])) for kind in kinds]
             killed = [(kind, program) for kind, program in victims if program.kill()]
             for kind, program in killed:

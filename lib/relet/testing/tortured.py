@@ -52,11 +52,12 @@ from relet.testing.account import (
 )
 from relet.worker import FailJob, Worker
 
-KEEP_S: Final = 60.0
-"""How long the broker is asked to keep outcomes that were received, because a client may be killed between that and
-writing it down."""
-AGAIN_S: Final = 20.0
-"""Outcomes that are not older are asked for once more: well within the time that they are kept for."""
+KEEP_S: Final = 150.0
+"""How long after its end the broker is asked to keep an outcome that was received, because a client may be killed
+between that and writing it down; brokers that are killed one after the other may make it wait for long before."""
+AGAIN_S: Final = 45.0
+"""Outcomes of jobs that were first asked for within it are asked for once more: they are kept for longer than that,
+whenever the job has ended."""
 AGAIN_MAX: Final = 30
 BATCH: Final = 20
 """Jobs that are handed over at a time."""
@@ -81,6 +82,8 @@ class Asked(msgspec.Struct):
     name: str
     recipe: str
     request_id: bytes
+    since: float
+    """When it was written down: seconds of `time.monotonic()`."""
     acknowledged: bool = False
 
     @property
@@ -95,8 +98,8 @@ class Past(msgspec.Struct):
     number: int = 0
     """Of the last job."""
     open: dict[str, Asked] = msgspec.field(default_factory=dict)
-    finished: dict[str, tuple[Asked, str, float]] = msgspec.field(default_factory=dict)
-    """Job, outcome and moment, oldest first."""
+    finished: list[Asked] = msgspec.field(default_factory=list)
+    """In the order of their ends."""
 
 
 def pasts(path: Path) -> dict[str, Past]:
@@ -107,13 +110,13 @@ def pasts(path: Path) -> dict[str, Past]:
         past = found.setdefault(lane, Past())
         if kind == ATTEMPTED:
             past.number = max(past.number, int(number))
-            past.open.setdefault(name, Asked(name, fields[1], bytes.fromhex(fields[2])))
+            past.open.setdefault(name, Asked(name, fields[1], bytes.fromhex(fields[2]), float(fields[3])))
         elif kind == ACKNOWLEDGED and name in past.open:
             past.open[name].acknowledged = True
         elif kind == UNKNOWN:
             past.open.pop(name, None)
         elif kind == FINISHED and name in past.open:
-            past.finished[name] = past.open.pop(name), fields[0], float(fields[1])
+            past.finished.append(past.open.pop(name))
     return found
 
 
@@ -146,15 +149,15 @@ class Lane:
             plan, work_ms, fill = (
                 fate.choices(list(table), list(table.values()))[0] for table in (PLANS, WORK_MS, FILL)
             )
-            drawn.append(Asked(name, f"{plan},{work_ms},{fill}", fate.randbytes(16)))
+            drawn.append(Asked(name, f"{plan},{work_ms},{fill}", fate.randbytes(16), time.monotonic()))
         self._book.write(*((ATTEMPTED, it.name, self._way, it.recipe, it.request_id.hex()) for it in drawn))
         return drawn
 
     def _ask_again(self) -> None:
         """For outcomes that a predecessor had."""
         recent = time.monotonic() - AGAIN_S
-        for asked, _, moment in list(self._past.finished.values())[-AGAIN_MAX:]:
-            if moment > recent:
+        for asked in self._past.finished[-AGAIN_MAX:]:
+            if asked.since > recent:
                 self._settle(asked, partial(self._client.result, asked.request_id), AGAIN)
 
     def _enqueue(self) -> None:
