@@ -19,8 +19,8 @@ from relet.events import Event
 from relet.store import BackupRefused, BackupState
 from relet.store.file import give_name
 
-STEP_PAGES: Final = 32
-"""Pages of one step: of 8 KiB, 256 KiB, less than a millisecond."""
+STEP_PAGES: Final = 64
+"""Pages of one step: of 4 KiB, 256 KiB, less than a millisecond."""
 SYNC_STEPS: Final = 32
 """Steps after which the copy is synced: 8 MiB, so that its end is not one long sync in which nothing is committed."""
 

@@ -90,7 +90,7 @@ BODY_APART_BYTES_MIN: Final = 1024
 """Promoted bodies from this size on have a row of their own, so that a start need not read them."""
 ROWS_A_STATEMENT: Final = 250
 """Rows that one statement writes: their parameters lie below the 999 that any build of SQLite allows."""
-WAL_PAGES_MAX: Final = 1_000
+WAL_PAGES_MAX: Final = 2_000
 """Pages in the write-ahead log after which they are copied into the file. The log then begins again, in space that it
 has on the disk already: a commit is synced there in half the time."""
 
@@ -98,11 +98,11 @@ LOOK_S: Final = 1.0
 """How often a full disk is looked at, when there is nothing to commit."""
 IDLE_S: Final = 1.0
 """How long nothing is to be committed before the file is tidied up."""
-RESTING_PAGES_MAX: Final = 32
+RESTING_PAGES_MAX: Final = 64
 """Pages that hold nothing and stay in a file that rests: 256 KiB."""
-SPARE_PAGES_MAX: Final = 1_024
+SPARE_PAGES_MAX: Final = 2_048
 """Those that stay in one that does not, 8 MiB: as many come and go with the log."""
-SHRINK_PAGES: Final = 64
+SHRINK_PAGES: Final = 128
 """Pages that are given back in one step, 512 KiB: less than ten milliseconds."""
 GONE_BYTES: Final = 128
 """A job that has gone counts as much, when the log is trimmed in steps."""
