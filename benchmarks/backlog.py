@@ -1,8 +1,7 @@
 """Backlogs on disk: more waiting jobs than memory would hold with their bodies, and how soon a broker that was killed
 serves again.
 
-The files lie in `benchmarks/build/`, as those of `durable` do. A backlog takes twice its bytes there: a body of 4 KiB
-has a page of 8 KiB to itself.
+The files lie in `benchmarks/build/`, as those of `durable` do; the largest takes up to 17 GB there.
 """
 
 import contextlib
