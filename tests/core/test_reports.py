@@ -1489,6 +1489,53 @@ def test_the_lease_of_a_claimed_job_stands_in_the_order_of_all_leases(talk: Any)
     assert (it.state(b"a"), it.state(b"b")) == ("AVAILABLE", "RUNNING")
 
 
+def test_a_lease_that_was_extended_is_not_over_early_after_a_restart(talk: Any) -> None:
+    """Found by the model, when it was told of extensions: the moment was written down as the millisecond before it."""
+    it = talk(store=MemoryStore(), timeout_ns=1 * S)
+    c, w = it.client(), it.worker(credit=1)
+    c.submit(b"a")
+    w.start(b"a")
+    it.wait(MS - 1)
+    w.extend(b"a", 5_000)
+    it.wait(1)
+    it.begin()
+    w.connect()
+    assert w.hello(running=(b"a",)).lost == ()
+    it.wait(5 * S - 2)
+    assert it.state(b"a") == "RUNNING"
+    it.wait(MS)
+    assert it.state(b"a") == "AVAILABLE"
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_an_extension_is_of_one_attempt(talk: Any, restarts: bool) -> None:
+    """Found when the model was told of extensions: an attempt that was given back has no number any more, and the next
+    one, which has the same, had its extension when it was claimed.
+    """
+    it = talk(store=MemoryStore(), timeout_ns=1 * S)
+    c, w = it.client(), it.worker(credit=1)
+    c.submit(b"a")
+    w.start(b"a")
+    w.extend(b"a", 5_000)
+    w.hand_back(b"a")
+    it.wait(HAND_BACK_NS)
+    w.ask()
+    w.start(b"a")
+    assert it.job(b"a").attempts == 1
+    if restarts:
+        it.begin()
+    else:
+        w.lose()
+        it.wait(it.machine.limits.session_grace_ns)
+        assert it.state(b"a") == "AVAILABLE"
+    w.connect()
+    assert w.hello(running=(b"a",)).lost == ()
+    it.wait(1 * S - 1)
+    assert it.state(b"a") == ("RUNNING" if restarts else "AVAILABLE")
+    it.wait(1)
+    assert it.state(b"a") == "AVAILABLE"
+
+
 @pytest.mark.parametrize("verb", ["partial", "progress", "extend"])
 @pytest.mark.parametrize("state", ["HELD", "RUNNING"])
 def test_a_report_on_a_job_of_an_earlier_life_claims_it(talk: Any, state: str, verb: str) -> None:

@@ -378,7 +378,7 @@ def given_back(job: Job) -> None:
     if not to:
         raise _illegal(job, Happened.GIVEN_BACK)
     if job.state == RUNNING:
-        job.attempts -= 1
+        _uncounted(job)
     job.state = to
     job.handovers += 1
     job.holder = None
@@ -388,10 +388,16 @@ def given_back(job: Job) -> None:
 def handed_back(job: Job, *, counts: bool = True) -> None:
     """Its worker does not want it; it waits for its `due_ns`. `counts`: whether that is a hand-over in vain."""
     if job.state == RUNNING:
-        job.attempts -= 1
+        _uncounted(job)
     _moved(job, Happened.HANDED_BACK)
     job.handovers += counts
     job.seq = -abs(job.seq)
+
+
+def _uncounted(job: Job) -> None:
+    """The next attempt has the number of this one, and not its extension."""
+    job.attempts -= 1
+    job.extended = 0
 
 
 def answered(jobs: Iterable[Job], now: int) -> None:

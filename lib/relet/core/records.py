@@ -83,7 +83,7 @@ def attempt(machine: Machine, job: Job, pause_ns: int = 0) -> Attempt:
     """Where an open job stands. `pause_ns`: how long it waits from now on, where it is DELAYED."""
     due_ms = machine.wall_ms(job.due_ns + 999_999) if job.state == DELAYED else 0  # never early
     if job.extended and job.extended == job.attempts and job.state == RUNNING:
-        due_ms = machine.wall_ms(job.ends_ns)
+        due_ms = machine.wall_ms(job.ends_ns + 999_999)  # likewise
     return Attempt(
         job.number,
         int(job.state),
