@@ -1,5 +1,5 @@
 """The machine's native half against a model of it that is slow, small and plain: sessions, starts, claims, reports,
-requests, receipts and askers, in any order, beside workers of 2010.
+pauses, deadlines, requests, receipts and askers, in any order, beside workers of 2010.
 
 The model is a list of jobs and two tables of peers. It looks through all of them for everything, and knows no timer, no
 lane, no line of workers and no heap. Who of several askers gets a job, and what is recalled, it does not foretell; it
@@ -46,6 +46,7 @@ from relet.core.requests import TRANSIT_NS, Requests
 from relet.core.roster import Session
 from relet.core.settings import QueueSettings
 from relet.messages import (
+    BackoffMs,
     Cancel,
     ClientHello,
     Error,
@@ -86,6 +87,15 @@ TERMS: list[dict[str, Any]] = [
     {"gone": "cancel"},
     {"gone": "cancel", "late": "current", "keep_ms": 2_000},
     {"keep_ms": 2_000},
+    {"backoff": BackoffMs(curve="exponential", base_ms=100, cap_ms=250)},
+    {"tries": 3, "errors_max": 2, "timeouts_max": 1, "backoff": BackoffMs(curve="linear", base_ms=150)},
+    {"tries": 0, "losses_max": 2, "backoff": BackoffMs(curve="fixed", base_ms=300)},
+    {"delay_ms": 200},
+    {"deadline_ms": 1_000},
+    {"start_ms": 250},
+    {"delay_ms": 200, "start_ms": 300, "deadline_ms": 1_000, "takes_ms": 300},
+    {"run_ms": 500, "deadline_ms": 1_200, "takes_ms": 200, "backoff": BackoffMs(curve="fixed", base_ms=100)},
+    {"run_ms": 700, "silence_ms": 300, "start_ms": 5_000, "deadline_ms": 6_000, "late": "current"},
 ]
 PLACES: dict[int, dict[str, Any]] = {3: {"priority": 5}, 4: {"priority": -5, "fair": "a"}}
 """By request: which stands where."""
@@ -107,8 +117,19 @@ class MJob(msgspec.Struct, eq=False):
     ends_alone: bool
     keep: int
     accepted: int
+    tries: int | None
     priority: int = 0
     fair: str = ""
+    failures_max: tuple[int | None, int | None, int | None] = (None, None, None)
+    """Of the tries those that may fail, take too long, be lost."""
+    backoff: BackoffMs | None = None
+    start: int = NEVER
+    total: int = NEVER
+    takes: int = 0
+    age: int = 0
+    """How long before its acceptance it was first asked for."""
+    accepted_ms: int = 0
+    """As it is written down."""
     state: int = AVAILABLE
     attempts: int = 0
     handovers: int = 0
@@ -121,6 +142,14 @@ class MJob(msgspec.Struct, eq=False):
     ends: int = NEVER
     quiet: int = NEVER
     due: int = NEVER
+    due_ms: int = 0
+    pause_ms: int = 0
+    """As they are written down of a job that is delayed."""
+    extended: int = 0
+    """The attempt that was extended, the last one ..."""
+    extended_to: int = 0
+    extended_ms: int = 0
+    """... and until when, also as it is written down."""
     recalled: int = NEVER
     causes: tuple[str, ...] = ()
     lost_last: bool = False
@@ -218,6 +247,8 @@ class AgainstTheModel(RuleBasedStateMachine):
         self.tokens: list[bytes] = []
         self.ends: list[int] = []
         """Numbers of the jobs whose outcomes are kept, oldest end first."""
+        self.together: set[int] | None = None
+        """Of them, those that are ending at this moment, of which it is not foretold who is first."""
         self.told: list[tuple[str, bytes, int]] = []
         """What the machine should have told natively since the last look."""
         for _ in range(2):
@@ -226,7 +257,7 @@ class AgainstTheModel(RuleBasedStateMachine):
         self.worker_arrives(QUEUES[0], FEATURES[0])
 
     def make(self, *, keeps: bool) -> Machine:
-        drawn = (b"%010d-token" % number for number in itertools.count(self.drawn))
+        drawn = (b"%08d a token" % number for number in itertools.count(self.drawn))  # an id takes the first half
         machine = self.kind(
             drawn,
             tries=self.tries,
@@ -269,16 +300,70 @@ class AgainstTheModel(RuleBasedStateMachine):
         if job.silence is not None:
             job.quiet = self.now + job.silence
 
-    def fails(self, job: MJob, cause: str, *, retry: int = 0, final: bool = False) -> None:
+    def fails(self, job: MJob, cause: str, *, retry: int | None = None, final: bool = False) -> None:
         self.lets_go(job)
         job.causes = (*job.causes, cause)
+        spent = self.spent(job)
         if final:
             self.ends_as(job, DISCARDED, "failed")
-        elif self.tries is not None and job.attempts >= self.tries:
-            self.ends_as(job, DISCARDED, "tries_spent")
+        elif cause == "deadline":
+            self.ends_as(job, DISCARDED, "deadline")
+        elif spent:
+            self.ends_as(job, DISCARDED, spent)
         else:
-            job.state, job.due = (DELAYED, self.now + retry) if retry else (AVAILABLE, NEVER)
             job.lost_last = cause == "worker_lost"
+            self.waits(job, self.pause(job) if retry is None else retry)
+
+    def spent(self, job: MJob) -> str:
+        """Which budget of attempts is; "": none."""
+        if job.tries is not None and job.attempts >= job.tries:
+            return "tries_spent"
+        kinds = {"errors": ["failed"], "timeouts": ["expired", "silent"], "losses": ["worker_lost"]}
+        for (kind, causes), most in zip(kinds.items(), job.failures_max, strict=True):
+            if most is not None and sum(it in causes for it in job.causes) >= most:
+                return f"{kind}_spent"
+        return ""
+
+    def pause(self, job: MJob) -> int:
+        """As its backoff says."""
+        if job.backoff is None:
+            return 0
+        factors = {"fixed": 1, "linear": job.attempts, "exponential": 2 ** (job.attempts - 1)}
+        cap = NEVER if job.backoff.cap_ms is None else job.backoff.cap_ms
+        return min(job.backoff.base_ms * factors[job.backoff.curve], cap) * MS
+
+    def waits(self, job: MJob, pause: int = 0) -> None:
+        """It is available again, at once or later, if it is not too late then."""
+        if self.now + pause >= self.waits_until(job):
+            self.misses(job)
+        elif pause:
+            self.is_delayed(job, self.now + pause, -(-pause // MS))
+        else:
+            job.state = AVAILABLE
+
+    def is_delayed(self, job: MJob, due: int, pause_ms: int) -> None:
+        job.state, job.due, job.due_ms, job.pause_ms = DELAYED, due, -(-due // MS), pause_ms
+
+    def waits_until(self, job: MJob) -> int:
+        """When it is given up if it waits until then."""
+        asked = job.accepted - job.age
+        until = self.ends_at(job) - job.takes
+        return until if job.attempts or job.start == NEVER else min(until, asked + job.start)
+
+    def ends_at(self, job: MJob) -> int:
+        return NEVER if job.total == NEVER else job.accepted - job.age + job.total
+
+    def deadline(self, job: MJob) -> int:
+        """When it ends, as it stands."""
+        if job.state in (DELAYED, AVAILABLE):
+            return self.waits_until(job)
+        return self.ends_at(job) - (job.takes if job.state == HELD else 0)
+
+    def misses(self, job: MJob) -> None:
+        """A job that waits, or is held, comes too late."""
+        started = job.attempts or job.state in (HELD, RUNNING) or job.start == NEVER
+        by_start = not started and job.accepted - job.age + job.start <= self.ends_at(job) - job.takes
+        self.ends_as(job, DISCARDED, "start_deadline" if by_start else "deadline")
 
     def gives_back(self, job: MJob, *, by_worker: bool = False) -> None:
         pauses = by_worker and job.recalled == NEVER
@@ -287,12 +372,11 @@ class AgainstTheModel(RuleBasedStateMachine):
             job.attempts -= 1
         self.lets_go(job)
         job.handovers += not chosen or 2 * (job.handovers + 1) <= self.handovers_max
-        job.state, job.lost_last = AVAILABLE, False
-        if pauses:
-            pause = min(HAND_BACK_NS * 2 ** max(0, job.handovers - 1), HAND_BACK_NS_MAX)
-            job.state, job.due = DELAYED, self.now + pause
+        job.state, job.lost_last, job.extended = AVAILABLE, False, 0
         if job.handovers >= self.handovers_max:
             self.ends_as(job, DISCARDED, "handovers_spent")
+        else:
+            self.waits(job, min(HAND_BACK_NS * 2 ** max(0, job.handovers - 1), HAND_BACK_NS_MAX) if pauses else 0)
 
     def lost_with(self, job: MJob) -> None:
         if job.state == HELD:
@@ -314,15 +398,26 @@ class AgainstTheModel(RuleBasedStateMachine):
         job.askers = []
         job.kept = True
         self.ends.append(job.number)
+        if self.together is None:
+            self.forgets_oldest()
+        else:
+            self.together.add(job.number)
+
+    def end_together(self) -> None:
+        """In what order those have ended that did so at one moment, the machine says."""
+        real = [it.number for it in self.machine.requests.outcomes]
+        together, self.together = self.together or set(), None
+        order = {number: 1 + (real.index(number) if number in real else -1) for number in together}
+        self.ends.sort(key=lambda number: (number in order, order.get(number, 0)))
+        self.forgets_oldest()
+
+    def forgets_oldest(self) -> None:
         while len(self.ends) > OUTCOMES_MAX:
             oldest = self.jobs[self.ends[0]]
             self.forgotten = max(self.forgotten, oldest.accepted)
             self.forgets(oldest)
 
     def tells(self, name: str, as_id: bytes, job: MJob) -> None:
-        client = self.clients[name]
-        client.told += 1
-        client.unreceived.append((client.told, job.number))
         job.owed += 1
         self.told.append((name, as_id, job.number))
 
@@ -428,11 +523,22 @@ class AgainstTheModel(RuleBasedStateMachine):
                 ends_alone=terms.get("gone") == "cancel",
                 keep=terms.get("keep_ms", 0) * MS,
                 accepted=self.now,
+                tries=terms.get("tries", self.tries) or None,
                 priority=place.get("priority", 0),
                 fair=place.get("fair", ""),
+                failures_max=(terms.get("errors_max"), terms.get("timeouts_max"), terms.get("losses_max")),
+                backoff=terms.get("backoff"),
+                start=terms["start_ms"] * MS if "start_ms" in terms else NEVER,
+                total=terms["deadline_ms"] * MS if "deadline_ms" in terms else NEVER,
+                takes=terms.get("takes_ms", 0) * MS,
+                age=age * MS,
+                accepted_ms=self.now // MS,
                 askers=[(name, request_id)] if wait else [],
             )
             self.jobs[job.number] = job
+            due = self.now + (terms.get("delay_ms", 0) - age) * MS
+            if due > self.now:
+                self.is_delayed(job, due, -(-due // MS) - job.accepted_ms)
             (real,) = [it for it in (*self.machine.jobs(),) if it.number == job.number]
             assert real.again == bool(age and not self.keeps and self.now - age * MS < self.born)
         answers = [said.jobs[0] for _, said, _ in self.machine.promised if isinstance(said, Submitted)]
@@ -474,8 +580,8 @@ class AgainstTheModel(RuleBasedStateMachine):
         said = [said for _, said, _ in self.machine.promised if not isinstance(said, Cancel)]
         self.machine.promised.clear()
         if job is None:
-            forgets = self.machine.requests._aged or self.machine.counters.outcomes_forgotten
-            assert [it.state for it in said] in ([["unknown"], ["expired"]] if forgets else [["unknown"]])
+            forgets = self.machine.requests._aged or self.forgotten > -NEVER
+            assert [it.state for it in said] == ["expired" if forgets else "unknown"]
         elif wait and job.state in FINAL:
             assert said == []
             self.is_told_again(name, request_id, job)
@@ -523,6 +629,8 @@ class AgainstTheModel(RuleBasedStateMachine):
                 False,
                 0,
                 self.now,
+                self.tries,
+                accepted_ms=self.now // MS,
             )
 
     # --- Workers
@@ -569,7 +677,7 @@ class AgainstTheModel(RuleBasedStateMachine):
             if job is not None and job.holder == session.name:
                 continue
             if job is not None and token in running and job.seq and not job.holder:
-                if job.state == AVAILABLE and job.lost_last:
+                if job.state in (DELAYED, AVAILABLE) and job.lost_last:
                     job.causes = job.causes[:-1]
                     job.state, job.lost_last = RUNNING, False
                     self.claims(job, session)
@@ -585,7 +693,12 @@ class AgainstTheModel(RuleBasedStateMachine):
     def claims(self, job: MJob, session: MSession) -> None:
         job.holder, job.due = session.name, NEVER
         job.ends = NEVER if job.run is None else job.began + job.run
+        if job.extended == job.attempts:
+            self.is_extended(job, max(job.ends, job.extended_to))
         job.quiet = NEVER if job.silence is None else self.now + job.silence
+
+    def is_extended(self, job: MJob, until: int) -> None:
+        job.extended, job.ends, job.extended_to, job.extended_ms = job.attempts, until, until, -(-until // MS)
 
     def some_tokens(self, data: st.DataObject, session: MSession) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         mine = [it.token for it in self.held_by(session.name)]
@@ -725,12 +838,12 @@ class AgainstTheModel(RuleBasedStateMachine):
         if not job.holder:
             self.claims(job, session)
         if verb == "fail":
-            self.fails(job, "failed", retry=(retry or 0) * MS, final=final)
+            self.fails(job, "failed", retry=None if retry is None else retry * MS, final=final)
         elif verb == "extend":
             if self.now + run * MS > job.began + CEILING:
                 return "ceiling"
             if job.run is not None:
-                job.ends = max(job.ends, self.now + run * MS)
+                self.is_extended(job, max(job.ends, self.now + run * MS))
             self.heard_of(job)
         else:
             self.heard_of(job)
@@ -782,6 +895,8 @@ class AgainstTheModel(RuleBasedStateMachine):
         self.matches(lambda: data.draw(st.integers(0, 9)) == 0)
 
     def matches(self, fails: Callable[[], bool] = lambda: False) -> None:
+        if any(self.deadline(job) <= self.now for job in self.open(AVAILABLE)):  # it was first asked for long ago
+            self.time_passes(0)
         waiting = {queue: [it for it in self.open(AVAILABLE) if it.queue == queue] for queue in ("default", "q")}
         credit = self.credit()
         self.machine.match(self.now)
@@ -894,10 +1009,10 @@ class AgainstTheModel(RuleBasedStateMachine):
         self.now = until
 
     def moments(self, job: MJob) -> list[int]:
-        return [job.ends, job.quiet, job.due, job.recalled]
+        return [job.ends, job.quiet, job.due, job.recalled, self.deadline(job)]
 
     def next_due(self) -> int:
-        moments = [moment for job in self.open(DELAYED, HELD, RUNNING) for moment in self.moments(job)]
+        moments = [moment for job in self.open(DELAYED, AVAILABLE, HELD, RUNNING) for moment in self.moments(job)]
         for session in self.sessions.values():
             moments += [] if session.over else [min(session.away, session.heard + LIVENESS)]
             moments += [self.now] if session.over and self.held_by(session.name) else []
@@ -916,7 +1031,7 @@ class AgainstTheModel(RuleBasedStateMachine):
 
     def has_expired(self) -> None:
         """What `Machine.expire` should have done at this moment."""
-        now = self.now
+        now, self.together = self.now, set()
         for name, moment in list(self.old_lost):
             if moment <= now:
                 self.old_lost.remove((name, moment))
@@ -928,19 +1043,14 @@ class AgainstTheModel(RuleBasedStateMachine):
             if session.over:
                 for job in self.held_by(session.name):
                     self.lost_with(job)
-        for job in self.open(HELD, RUNNING):
-            if not job.holder and job.due <= now:  # of an earlier life, and unclaimed
-                job.due = NEVER
-                self.lost_with(job)
-        for job in self.open(RUNNING, DELAYED):
-            if job.state == DELAYED:
-                if job.due <= now:
-                    job.state, job.due, job.lost_last = AVAILABLE, NEVER, False
-            elif min(job.ends, job.quiet) <= now:
-                self.fails(job, "expired" if job.ends <= now else "silent")
+        for job in self.open(DELAYED, AVAILABLE, HELD, RUNNING):
+            if job.recalled == NEVER:
+                self.comes_up(job)
         self.are_recalled()
         for job in self.open(HELD):
-            if job.recalled <= now:
+            if self.deadline(job) <= now:
+                self.misses(job)
+            elif job.recalled <= now:
                 self.gives_back(job)
         for session in sorted(self.sessions.values(), key=lambda it: it.heard):
             if not session.over and session.heard + LIVENESS <= now:
@@ -948,10 +1058,26 @@ class AgainstTheModel(RuleBasedStateMachine):
         for job in self.open(DELAYED, AVAILABLE, HELD, RUNNING):
             if self.alone_at(job) <= now:
                 self.ends_as(job, CANCELLED, "asker_gone")
+        self.end_together()
         for number in list(self.ends):
             job = self.jobs[number]
             if (job.until <= now and not job.owed) or job.ended + OUTCOME <= now:
                 self.forgets(job)
+
+    def comes_up(self, job: MJob) -> None:
+        """Perhaps a moment of this job has come."""
+        if self.deadline(job) <= self.now:
+            if job.state == RUNNING:
+                self.fails(job, "deadline")
+            else:
+                self.misses(job)
+        elif job.state == DELAYED and job.due <= self.now:
+            job.state, job.due = AVAILABLE, NEVER
+        elif job.state in (HELD, RUNNING) and not job.holder and job.due <= self.now:
+            job.due = NEVER  # of an earlier life, and unclaimed
+            self.lost_with(job)
+        elif job.state == RUNNING and min(job.ends, job.quiet) <= self.now:
+            self.fails(job, "expired" if job.ends <= self.now else "silent")
 
     def are_recalled(self) -> None:
         """What the machine has recalled: each was allowed."""
@@ -996,7 +1122,8 @@ class AgainstTheModel(RuleBasedStateMachine):
         self.jobs = {number: it for number, it in self.jobs.items() if number <= self.youngest}
         self.ends = [number for number in self.ends if number in self.jobs]
         self.ends.sort(key=lambda number: (self.jobs[number].ended // MS, number))
-        self.forgotten = -NEVER
+        if self.forgotten > -NEVER:
+            self.forgotten = self.now - (self.now // MS - self.forgotten // MS) * MS
         self.sessions.clear()
         self.old.clear()
         self.old_lost.clear()
@@ -1005,9 +1132,14 @@ class AgainstTheModel(RuleBasedStateMachine):
             job.askers, job.owed, job.orphans, job.until = [], 0, 0, NEVER
             # Moments are kept as whole milliseconds.
             job.ended = self.now - (self.now // MS - job.ended // MS) * MS
-            job.accepted = self.now - (self.now // MS - job.accepted // MS) * MS
-            if job.state == DELAYED:
-                job.due = self.now + max(0, -(-job.due // MS) - self.now // MS) * MS
+            job.accepted = self.now - (self.now // MS - job.accepted_ms) * MS
+            if (job.start, job.total) != (NEVER, NEVER):  # none is early
+                job.accepted = min(self.now, (job.accepted_ms + 1) * MS)
+            if job.state == DELAYED:  # nor waits longer than it had to, though the wall clock may have been set
+                job.due = self.now + max(0, min(job.due_ms - self.now // MS, job.pause_ms)) * MS
+            if job.state != RUNNING or job.extended != job.attempts:
+                job.extended = 0
+            job.extended_to = self.now + max(0, job.extended_ms - self.now // MS) * MS
             if job.state in (HELD, RUNNING):
                 due = job.due
                 self.lets_go(job)
@@ -1043,6 +1175,8 @@ class AgainstTheModel(RuleBasedStateMachine):
             asker.unreceived.append((asker.told, real))
             (name,) = [it.name for it in self.clients.values() if it.peer is asker.peer and it.gone == NEVER]
             told.append((name, as_id, real.number))
+            self.clients[name].told = asker.told
+            self.clients[name].unreceived.append((asker.told, real.number))
             job = self.jobs[real.number]
             assert (real.state, real.reason, real.attempts) == (job.state, job.reason, job.attempts)
             assert real.answer == job.answer or real.state != COMPLETED
