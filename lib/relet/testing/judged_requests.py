@@ -764,7 +764,7 @@ class Requests:
             due = [it for it in pending if _is_due(it, each)]
             if not due:
                 raise Violation(WRONG, f"a client was told of {each.id!r} ({each.code}), without a reason: {pending}")
-            due.sort(key=lambda it: (not it.ack, it.there is None or it.there.job_id != each.job))
+            due.sort(key=lambda it: (not it.ack, _differs(it, each.job)))
             asked = due[0]
             if not each.code:  # where the request was a job twice, what was said of the first may have been dropped
                 claims = [it.claim for it in due]
@@ -944,6 +944,15 @@ def _fits(asker: Told | None, said: Any) -> bool:
             return asker is not None and said.told >= asker.number
         case _:
             return True
+
+
+def _differs(asked: Asked, job_id: bytes) -> int:
+    """How far the job that stood in the way of a request is from one with this id: what was said of another request may
+    have been dropped, and then the one is meant of which nothing was said yet.
+    """
+    if asked.there is not None and asked.there.job_id == job_id:
+        return 0
+    return 1 if asked.there is None or not asked.there.job_id else 2
 
 
 def _is_due(asked: Asked, each: Admitted) -> bool:

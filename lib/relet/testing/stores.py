@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from relet.core.effects import Notice
 from relet.core.lease import NEVER
-from relet.messages import Body, JobBody, KeptBody, Record, Records
+from relet.messages import Accepted, Body, JobBody, KeptBody, Record, Records
 from relet.store import BackupRefused, BackupState, Store, StoreFailed
 from relet.store.memory import MemoryStore
 
@@ -32,6 +32,8 @@ class LateStore:
         `commits_one`: nothing is taken until what was taken before is safe.
         """
         self._commits_one = commits_one
+        self._given: set[int] = set()
+        """Numbers of jobs."""
         self.apart_bytes_min = apart_bytes_min
         self.safe = MemoryStore(apart_bytes_min=apart_bytes_min)
         """What would be found after a crash."""
@@ -53,7 +55,12 @@ class LateStore:
         if self.pending and turn <= self.pending[-1][0]:
             raise AssertionError(f"turn {turn} came after turn {self.pending[-1][0]}")
         self.pending.append((turn, list(records)))
+        self._given.update(record.number for record in records if isinstance(record, Accepted))
         self._on_append(turn)
+
+    def knows(self, number: int) -> bool:
+        """It was given the acceptance of this job, in this life of the broker or in one before."""
+        return number in self._given
 
     def settle(self, turns: int = 1) -> None:
         """So many of the waiting turns are safe now."""
@@ -65,6 +72,8 @@ class LateStore:
     def crash(self, survives: int = 0) -> None:
         """The process is gone: of the waiting turns only the first `survives` had reached the disk."""
         self.settle(survives)
+        for _, records in self.pending:
+            self._given.difference_update(record.number for record in records if isinstance(record, Accepted))
         self.pending.clear()
 
     def take_notices(self) -> list[Notice]:

@@ -421,6 +421,7 @@ class World:
             self._store = LateStore(self._appended, apart_bytes_min=apart_bytes_min, commits_one=config.commits_one)
             self._store.on_settled = self.judge.settled
             self.judge.frames_of = bodies_of(self._store)
+            self.judge.is_recorded = self._store.knows
         self._start_broker()
         self.clients: list[Client | NativeClient] = [
             Client(
