@@ -128,7 +128,7 @@ def test_what_cannot_be_meant_is_refused(admin: Admin) -> None:
         assert call(kind="").count == 0
     with pytest.raises(OrderRefused, match="must be one of tries_spent"):
         admin.redrive(reason="bad luck")
-    with pytest.raises(OrderRefused, match="make newer_ms the longer one"):
+    with pytest.raises(OrderRefused, match="make `newer_ms` the longer one"):
         admin.purge(older_than=2, newer_than=1)
     with pytest.raises(TypeError, match="an id is bytes"):
         admin.dead_letter("01")  # type: ignore[arg-type]

@@ -414,7 +414,7 @@ def test_failures_that_never_say_a_start_fill_nothing(site: Site) -> None:
 
 def test_a_worker_that_takes_everything_and_starts_nothing_costs_no_time(site: Site) -> None:
     """Credit that is spent may be said anew without end; what a report costs does not grow with what is held."""
-    site.open(limits=Limits(asks_per_worker_max=100))
+    site.open(limits=Limits(asks_per_worker_max=100, jobs_per_worker_max=5_000))
     with others_are_served(site):
         client, worker = Client(site), Worker(site, credit=100)
         for number in range(5_000):
