@@ -179,6 +179,8 @@ def _how_it_ended(code: int, lines: list[str], *, by_itself: bool) -> list[str]:
     said = [line for line in lines if not line.startswith("{")]
     if code == -signal.SIGKILL or (code == Exit.OK and not by_itself):
         return [f"it said {said}"] if said else []
+    if code == -signal.SIGTERM and not by_itself and len(said) == 1:
+        return []  # it was told to stop when it had given its reason and was about to end
     was_ready = any("broker_ready" in line for line in lines)
     if code != (Exit.STORE_FAILED if was_ready else Exit.STORE_UNWRITABLE):
         return [f"it ended with {code}, {'after' if was_ready else 'before'} it was ready: {said[-3:]}"]
