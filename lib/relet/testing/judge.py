@@ -132,8 +132,8 @@ class Judge:
         self.timeout_ns = timeout_ns
         self.limits = limits
         self.has_store = has_store
-        self.is_recorded: Callable[[int], bool] = lambda _number: True
-        """Whether the store was given a job with this number: one that ends before, and leaves nothing, never is."""
+        self.is_recorded: Callable[[bytes], bool] = lambda _key: True
+        """Whether the store was given the job with this key: one that ends before, and leaves nothing, never is."""
         self.frames_of: Callable[[JobBody], Body] = in_memory
         """Finds what a job carries."""
         self.began = 0
@@ -728,7 +728,7 @@ class Judge:
             raise Violation(WRONG, f"{claim.key!r} was answered {claim.answer!r}, and its client was told {outcome!r}")
         if claim.state == FAILED and outcome != b"":
             raise Violation(WRONG, f"{claim.key!r} has failed, and its client was told {outcome!r}")
-        if self.has_store and not claim.safe_end and self.is_recorded(claim.number):
+        if self.has_store and not claim.safe_end and self.is_recorded(claim.key):
             raise Violation(WRONG, f"the outcome of {claim.key!r} was told before it was safe")
         claim.told = True
         self.count("told_failure" if outcome == b"" else "told_answer")

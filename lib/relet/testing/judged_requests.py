@@ -803,7 +803,7 @@ class Requests:
             raise Violation(kind, f"a client was told the outcome of {said.id!r}, and {open_}")
         claim = asked.claim
         self._must_be(claim, said, body)
-        if judge.has_store and not claim.safe_end and judge.is_recorded(claim.number):
+        if judge.has_store and not claim.safe_end and judge.is_recorded(claim.key):
             raise Violation(WRONG, f"the outcome of {claim} was told before it was safe")
         for it in pending:
             if it is asked or (it.claim is claim and not it.after_end and not asked.after_end):

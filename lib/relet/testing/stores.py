@@ -14,6 +14,10 @@ from relet.store import BackupRefused, BackupState, Store, StoreFailed
 from relet.store.memory import MemoryStore
 
 
+def _keys(records: Records) -> list[bytes]:
+    return [record.body[0] for record in records if isinstance(record, Accepted) and record.body]
+
+
 class LateStore:
     """Takes records at once and makes them safe when told to, by `settle`."""
 
@@ -32,8 +36,8 @@ class LateStore:
         `commits_one`: nothing is taken until what was taken before is safe.
         """
         self._commits_one = commits_one
-        self._given: set[int] = set()
-        """Numbers of jobs."""
+        self._given: set[bytes] = set()
+        """By what claims know jobs: the first frames of their bodies."""
         self.apart_bytes_min = apart_bytes_min
         self.safe = MemoryStore(apart_bytes_min=apart_bytes_min)
         """What would be found after a crash."""
@@ -55,12 +59,12 @@ class LateStore:
         if self.pending and turn <= self.pending[-1][0]:
             raise AssertionError(f"turn {turn} came after turn {self.pending[-1][0]}")
         self.pending.append((turn, list(records)))
-        self._given.update(record.number for record in records if isinstance(record, Accepted))
+        self._given.update(_keys(records))
         self._on_append(turn)
 
-    def knows(self, number: int) -> bool:
-        """It was given the acceptance of this job, in this life of the broker or in one before."""
-        return number in self._given
+    def knows(self, key: bytes) -> bool:
+        """It was given the acceptance of the job with this body, in this life of the broker or in one before."""
+        return key in self._given
 
     def settle(self, turns: int = 1) -> None:
         """So many of the waiting turns are safe now."""
@@ -73,7 +77,7 @@ class LateStore:
         """The process is gone: of the waiting turns only the first `survives` had reached the disk."""
         self.settle(survives)
         for _, records in self.pending:
-            self._given.difference_update(record.number for record in records if isinstance(record, Accepted))
+            self._given.difference_update(_keys(records))
         self.pending.clear()
 
     def take_notices(self) -> list[Notice]:
