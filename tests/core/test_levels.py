@@ -190,6 +190,20 @@ def test_plain_jobs_have_one_turn_among_the_keys(steps: list[tuple[str, int, str
     assert len(queue) == len(waiting)
 
 
+def test_a_key_whose_jobs_wait_one_at_a_time_does_not_keep_plain_jobs_waiting() -> None:
+    """Each is the only one of its key when it comes, and another comes before the next turn: still the plain jobs have
+    every other turn.
+    """
+    queue = Queue()
+    for number in range(1, 5):
+        queue.append(_job(number))
+    taken = []
+    for number in range(5, 12):
+        queue.append(_job(number, fair="a"))
+        taken.append(queue.take(0).number)
+    assert taken == [1, 5, 2, 6, 3, 7, 4]
+
+
 @given(st.lists(st.tuples(st.sampled_from(["fresh", "back", "take", "left"]), st.integers(0, 99)), max_size=150))
 def test_a_flow_gives_the_oldest_though_a_younger_one_came_back(steps: list[tuple[str, int]]) -> None:
     """A job that waited elsewhere for its moment, and comes back behind older fresh ones, waits behind them."""
@@ -316,6 +330,19 @@ def test_keys_take_turns_by_their_weights(talk: Any) -> None:
     got = "".join(name[0] for name in _names(it.worker(credit=14)))
     assert got.replace("-", "") == "aaabaaabaabb"
     assert sorted(got[:10]) == sorted("aaab-aaab-")
+
+
+def test_who_always_has_one_job_waiting_with_a_key_takes_turns_with_those_without(talk: Any) -> None:
+    """As soon as a job of the key is handed over, its client submits another one."""
+    it = talk()
+    c = it.client()
+    for number in range(4):
+        c.submit(b"-%d" % number)
+    w = it.worker()
+    for number in range(8):
+        c.submit(b"a%d" % number, fair="a")
+        w.ask(1)
+    assert _names(w) == ["-0", "a0", "-1", "a1", "-2", "a2", "-3", "a3"]
 
 
 def test_the_last_weight_said_holds(talk: Any) -> None:

@@ -114,6 +114,8 @@ class Levels:
         self._plain = plain
         self._zero = Level(0)
         """Where the plain jobs have their turns; it is always there."""
+        if len(plain):  # they wait already: else who comes alone, again and again, were always before them
+            self._zero.line[plain] = None
         self._by_priority = {0: self._zero}
         self._order = [0]
         """The priorities, lowest first."""

@@ -238,9 +238,9 @@ class Queue:
             self.levels.is_back(job)
 
     def _levels(self) -> Levels:
+        self.settle()
         if self.levels is None:
             self.levels = Levels(self.plain)
-        self.settle()
         return self.levels
 
     def before(self, job: Job) -> tuple[int, bool]:
