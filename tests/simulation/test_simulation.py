@@ -184,12 +184,18 @@ def test_worlds_that_were_judged_wrongly(seed: str) -> None:
     World(seed, kinds=("2010", "native", "both", "both")).play()
 
 
-@pytest.mark.parametrize("seed", ["policies-1/219", "policies-1/404", "rd/490"])
+@pytest.mark.parametrize("seed", ["policies-1/219", "policies-1/404", "rd/490", "policies-3/1985"])
 def test_worlds_with_policies_that_were_judged_wrongly(seed: str) -> None:
     """A job goes on in the turn in which the dead letter goes that blocked it; a window that is over may still be known
-    when its key is taken again; and after a restart nobody may claim the attempt before a hand-over in vain.
+    when its key is taken again; after a restart nobody may claim the attempt before a hand-over in vain; and a dead
+    letter is redriven whose body was done, asked for once more, by another job.
     """
     World(seed, kinds=("policies",)).play()
+
+
+def test_a_world_in_which_plain_jobs_had_no_turns() -> None:
+    """A key whose jobs came one at a time was always first among those of its priority."""
+    World("policies-3/1030", kinds=("policies",)).play()
 
 
 def test_the_clock_keeps_appointments_in_order() -> None:

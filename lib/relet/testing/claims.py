@@ -142,6 +142,8 @@ class Claim:
     """The dead letter that was redriven as this job ..."""
     redriven_as: Claim | None = None
     """... and, of a dead letter, that job."""
+    instead_of: Claim | None = None
+    """Of a job that was made so: the one that was known by its body until then."""
     turn: int = 0
     """In which it was accepted."""
     safe_turn: int = 0

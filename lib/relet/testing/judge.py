@@ -567,16 +567,25 @@ class Judge:
         if claim is not None:
             claim.line.letter_gone(claim)
 
+    def has_letter(self, job: Job) -> None:
+        """The machine keeps a job that was discarded: it is known by its id from now on, if it was not before."""
+        self.requests.has_id(self._letters[job.number], job.id)
+
     def redriven(self, job: Job) -> None:
-        """The machine has made another job of a dead letter: it is like the one that had ended."""
-        old = self.claim_of(job)
-        if old.open or old.state == ANSWERED:
+        """The machine has made another job of a dead letter: it is like the one that had ended, which need not be the
+        last with that body.
+        """
+        last = self.claim_of(job)
+        old = self.requests.of_job(b"" if job.rules is None else job.rules.redriven_from)
+        if old is None or old.key != last.key:
+            raise Violation(WRONG, f"{last} was redriven, and not from its dead letter")
+        if last.open or old.state != FAILED:
             raise Violation(SECOND_OUTCOME, f"{old} was redriven, and has not failed")
         new = Claim(old.key, None, b"", old.run_ns, old.silence_ns, old.late_any, old.ends_alone, old.keep_ns)
         new.queue, new.headers, new.agreed = old.queue, old.headers, old.agreed
         new.names = {job.id: Named(body_bytes(job.body), True, self.now)}
         new.request, new.accepted_at, new.asked_at, new.asked_deaf_ns = job.id, self.now, self.now, self.deaf_ns
-        new.made_of, old.redriven_as = old, new
+        new.made_of, old.redriven_as, new.instead_of = old, new, last
         self.count("redriven")
         self.count("redriven_in_place", old.agreed.blocks)
         self.requests.redriven(new, job.id)
@@ -815,11 +824,11 @@ class Judge:
         self.lines.restarted(settings)
 
     def _forget_redriven(self) -> None:
-        """What was made of a dead letter, and was not safe, is gone; the dead letter is what there is."""
+        """What was made of a dead letter, and was not safe, is gone; what was there before is what there is."""
         for key in self.by_key:
-            while (made_of := self.by_key[key].made_of) is not None and not self.by_key[key].safe:
+            while (before := self.by_key[key].instead_of) is not None and not self.by_key[key].safe:
                 self.by_key[key].state = GONE
-                self.by_key[key] = made_of
+                self.by_key[key] = before
 
     def _goes_on(self, claim: Claim, job: Job) -> None:
         if claim.safe_end:

@@ -706,6 +706,10 @@ class Requests:
             if since is not None and self._judge.now > since + late:
                 raise Violation(WRONG, f"{claim} was dispatched, and all who asked for it are gone since {since}")
 
+    def of_job(self, job_id: bytes) -> Claim | None:
+        """What is known by this job id."""
+        return self._by_job_id.get(job_id)
+
     def has_id(self, claim: Claim, job_id: bytes) -> None:
         """The job is known by this id."""
         if claim.job_id and claim.job_id != job_id:

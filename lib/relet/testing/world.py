@@ -368,6 +368,8 @@ class _Reports:
     def _ended_badly(self, job: Job) -> None:
         self.judge.ended_badly(job)
         super()._ended_badly(job)  # type: ignore[misc]  # the same
+        if job in self.kept:  # type: ignore[attr-defined]  # likewise
+            self.judge.has_letter(job)
 
 
 class World:
@@ -655,7 +657,7 @@ class World:
         self.clock.after(int(self.rng.expovariate(wanted.changes) * S) + 1, self._administers)
 
     def _may_redrive(self, name: str) -> bool:
-        """The judge knows a job by its body: of one that was done twice, or may yet be, no third one may be made."""
+        """The judge knows an open job by its body: of one that is done again, or may be, no other may be made."""
         letters = [letter for letter in self.machine.kept.walk(name, 0) if not letter.redriven_to]
         keys = [key_of(self.judge.frames_of(letter.job.body)) for letter in letters]
         wanted = {key_of(it.body) for client in self.native_clients for it in client.wanted.values()}
