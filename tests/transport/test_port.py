@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -148,8 +149,66 @@ def test_a_silent_connection_that_closes_is_not_taken_for_the_worker_on_its_desc
     assert ears.port.peers == 0
 
 
+def speaks_and_goes(net: Net, ears: Ears, monkeypatch: pytest.MonkeyPatch) -> Peer:
+    """Somebody who is heard when the news of the connection's end has been read: the broker was held up in between."""
+    drain, events = ears.port.monitor.drain, list[tuple[int, int]]()
+
+    def noted() -> list[tuple[int, int]]:
+        new = drain()
+        events.extend(new)
+        return new
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ears.port.monitor, "drain", noted)
+        peer = net.connected(zmq.DEALER, ears.port.endpoint)
+        peer.send_multipart([b"", b"hasty"])
+        peer.close(linger=LIMIT_MS)
+        until = time.monotonic() + LIMIT_MS / 1_000
+        while zmq.EVENT_DISCONNECTED not in [event for event, _ in events]:
+            assert time.monotonic() < until
+            zmq.select([ears.port.monitor.fileno()], [], [], 0.02)
+            ears.port.monitor.ready = True
+            assert ears.port.take_lost() == []
+    ears.until(lambda: b"hasty" in ears.heard)
+    return ears.heard.pop(b"hasty")
+
+
+def test_who_is_heard_after_the_end_of_the_connection_is_lost(
+    net: Net, ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has gone is known, though the news came before the message; who gets the descriptor next is alive."""
+    for _ in range(20):
+        gone = speaks_and_goes(net, ears, monkeypatch)
+        assert (ears.lost, gone.routing_id, ears.port.peers) == ([gone], b"", 0)
+        alive = net.connected(zmq.DEALER, ears.port.endpoint)
+        alive.send_multipart([b"", b"alive"])
+        ears.until(lambda: b"alive" in ears.heard)
+        peer = ears.heard.pop(b"alive")
+        ears.turn()
+        assert (ears.lost, ears.port.send([(peer, b"", b"", b"job")])) == ([gone], [])
+        assert alive.poll(LIMIT_MS)
+        alive.close(linger=0)
+        ears.until(lambda peer=peer: ears.lost[1:] == [peer])  # type: ignore[misc]
+        ears.lost.clear()
+
+
+def test_where_several_threads_tell_nobody_is_taken_for_gone_by_old_news(
+    net: Net, pumps: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a context of the caller with two I/O threads a message may be here before its ACCEPTED is: a send tells."""
+    net.context.set(zmq.IO_THREADS, 2)
+    ears = Ears(RouterPort(net.context, "workers", parse_bind("tcp://127.0.0.1:0"), pumps, LIMITS))
+    try:
+        peer = speaks_and_goes(net, ears, monkeypatch)
+        ears.turn()
+        assert ears.lost == []
+        ears.until(lambda: ears.port.send([(peer, b"", b"", b"job")]) == [(0, errno.EHOSTUNREACH)])
+    finally:
+        ears.port.close()
+
+
 def test_churn_loses_each_peer_once(net: Net, ears: Ears) -> None:
-    """Connections come, speak and go by the hundred, each is lost once, and nobody stays reachable."""
+    """Connections come, speak and go by the hundred, each is lost once, and nobody is left."""
     for round_ in range(40):
         peers = [net.connected(zmq.DEALER, ears.port.endpoint) for _ in range(10)]
         for number, peer in enumerate(peers):
@@ -157,15 +216,8 @@ def test_churn_loses_each_peer_once(net: Net, ears: Ears) -> None:
             peer.close(linger=LIMIT_MS)
         if round_ % 4 == 0:
             ears.until(lambda round_=round_: len(ears.heard) == 10 * round_ + 10)  # type: ignore[misc]
-    ears.until(lambda: len(ears.heard) == 400)
-    gone = [peer for peer in ears.heard.values() if not peer.routing_id]
-    ears.until(lambda: not ears.port.monitor.behind)
-    ears.turn(20)
-    # A message may be read after the news of its connection's end: whoever is left cannot be reached, and gives way.
-    left = [peer for peer in ears.heard.values() if peer.routing_id]
-    ears.until(lambda: len(ears.port.send([(peer, b"", b"x") for peer in left])) == len(left))
-    assert len(left) < 20
-    assert len(gone) + len(left) >= 400 - 20
+    ears.until(lambda: len(ears.heard) == 400 and not ears.port.peers)
+    assert not any(peer.routing_id for peer in ears.heard.values())
     assert len(set(ears.lost)) == len(ears.lost)
 
 

@@ -5,10 +5,12 @@ the PULL on which answers arrive. Nothing here blocks and nothing here decides.
 
 **Deaths have names.** Every message carries the descriptor of its connection, and the monitor's DISCONNECTED event
 carries the same number. libzmq writes that event before it closes the descriptor, and accepts the next connection
-after. So events and messages can be matched exactly, with one catch: a descriptor is given out again at once. Where the
-same drain of the monitor shows DISCONNECTED and then ACCEPTED for one descriptor, and the peer behind it was first
-heard since the drain before, the event speaks of an older connection that never said a word (a port scan, a health
-check).
+after. So events and messages can be matched, with two catches. A descriptor is given out again at once: where
+DISCONNECTED is followed by ACCEPTED, a peer that was first heard since the drain before may be of the new connection,
+and the event speak of an older one that never said a word (a port scan, a health check). And a message may be read
+after the news of its connection's end, where that was under way while the monitor was drained: so it is kept in mind
+which descriptors nobody has been accepted on since. As long as one I/O thread tells all, ACCEPTED is there before
+whatever the connection says; who is first heard on such a descriptor has gone.
 """
 
 from __future__ import annotations
@@ -251,6 +253,10 @@ class RouterPort(_Port):
         self.receive = self._pump.receive
         """`receive(messages_max, bytes_max) -> [(peer, path, body)]`: messages of the 2010 dialect; never blocks.
         Native ones count in both bounds as well, and wait for `take_native`."""
+        self._ended: set[int] = set()
+        """Descriptors whose last connection has gone, as far as the monitor has told."""
+        self._tells_in_order = context.get(zmq.IO_THREADS) == 1
+        """Else a connection may speak before its ACCEPTED is there, and only what one drain shows is taken for so."""
 
     def take_refused(self) -> list[Refused]:
         """What was read since the last call and could not be taken."""
@@ -283,25 +289,28 @@ class RouterPort(_Port):
         if pump.arrived:  # they connected after the poll, perhaps: what their descriptors were before must be known now
             self.monitor.ready = True
         events = self.monitor.drain()
-        if events:
-            fresh = set(pump.arrived)
-            pump.arrived.clear()
-            accepted: set[int] = set()  # descriptors given out again later in this drain: read from its end
-            gone: list[Peer] = []
-            for event, value in reversed(events):
-                if event == zmq.EVENT_ACCEPTED:
-                    accepted.add(value)
-                    self._count(event, value)
-                elif event == zmq.EVENT_DISCONNECTED:
-                    peer = pump.descriptors.get(value)
-                    if peer is not None and not (value in accepted and peer in fresh):
-                        pump.forget(peer)
-                        gone.append(peer)
-                else:
-                    self._count(event, value)
-            lost.extend(reversed(gone))
-        elif not self.monitor.behind:
-            pump.arrived.clear()
+        if self.monitor.behind or not (events or pump.arrived):
+            return lost
+        arrived, ended = pump.arrived[:], self._ended
+        pump.arrived.clear()
+        fresh = set(arrived)
+        if not self._tells_in_order:
+            ended.clear()
+        for event, value in events:
+            if event == zmq.EVENT_DISCONNECTED:
+                ended.add(value)
+                peer = pump.descriptors.get(value)
+                if peer is not None and peer not in fresh:
+                    pump.forget(peer)
+                    lost.append(peer)
+                continue
+            if event == zmq.EVENT_ACCEPTED:
+                ended.discard(value)
+            self._count(event, value)
+        for peer in arrived:
+            if peer.descriptor in ended and pump.descriptors.get(peer.descriptor) is peer:
+                pump.forget(peer)
+                lost.append(peer)
         return lost
 
     def forget(self, peer: Peer) -> None:
