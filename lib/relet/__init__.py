@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from relet.core.settings import SettingsError
     from relet.events import Event
     from relet.messages import Entry
+    from relet.transport.attach import BindError
     from relet.transport.endpoints import EndpointError
-    from relet.transport.port import BindError
     from relet.transport.pump import PumpUnavailable
     from relet.worker import CurrentJob, FailJob, HandBack, NoAnswer, QueueUnknown, Worker, current_job
 
@@ -99,7 +99,7 @@ __all__ = [
 _WHERE: Final = {
     "Admin": "relet.client",
     "Backoff": "relet.client",
-    "BindError": "relet.transport.port",
+    "BindError": "relet.transport.attach",
     "Broker": "relet.broker",
     "BrokerLost": "relet.client",
     "Client": "relet.client",

@@ -19,8 +19,9 @@ import zmq
 
 from relet.core.limits import Limits
 from relet.messages import SIGNATURE, Peer
+from relet.transport.attach import BindError
 from relet.transport.endpoints import parse_bind
-from relet.transport.port import BindError, PullPort, RouterPort
+from relet.transport.port import PullPort, RouterPort
 
 from .conftest import LIMIT_MS, Net
 

@@ -54,6 +54,7 @@ from relet.orders import (
     WhyJob,
     WhyTold,
 )
+from relet.transport.attach import connect
 from relet.transport.endpoints import EndpointError, check_text, parse_connect
 
 PAGE: Final = 1_000
@@ -239,8 +240,7 @@ class Admin:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
         self._socket.immediate = True  # what nobody is there to read is not kept for whoever comes
-        self._socket.ipv6 = where.is_ipv6
-        self._socket.connect(where.url)
+        connect(self._socket, where)
 
     # --- Queues
 

@@ -65,6 +65,13 @@ class Endpoint(msgspec.Struct, frozen=True):
         return ":" in self.host
 
     @property
+    def has_name(self) -> bool:
+        """Whether the host is a name to be looked up: no address, no wildcard, no interface of this machine."""
+        if self.scheme != "tcp" or self.host in EVERY_INTERFACE:
+            return False
+        return not _is_address(self.host) and not _is_interface(self.host)
+
+    @property
     def is_public(self) -> bool:
         """Whether other machines can reach a socket that is bound here."""
         if self.scheme != "tcp":
@@ -83,12 +90,10 @@ def parse_bind(text: str, *, inproc: bool = True) -> Endpoint:
         EndpointError: with one line that says what to change.
     """
     endpoint = _parse(text, inproc=inproc, binds=True)
-    if endpoint.scheme != "tcp" or endpoint.host in EVERY_INTERFACE:
-        return endpoint
     if endpoint.host == "localhost":
         # libzmq looks up no names when it binds.
         return msgspec.structs.replace(endpoint, host=LOOPBACK)
-    if not _is_address(endpoint.host) and not _is_interface(endpoint.host):
+    if endpoint.has_name:
         raise EndpointError(
             f"{text!r}: {endpoint.host!r} is neither an address nor an interface of this machine; "
             f"bind to tcp://*:{endpoint.port} (all interfaces) or tcp://{LOOPBACK}:{endpoint.port} (this machine only)"
@@ -105,6 +110,14 @@ def parse_connect(text: str, *, inproc: bool = True) -> Endpoint:
             f"for example tcp://{LOOPBACK}:{endpoint.port}"
         )
     return endpoint
+
+
+def parse(text: str) -> Endpoint:
+    """An endpoint for neither side in particular: well-formed, whether or not it can be had here.
+
+    Errors as in `parse_bind`.
+    """
+    return _parse(text, inproc=True, binds=True)
 
 
 def check_text(role: str, endpoint: object, *, host: str = "localhost") -> None:
@@ -172,7 +185,7 @@ def ipc_obstacle(endpoint: Endpoint) -> str | None:
             return None  # left behind by a broker that was killed
         except OSError:
             pass  # it answers slowly, or not to us: somebody's all the same
-    return f"{endpoint.text}: the address is in use (another broker?); stop that one, or choose another path"
+    return f"{endpoint.text}: the address is in use; stop the program that holds it, or choose another path"
 
 
 def _parse(text: str, *, inproc: bool, binds: bool) -> Endpoint:
@@ -258,7 +271,7 @@ def _port(text: str, port_text: str, host: str, *, binds: bool) -> int:
     if port > PORT_MAX:
         raise EndpointError(f"{text!r}: there is no port {port_text[:12]}; the largest is {PORT_MAX}")
     if port == 0 and not binds:
-        raise EndpointError(f"{text!r}: port 0 can only be bound; connect to the port that the broker's banner shows")
+        raise EndpointError(f"{text!r}: port 0 can only be bound; connect to the one that was chosen (see the banner)")
     return port
 
 
@@ -266,7 +279,7 @@ def _parse_ipc(text: str, path: str, *, binds: bool) -> Endpoint:
     if path in {"", "@", "/"}:
         raise EndpointError(f"{text!r}: the path is missing; write for example ipc:///tmp/relet-clients")
     if path == "*" and not binds:
-        raise EndpointError(f"{text!r}: '*' can only be bound; connect to the path that the broker's banner shows")
+        raise EndpointError(f"{text!r}: '*' can only be bound; connect to the path that was chosen (see the banner)")
     if path.endswith("/"):
         raise EndpointError(f"{text!r}: this is a folder; write the path of a socket in it, for example {text}clients")
     size = len(os.fsencode(path))

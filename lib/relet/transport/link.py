@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import itertools
 import logging
 import os
 import socket as sockets
@@ -32,6 +31,7 @@ import structlog
 import zmq
 
 from relet.transport import pump
+from relet.transport.attach import connect, watch
 from relet.transport.endpoints import Endpoint
 
 DIALECT_NATIVE: Final = "native"
@@ -64,7 +64,6 @@ NEVER_COPY_LESS: Final = 1 << 62
 
 _EVENTS: Final = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 _EVENT: Final = struct.Struct("=HI")  # zmq_socket_monitor(3): 16 bits of event, 32 bits of value
-_serial = itertools.count()
 
 Context = zmq.Context[zmq.Socket[bytes]]
 
@@ -183,14 +182,8 @@ class Link:
         socket.connect_timeout = CONNECT_TIMEOUT_MS
         socket.heartbeat_ivl = HEARTBEAT_INTERVAL_MS
         socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
-        socket.ipv6 = self.endpoint.is_ipv6
-        address = f"inproc://relet-link-{os.getpid()}-{next(_serial)}"
-        socket.monitor(address, _EVENTS)
-        self._monitor = monitor = self._context.socket(zmq.PAIR)
-        monitor.linger = 0
-        monitor.rcvhwm = 0  # before connecting: a monitor that is full stops libzmq's I/O thread
-        monitor.connect(address)
-        socket.connect(self.endpoint.url)
+        self._monitor = watch(socket, _EVENTS)
+        connect(socket, self.endpoint)
         _, pumps = pump.implementation()
         self._pump = pumps.FramePump(socket, frame_copy_bytes_max=NEVER_COPY_LESS)
 

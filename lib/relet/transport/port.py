@@ -16,8 +16,6 @@ whatever the connection says; who is first heard on such a descriptor has gone.
 from __future__ import annotations
 
 import functools
-import itertools
-import os
 import resource
 import struct
 import sys
@@ -27,9 +25,8 @@ import zmq
 
 from relet.core.limits import Limits
 from relet.messages import NativeRun, Peer, Refused
-from relet.transport.endpoints import Endpoint, ipc_obstacle
-
-_serial = itertools.count()
+from relet.transport.attach import BindError, bind, new_socket, watch
+from relet.transport.endpoints import Endpoint
 
 HANDSHAKE_FAILED: Final = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -60,8 +57,6 @@ HANDSHAKE_INTERVAL_MS: Final = 2_000
 """Connections that say nothing are closed, before they starve the listener."""
 BACKLOG: Final = 4_096
 """Connections that the kernel may hold for us: after a restart all peers come back at once."""
-LINGER_MS: Final = 1_000
-"""How long last replies may leave after the loop has ended."""
 WORKER_MESSAGES_MAX: Final = 32_768
 """Messages that wait in libzmq for one connection of workers that does not read. So high that a proxy with thousands of
 workers behind it gets all that they have asked for at once; there at all because what a worker is answered is bounded
@@ -75,32 +70,11 @@ def _frame_bytes_max(limits: Limits) -> int:
     return FRAME_BYTES_FACTOR * limits.body_bytes_max + FRAME_BYTES_SPARE
 
 
-class BindError(OSError):
-    """An endpoint could not be bound; the text says which, why, and what to change."""
-
-
-def _why_not_bound(role: str, endpoint: Endpoint, error: zmq.ZMQError) -> str:
-    what = f"cannot bind {role} to {endpoint.text}: "
-    if error.errno == zmq.EADDRINUSE:
-        return what + "the address is in use - stop the program that holds it, or take another port"
-    if error.errno == zmq.EADDRNOTAVAIL:
-        return what + "this machine has no such address - take 127.0.0.1, or * for all its interfaces"
-    if error.errno == 13:  # EACCES
-        return what + "permission denied - take a port above 1023, or a folder that you may write to"
-    if endpoint.scheme == "ipc":
-        return what + f"{os.strerror(error.errno or 0)} - the folder must exist, and the path be short (107 bytes)"
-    return what + f"{error.strerror} - give tcp://HOST:PORT or ipc://PATH of this machine"
-
-
 def open_socket(
     context: zmq.Context[zmq.Socket[bytes]], kind: int, role: str, endpoint: Endpoint, frame_bytes_max: int
-) -> zmq.Socket[bytes]:
-    """A socket of the broker, all options set, then bound. Raises `BindError`."""
-    obstacle = ipc_obstacle(endpoint)
-    if obstacle:
-        raise BindError(f"cannot bind {role}: {obstacle}")
-    socket = context.socket(kind)
-    socket.linger = LINGER_MS
+) -> tuple[zmq.Socket[bytes], str]:
+    """A socket of the broker, all options set, then bound; and where it is bound. Raises `BindError`."""
+    socket = new_socket(context, kind)
     socket.maxmsgsize = frame_bytes_max
     if role != "clients":
         socket.heartbeat_ivl = HEARTBEAT_INTERVAL_MS
@@ -109,23 +83,15 @@ def open_socket(
     socket.backlog = BACKLOG
     socket.tcp_keepalive = 1
     socket.tcp_keepalive_idle, socket.tcp_keepalive_intvl, socket.tcp_keepalive_cnt = 60, 10, 3
-    if ":" in endpoint.host:
-        socket.ipv6 = True
     if kind == zmq.ROUTER:
         socket.router_mandatory = True
         if role == "workers":
             socket.sndhwm = WORKER_MESSAGES_MAX
     try:
-        socket.bind(endpoint.url)
-    except zmq.ZMQError as error:
+        return socket, bind(socket, endpoint, role)
+    except BindError:
         socket.close(linger=0)
-        raise BindError(_why_not_bound(role, endpoint, error)) from None
-    return socket
-
-
-def bound_endpoint(socket: zmq.Socket[bytes]) -> str:
-    """Where the socket is really bound: port 0 has become the one that the system chose."""
-    return socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        raise
 
 
 @functools.cache
@@ -153,13 +119,8 @@ class Monitor:
     """The connection events of one socket."""
 
     def __init__(self, socket: zmq.Socket[bytes], pumps: Any, events: int) -> None:
-        address = f"inproc://relet-monitor-{os.getpid()}-{next(_serial)}"
         self._watched = socket
-        socket.monitor(address, events)
-        self.socket = socket.context.socket(zmq.PAIR)
-        self.socket.rcvhwm = 0  # before connecting: a monitor that is full stops libzmq's I/O thread
-        self.socket.linger = 0
-        self.socket.connect(address)
+        self.socket = watch(socket, events)
         self.ready = True
         """There may be something to drain: whoever polls `fileno` says so."""
         self._receive = pumps.FramePump(self.socket).receive
@@ -203,11 +164,10 @@ class Monitor:
 class _Port:
     """A bound socket and its monitor."""
 
-    def __init__(self, role: str, socket: zmq.Socket[bytes], pumps: Any, events: int) -> None:
+    def __init__(self, role: str, bound: tuple[zmq.Socket[bytes], str], pumps: Any, events: int) -> None:
         self.role = role
-        self.socket = socket
-        self.endpoint = bound_endpoint(socket)
-        self.monitor = Monitor(socket, pumps, events)
+        self.socket, self.endpoint = bound
+        self.monitor = Monitor(self.socket, pumps, events)
         self.handshakes_failed = 0
         """Connections that did not speak ZMTP, or not in time, since somebody set this to 0."""
         self.accepts_failed = 0
@@ -238,10 +198,10 @@ class RouterPort(_Port):
         pumps: Any,
         limits: Limits,
     ) -> None:
-        socket = open_socket(context, zmq.ROUTER, role, endpoint, _frame_bytes_max(limits))
-        super().__init__(role, socket, pumps, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | FAILURES)
+        bound = open_socket(context, zmq.ROUTER, role, endpoint, _frame_bytes_max(limits))
+        super().__init__(role, bound, pumps, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | FAILURES)
         self._pump = pumps.RouterPump(
-            socket,
+            self.socket,
             peers_max=limits.peers_max,
             frames_max=limits.frames_max,
             bytes_max=limits.body_bytes_max,
@@ -328,9 +288,9 @@ class PullPort(_Port):
     """The endpoint of the answers."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, pumps: Any, limits: Limits) -> None:
-        socket = open_socket(context, zmq.PULL, "answers", endpoint, _frame_bytes_max(limits))
-        super().__init__("answers", socket, pumps, FAILURES)
-        self._pump = pumps.FramePump(socket, frame_copy_bytes_max=limits.frame_copy_bytes_max)
+        bound = open_socket(context, zmq.PULL, "answers", endpoint, _frame_bytes_max(limits))
+        super().__init__("answers", bound, pumps, FAILURES)
+        self._pump = pumps.FramePump(self.socket, frame_copy_bytes_max=limits.frame_copy_bytes_max)
 
     def fileno(self) -> int:
         """A descriptor that is readable while there are answers, for as long as every turn drains them (`ZMQ_FD`)."""
