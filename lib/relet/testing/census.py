@@ -19,8 +19,9 @@ from relet.core.levels import Levels
 from relet.core.machine import Machine, held
 from relet.core.orders import Order, place_of
 from relet.core.outcomes import OUTCOME_BYTES, Outcomes
-from relet.core.queue import Queue
+from relet.core.queue import Place, Queue
 from relet.core.roster import Session, Worker
+from relet.core.service import Service
 from relet.core.unique import held_by
 from relet.messages import Body, JobBody, KeptBody, body_frames, held_bytes
 from relet.testing.claims import in_memory
@@ -32,11 +33,13 @@ class InvariantBroken(AssertionError):
 
 def check(machine: Machine, *, loaded: int = 0) -> None:
     """Raises `InvariantBroken` unless everything in `machine` fits together; `loaded` jobs came from a store."""
-    waiting = _waiting(machine)
+    queues, workers = list(machine.queues), list(machine.roster)
+    waiting = _waiting(queues)
     out = _out(machine, waiting)
     unsafe = _unsafe(machine, waiting, out)
-    blocked = _blocked(machine, {**waiting, **out})
-    everywhere = {**waiting, **out, **unsafe, **blocked}
+    live = {**waiting, **out}
+    live |= _blocked(machine, queues, live)
+    everywhere = live | unsafe
     counters = machine.counters
     ended = counters.jobs_completed + counters.jobs_discarded + counters.jobs_cancelled
     if machine.open != len(everywhere):
@@ -45,18 +48,22 @@ def check(machine: Machine, *, loaded: int = 0) -> None:
         raise InvariantBroken(
             f"{counters.jobs_accepted} jobs accepted, {loaded} loaded, but {machine.open} are open and {ended} ended"
         )
-    _queues(machine, everywhere)
-    size = sum(held(job) for job in everywhere.values())
+    _queues(machine, queues, everywhere)
+    size = away = 0
+    for job in everywhere.values():
+        size += held(job)
+        if type(job.body) is KeptBody:
+            away += held_bytes(job.body, b"")
     if machine.open_bytes != size:
         raise InvariantBroken(f"open jobs hold {size} bytes, {machine.open_bytes} are counted")
-    away = sum(held_bytes(job.body, b"") for job in everywhere.values() if isinstance(job.body, KeptBody))
     if machine.away_bytes != away:
         raise InvariantBroken(f"{away} bytes of bodies are not in memory, {machine.away_bytes} are counted")
     _tries(machine, everywhere)
-    _timers(machine, {**waiting, **out, **blocked})
-    _holders(machine, out)
-    _roster(machine)
-    _lines(machine)
+    _timers(machine, queues, live)
+    _holders(machine, workers, out)
+    _roster(machine, workers)
+    _lines(queues, workers)
+    _services(machine, queues)
     limits = machine.limits
     _kept(machine.kept, everywhere, limits.kept_jobs_max, limits.kept_bytes_max)
     _requests(machine, everywhere)
@@ -65,23 +72,27 @@ def check(machine: Machine, *, loaded: int = 0) -> None:
 def check_matched(machine: Machine) -> None:
     """Raises `InvariantBroken` when a job waits beside an unspent ask: true only after a turn is over."""
     for queue in machine.queues:
+        if queue.is_bare() or not queue.line or queue.paused:
+            continue
         asks = sum(place.worker.credit for place in queue.line)
         limited = queue.levels is not None and queue.levels.allowed is not None
-        if len(queue) and asks and not queue.paused and not limited:
+        if len(queue) and asks and not limited:
             raise InvariantBroken(f"{len(queue)} jobs wait in {queue.name} beside {asks} unspent asks")
 
 
-def _queues(machine: Machine, everywhere: dict[int, Job]) -> None:
-    for queue in machine.queues:
-        count = sum(job.queue is queue for job in everywhere.values())
-        if machine.open_in(queue) != count:
-            raise InvariantBroken(f"{count} jobs of {queue.name} are open, {machine.open_in(queue)} are counted")
+def _queues(machine: Machine, queues: list[Queue], everywhere: dict[int, Job]) -> None:
+    by_queue: dict[Queue, list[Job]] = {queue: [] for queue in queues}
     for job in everywhere.values():
         if job.flow is not None and job.state not in (HELD, RUNNING):
             raise InvariantBroken(f"job {job.number} is counted as with a worker, and is not")
-    for queue in machine.queues:
+        if job.queue not in by_queue:
+            raise InvariantBroken(f"job {job.number} is of {job.queue.name}, which is not there")
+        by_queue[job.queue].append(job)
+    for queue, jobs in by_queue.items():
+        if machine.open_in(queue) != len(jobs):
+            raise InvariantBroken(f"{len(jobs)} jobs of {queue.name} are open, {machine.open_in(queue)} are counted")
         if queue.levels is not None:
-            _allowance(queue.levels, [job for job in everywhere.values() if job.queue is queue])
+            _allowance(queue.levels, jobs)
 
 
 def _allowance(levels: Levels, jobs: list[Job]) -> None:
@@ -96,9 +107,9 @@ def _allowance(levels: Levels, jobs: list[Job]) -> None:
             raise InvariantBroken(f"the jobs in flight of key {key.name!r} are miscounted")
 
 
-def _waiting(machine: Machine) -> dict[int, Job]:
+def _waiting(queues: list[Queue]) -> dict[int, Job]:
     waiting: dict[int, Job] = {}
-    for queue in machine.queues:
+    for queue in queues:
         before = len(waiting)
         for job in queue:
             if job.number in waiting:
@@ -115,11 +126,11 @@ def _waiting(machine: Machine) -> dict[int, Job]:
     return waiting
 
 
-def _blocked(machine: Machine, others: dict[int, Job]) -> dict[int, Job]:
+def _blocked(machine: Machine, queues: list[Queue], others: dict[int, Job]) -> dict[int, Job]:
     """Of each order key at most one job is on its way, and the others wait for it or for dead letters."""
     blocked: dict[int, Job] = {}
     firsts: set[int] = set()
-    for queue in machine.queues:
+    for queue in queues:
         for order in queue.orders:
             _order(machine, queue, order)
             if order.first is not None and order.first.state != BLOCKED:
@@ -170,12 +181,15 @@ def _out(machine: Machine, waiting: dict[int, Job]) -> dict[int, Job]:
         elif job.number not in waiting:
             raise InvariantBroken(f"job {job.number} can be answered, but neither waits nor runs")
     out |= {job.number: job for job in machine.deadlines.running.values() if job.state == DELAYED}
-    for job in (*waiting.values(), *out.values()):
-        for token in (job.token, *job.tokens):
-            if token and machine.by_token.get(token) is not job:
-                raise InvariantBroken(f"job {job.number} is open, but no answer finds it by one of its tokens")
-        if job.tokens and not job.terms.late_any:
-            raise InvariantBroken(f"job {job.number} takes its current attempt only, and has older tokens")
+    for jobs in (waiting, out):
+        for job in jobs.values():
+            if not job.token and not job.tokens:
+                continue
+            for token in (job.token, *job.tokens):
+                if token and machine.by_token.get(token) is not job:
+                    raise InvariantBroken(f"job {job.number} is open, but no answer finds it by one of its tokens")
+            if job.tokens and not job.terms.late_any:
+                raise InvariantBroken(f"job {job.number} takes its current attempt only, and has older tokens")
     return out
 
 
@@ -208,7 +222,7 @@ def _tries(machine: Machine, jobs: dict[int, Job]) -> None:
             raise InvariantBroken(f"the ledger of job {job.number} is too long")
 
 
-def _timers(machine: Machine, live: dict[int, Job]) -> None:
+def _timers(machine: Machine, queues: list[Queue], live: dict[int, Job]) -> None:
     """Each job stands in the one timer that it names, and in the one that it should."""
     lanes = [machine._reclaim, machine._unclaimed, machine.recalls.lane]
     singles = [machine.deadlines, machine.recalls.deadlines]
@@ -229,8 +243,9 @@ def _timers(machine: Machine, live: dict[int, Job]) -> None:
         _right_timer(machine, job)
     for single in singles:
         _deadlines(single)
-    for queue in machine.queues:
-        recalled = sum(it.queue is queue for timer in timers if timer.recalled for it in timer.running.values())
+    recalls = [job.queue for timer in timers if timer.recalled for job in timer.running.values()]
+    for queue in queues:
+        recalled = recalls.count(queue)
         if queue.recalls != recalled:
             raise InvariantBroken(f"{recalled} jobs of {queue.name} are recalled, {queue.recalls} are counted")
 
@@ -271,20 +286,22 @@ def _lane(lane: Lane) -> None:
 
 
 def _deadlines(deadlines: Deadlines) -> None:
-    earliest: dict[int, int] = {}
-    for moment, number in deadlines._heap:
-        earliest[number] = min(moment, earliest.get(number, NEVER))
-    for number, job in deadlines.running.items():
-        if earliest.get(number, NEVER) > job.due_ns:
-            raise InvariantBroken(f"the deadline of job {number} will be looked at too late")
+    if deadlines.running:
+        earliest: dict[int, int] = {}
+        for moment, number in deadlines._heap:
+            if moment < earliest.get(number, NEVER):
+                earliest[number] = moment
+        for number, job in deadlines.running.items():
+            if earliest.get(number, NEVER) > job.due_ns:
+                raise InvariantBroken(f"the deadline of job {number} will be looked at too late")
     if len(deadlines._heap) > 2 * len(deadlines.running) + 10_000:
         raise InvariantBroken("the heap of deadlines holds little but stale entries")
 
 
-def _holders(machine: Machine, out: dict[int, Job]) -> None:
+def _holders(machine: Machine, workers: list[Worker], out: dict[int, Job]) -> None:
     lost: set[Worker] = {worker for _, _, worker in machine._lost}
     count = 0
-    for worker in {*machine.roster, *lost}:
+    for worker in {*workers, *lost}:
         count += len(worker.jobs)
         for job in worker.jobs:
             if not (job.holder is worker and out.get(job.number) is job):
@@ -300,20 +317,19 @@ def _holders(machine: Machine, out: dict[int, Job]) -> None:
         raise InvariantBroken("a worker holds a job that is not out")
 
 
-def _roster(machine: Machine) -> None:
-    roster = machine.roster
-    asks = count = 0
-    for worker in roster:
-        count += 1
+def _roster(machine: Machine, workers: list[Worker]) -> None:
+    roster, count = machine.roster, len(workers)
+    asks = 0
+    for worker in workers:
         asks += worker.credit
         if not (0 <= worker.credit <= machine.limits.asks_per_worker_max):
             raise InvariantBroken(f"{worker} has an impossible credit")
         if worker.lost:
             raise InvariantBroken(f"{worker} is lost and in the roster")
-        if worker.peer.asks_one_at_a_time and not isinstance(worker, Session) and worker.credit > 1:
-            raise InvariantBroken(f"{worker} is REQ and has asked more than once")
         if isinstance(worker, Session):
             _session(worker)
+        elif worker.peer.asks_one_at_a_time and worker.credit > 1:
+            raise InvariantBroken(f"{worker} is REQ and has asked more than once")
     if roster.asks != asks:
         raise InvariantBroken(f"there are {asks} unspent asks, {roster.asks} are counted")
     if roster.count != count:
@@ -333,144 +349,172 @@ def _session(session: Session) -> None:
     if not session.acked <= session.safe <= session.reported:
         raise InvariantBroken(f"{session} was acknowledged what it never reported")
     held = [job.seq for job in session.jobs if job.state == HELD]
-    if held != sorted(held):
+    if len(held) > 1 and held != sorted(held):
         raise InvariantBroken(f"{session} holds {held}: a start would not find some of them")
 
 
-def _lines(machine: Machine) -> None:
-    standing = set()
-    for queue in machine.queues:
-        if len(queue.line) != len(set(queue.line)):
-            raise InvariantBroken(f"a worker stands in the line of {queue.name} twice")
+def _lines(queues: list[Queue], workers: list[Worker]) -> None:
+    standing: set[Place] = set()
+    for queue in queues:
+        gone, before = 0, len(standing)
         for place in queue.line:
             standing.add(place)
+            worker = place.worker
             if not place.in_line or place.queue is not queue:
-                raise InvariantBroken(f"{place.worker} stands in the line of {queue.name} and does not know")
-            if place.worker.lost and place.worker.credit:
-                raise InvariantBroken(f"{place.worker} is lost and has credit")
-        gone = sum(place.worker.lost for place in queue.line)
+                raise InvariantBroken(f"{worker} stands in the line of {queue.name} and does not know")
+            if worker.lost:
+                gone += 1
+                if worker.credit:
+                    raise InvariantBroken(f"{worker} is lost and has credit")
+        if len(queue.line) != len(standing) - before:
+            raise InvariantBroken(f"a worker stands in the line of {queue.name} twice")
         if queue.gone != gone:
             raise InvariantBroken(f"{gone} in the line of {queue.name} are lost, {queue.gone} are counted")
-    for worker in machine.roster:
+    for worker in workers:
         for place in worker.places:
             if (worker.credit and not place.in_line) or (place.in_line and place not in standing):
                 raise InvariantBroken(f"{worker} has asked and does not stand in the line of {place.queue.name}")
-    _services(machine)
 
 
-def _services(machine: Machine) -> None:
+def _services(machine: Machine, queues: list[Queue]) -> None:
+    services = machine.roster.services
     served: dict[tuple[Queue, ...], int] = {}
     for session in machine.roster.sessions.values():
-        queues = tuple(place.queue for place in session.places)
-        if len(queues) > 1:
-            served[queues] = served.get(queues, 0) + 1
-        if (session.service and session.service.service) is not machine.roster.services.get(queues):
-            raise InvariantBroken(f"{session} does not serve {queues}")
-    if served != {queues: service.sessions for queues, service in machine.roster.services.items()}:
+        expected = None
+        if len(session.places) > 1:
+            serves = tuple(place.queue for place in session.places)
+            served[serves] = served.get(serves, 0) + 1
+            expected = services.get(serves)
+        if (session.service and session.service.service) is not expected:
+            raise InvariantBroken(f"{session} does not serve what it says")
+    if served != {queues: service.sessions for queues, service in services.items()}:
         raise InvariantBroken(f"{served} is served, and something else is known")
-    for queue in machine.queues:
-        there = [(service, 1 << index) for service in machine.roster.services.values()
-                 for index, each in enumerate(service.queues) if each is queue]  # fmt: skip
-        if len(there) != len(queue.services) or set(there) != set(queue.services):
+    served_by: dict[Queue, list[tuple[Service, int]]] = {}
+    for service in services.values():
+        for index, each in enumerate(service.queues):
+            served_by.setdefault(each, []).append((service, 1 << index))
+    for queue in queues:
+        there = served_by.get(queue, [])
+        if len(there) != len(queue.services) or (there and set(there) != set(queue.services)):
             raise InvariantBroken(f"{queue} does not know who serves it")
-        waits = len(queue) and queue is not machine.queue and queue not in machine.stirred
+        waits = there and len(queue) and queue is not machine.queue and queue not in machine.stirred
         if waits and queue.settings is None and any(queue not in service.ready() for service, _ in there):
             raise InvariantBroken(f"{queue} would not be looked at")
 
 
 def _kept(kept: Kept, open_jobs: dict[int, Job], jobs_max: int, bytes_max: int) -> None:
-    size = 0
-    for job in kept:
+    letters, size = list(kept.walk("", 0)), 0
+    for letter in letters:
+        job = letter.job
         if job.state not in FINAL:
             raise InvariantBroken(f"job {job.number} is kept and not final")
         if job.number in open_jobs:
             raise InvariantBroken(f"job {job.number} is kept and open")
-        size += held_bytes(job.body, b"") + held_bytes(job.answer, b"") + beyond_frames(job)
+        size += held_bytes(job.body, b"") + _answer_bytes(job)
     if kept.bytes != size:
         raise InvariantBroken(f"kept jobs have {size} bytes, {kept.bytes} are counted")
-    if not (len(kept) <= jobs_max and kept.bytes <= bytes_max):
-        raise InvariantBroken("more is kept than may be")
-    _letters(kept)
+    if not (len(kept) == len(letters) <= jobs_max and kept.bytes <= bytes_max):
+        raise InvariantBroken("more is kept than may be, or counted wrong")
+    _letters(kept, letters)
 
 
-def _letters(kept: Kept) -> None:
+def _answer_bytes(job: Job) -> int:
+    """What a final job holds beyond its body."""
+    size = held_bytes(job.answer, b"")
+    return size + beyond_frames(job) if job.ledger or job.headers or job.answer_headers else size
+
+
+def _letters(kept: Kept, letters: list[Letter]) -> None:
     """The dead letters of each queue are those that are kept of it, in the same order, and are found by id."""
     queues: dict[str, list[Letter]] = {}
-    last = 0
-    for letter in kept.walk("", 0):
+    last = count = 0
+    for letter in letters:
         job = letter.job
         if kept.entries.get(job.number) is not letter or not last < letter.place <= kept.last:
             raise InvariantBroken(f"the dead letter of job {job.number} is not where it should be")
         last = letter.place
         if job.state == DISCARDED:
             queues.setdefault(job.queue.name, []).append(letter)
+            count += 1
             if not job.id or kept.of(job.id) is not letter:
                 raise InvariantBroken(f"the dead letter of job {job.number} cannot be found by its id")
-    if queues.keys() != kept._lines.keys() or len(kept._by_id) != sum(map(len, queues.values())):
+    if queues.keys() != kept._lines.keys() or len(kept._by_id) != count:
         raise InvariantBroken("there are dead letters of a queue, or ids of them, that are not kept")
-    for queue, letters in queues.items():
-        if list(kept.walk(queue, 0)) != letters:
+    for queue, several in queues.items():
+        if list(kept.walk(queue, 0)) != several:
             raise InvariantBroken(f"the dead letters of {queue} are not those that are kept")
-        if kept.of_queue(queue) != (len(letters), sum(letter.size for letter in letters)):
+        if kept.of_queue(queue) != (len(several), sum([letter.size for letter in several])):
             raise InvariantBroken(f"the dead letters of {queue} are counted wrong")
 
 
-def _outcomes(outcomes: Outcomes, open_jobs: dict[int, Job], jobs_max: int, bytes_max: int) -> None:
-    size = count = 0
-    for job in outcomes:
+def _outcomes(outcomes: Outcomes, open_jobs: dict[int, Job], jobs_max: int, bytes_max: int) -> list[Job]:
+    """Returns the jobs whose outcomes are kept."""
+    jobs, size = list(outcomes), 0
+    for job in jobs:
         if job.state not in FINAL:
             raise InvariantBroken(f"the outcome of job {job.number} is kept, and it is not final")
         if job.number in open_jobs:
             raise InvariantBroken(f"the outcome of job {job.number} is kept, and it is open")
-        held = held_bytes(job.answer, b"") + OUTCOME_BYTES + beyond_frames(job)
+        held = _answer_bytes(job) + OUTCOME_BYTES
         if job.kept_bytes != held:
             raise InvariantBroken(f"the outcome of job {job.number} counts {job.kept_bytes} bytes, not {held}")
-        size += job.kept_bytes
-        count += 1
-    if (outcomes.bytes, len(outcomes)) != (size, count):
-        raise InvariantBroken(f"{count} outcomes have {size} bytes; {len(outcomes)}, {outcomes.bytes} are counted")
-    if not (count <= jobs_max and size <= bytes_max):
+        size += held
+    if (outcomes.bytes, len(outcomes)) != (size, len(jobs)):
+        raise InvariantBroken(f"{len(jobs)} outcomes have {size} bytes; {len(outcomes)}, {outcomes.bytes} are counted")
+    if not (len(jobs) <= jobs_max and size <= bytes_max):
         raise InvariantBroken("more outcomes are kept than may be")
+    return jobs
 
 
 def _requests(machine: Machine, open_jobs: dict[int, Job]) -> None:
     requests, limits = machine.requests, machine.limits
-    _outcomes(requests.outcomes, open_jobs, limits.outcomes_max, limits.outcomes_bytes_max)
+    kept = _outcomes(requests.outcomes, open_jobs, limits.outcomes_max, limits.outcomes_bytes_max)
     native = [job for job in open_jobs.values() if job.request is not None]
     if requests.open != len(native):
         raise InvariantBroken(f"{len(native)} open jobs came natively, {requests.open} are counted")
-    for key, job in requests._jobs.items():
-        if key not in requests.uniques.requests_of(job) or not (job.number in open_jobs or job in requests.outcomes):
+    jobs, guests = requests._jobs, requests.uniques.guests
+    for key, job in jobs.items():
+        is_its_own = key == job.request or (job in guests and key in guests[job])
+        if not (is_its_own and (job.number in open_jobs or job.kept_bytes)):
             raise InvariantBroken(f"job {job.number} can be asked for and is neither open nor kept")
-    for job in (*native, *requests.outcomes):
-        if any(requests._jobs.get(key) is not job for key in requests.uniques.requests_of(job)):
+    for job in (*native, *kept):
+        is_found = job.request is None or jobs.get(job.request) is job
+        if not is_found or (job in guests and any(jobs.get(key) is not job for key in guests[job])):
             raise InvariantBroken(f"nobody can ask for job {job.number}")
     for job_id, job in requests._by_id.items():
-        if job.id != job_id or job.request is None or requests._jobs.get(job.request) is not job:
+        if job.id != job_id or job.request is None or jobs.get(job.request) is not job:
             raise InvariantBroken(f"job {job.number} is known by an id that is not its own")
     _keys(machine, open_jobs)
+    _receipts(machine, kept)
+
+
+def _receipts(machine: Machine, kept: list[Job]) -> None:
+    """Of each outcome it is known how many askers have not said that they have it."""
+    askers = machine.requests.askers
     owed: dict[Job, int] = {}
-    parting = [asker for paths in requests.askers.parting.values() for asker in paths.values()]
-    for asker in (*requests.askers, *parting):
+    for asker in (*askers, *(asker for paths in askers.parting.values() for asker in paths.values())):
         last = 0
         for number, job in asker.unreceived:
             if not last < number <= asker.told:
                 raise InvariantBroken(f"{asker} was told outcomes out of order")
             last = number
             owed[job] = owed.get(job, 0) + 1
-    waiting = [job for _, _, job in machine.told]
-    for job in requests.outcomes:
-        if not waiting and not machine.keeps_records and job.unreceived != owed.get(job, 0):
+    if machine.told or machine.keeps_records:
+        return
+    for job in kept:
+        if job.unreceived != owed.get(job, 0):
             raise InvariantBroken(f"job {job.number} is owed {owed.get(job, 0)} receipts, not {job.unreceived}")
 
 
 def _keys(machine: Machine, open_jobs: dict[int, Job]) -> None:
     """Of each unique key there is one live job, or a window, and who shares a job is found by it."""
     requests, uniques = machine.requests, machine.requests.uniques
-    holding = {held_by(job): job for job in open_jobs.values() if held_by(job) is not None}
-    if holding != uniques.live or len(holding) != sum(held_by(job) is not None for job in open_jobs.values()):
+    taken = [(held_by(job), job) for job in open_jobs.values() if job.rules is not None and job.rules.unique]
+    holding = dict(taken)
+    if holding != uniques.live or len(holding) != len(taken):
         raise InvariantBroken(f"the live keys are {uniques.live}, and open jobs hold {holding}")
-    for key in uniques.live.keys() & uniques.windows.keys():  # one that is over may not have been taken away yet
+    both = uniques.live.keys() & uniques.windows.keys() if uniques.windows else ()
+    for key in both:  # a window that is over may not have been taken away yet
         if uniques.windows[key].until_ns > max(uniques.live[key].accepted_ns, machine.began_ns):
             raise InvariantBroken("a key is held by an open job and by one that has ended")
     if len(uniques.windows) > machine.limits.unique_windows_max:
