@@ -184,11 +184,12 @@ def test_worlds_that_were_judged_wrongly(seed: str) -> None:
     World(seed, kinds=("2010", "native", "both", "both")).play()
 
 
-@pytest.mark.parametrize("seed", ["policies-1/219", "policies-1/404", "rd/490", "policies-3/1985"])
+@pytest.mark.parametrize("seed", ["policies-1/219", "policies-1/404", "rd/490", "policies-3/1985", "policies-4/1131"])
 def test_worlds_with_policies_that_were_judged_wrongly(seed: str) -> None:
     """A job goes on in the turn in which the dead letter goes that blocked it; a window that is over may still be known
-    when its key is taken again; after a restart nobody may claim the attempt before a hand-over in vain; and a dead
-    letter is redriven whose body was done, asked for once more, by another job.
+    when its key is taken again; after a restart nobody may claim the attempt before a hand-over in vain; a dead
+    letter is redriven whose body was done, asked for once more, by another job; and a job whose moment came while it
+    was not safe goes on when its broker has heard that it is.
     """
     World(seed, kinds=("policies",)).play()
 

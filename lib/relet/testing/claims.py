@@ -147,7 +147,9 @@ class Claim:
     turn: int = 0
     """In which it was accepted."""
     safe_turn: int = 0
-    """After which its acceptance was safe."""
+    """After which its acceptance was safe ..."""
+    safe_at: int = 0
+    """... and when the broker heard of that, where it was to wait for a moment: it can be done no sooner."""
     attempts: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     """Of these, those that were in vain, by what they are counted as."""

@@ -188,7 +188,7 @@ class Judge:
         """A turn begins; what the one before owed must have been done."""
         self.check_expected()
         self.sessions.begin_turn()
-        self.lines.begin_turn()
+        self.lines.begin_turn(now)
         self.now = now
 
     def check_expected(self) -> None:
@@ -752,6 +752,8 @@ class Judge:
                 if claim is None:
                     claim = self._by_number[record.number] = self.by_key[key_of(record.body)]
                 claim.safe, claim.safe_turn = True, self.lines.turn
+                if claim.due:
+                    self.lines.became_safe.append(claim)
                 if claim.request is not None:
                     self.requests.is_safe(claim, (claim.request,))
             elif isinstance(record, Shared):

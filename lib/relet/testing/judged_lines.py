@@ -36,7 +36,8 @@ Given: TypeAlias = "list[tuple[Claim, Any]]"
 """(job, the session or the peer of 2010 that got it)."""
 
 LATE_NS: Final = S
-"""How long after its moment a delayed job may be where it was: steps are bounded, and come with the next turn ..."""
+"""How long after its moment, and after it is safe, a delayed job may be where it was: steps are bounded, and come with
+the next turn ..."""
 STIRRED_NS: Final = 50 * MS
 """... and so long after there was something in it again may a bucket be left alone."""
 LOOKS_SHARE: Final = 200
@@ -314,7 +315,7 @@ class Line:
         now, turn = lines.now, lines.turn
         if since >= turn or (lines.has_store and not 0 < claim.safe_turn < turn):
             return False
-        if (claim.due and now < claim.due + LATE_NS) or now >= claim.goes_by - claim.early_ns:
+        if (claim.due and now < max(claim.due, claim.safe_at) + LATE_NS) or now >= claim.goes_by - claim.early_ns:
             return False
         order, fair, settings = agreed.order, agreed.fair, self.settings
         if order and (
@@ -416,6 +417,8 @@ class Lines:
         self.turn = 0
         self._credit = 0
         self._by_name: dict[str, Line] = {}
+        self.became_safe: list[Claim] = []
+        """What is to wait for a moment, and is safe since the last turn."""
         self.of_seats: dict[Any, Shares] = {}
         """By session with weights: what it got from its queues."""
         self._seats: Given = []
@@ -443,10 +446,13 @@ class Lines:
         self._credit -= count
         return True
 
-    def begin_turn(self) -> None:
-        """The last turn is over."""
+    def begin_turn(self, now: int) -> None:
+        """The last turn is over, and another one begins."""
         self.check()
         self.turn += 1
+        for claim in self.became_safe:
+            claim.safe_at = now
+        self.became_safe.clear()
         self._credit = min(self._credit + LOOKS_SHARE, 10 * LOOKS_SHARE)
 
     def check(self) -> None:
