@@ -48,10 +48,20 @@ if TYPE_CHECKING:
     from relet.transport.attach import BindError
     from relet.transport.endpoints import EndpointError
     from relet.transport.pump import PumpUnavailable
-    from relet.worker import CurrentJob, FailJob, HandBack, NoAnswer, QueueUnknown, Worker, current_job
+    from relet.worker import (
+        AsyncWorker,
+        CurrentJob,
+        FailJob,
+        HandBack,
+        NoAnswer,
+        QueueUnknown,
+        Worker,
+        current_job,
+    )
 
 __all__ = [
     "Admin",
+    "AsyncWorker",
     "Backoff",
     "BackupInfo",
     "BindError",
@@ -98,6 +108,7 @@ __all__ = [
 
 _WHERE: Final = {
     "Admin": "relet.client",
+    "AsyncWorker": "relet.worker",
     "Backoff": "relet.client",
     "BindError": "relet.transport.attach",
     "Broker": "relet.broker",

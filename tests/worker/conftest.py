@@ -264,9 +264,12 @@ class Running:
 
     def _run(self) -> None:
         try:
-            self.worker.run()
+            self._work()
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.error = error
+
+    def _work(self) -> None:
+        self.worker.run()
 
     def join(self) -> None:
         """Wait until `run` has returned; fails when it does not."""

@@ -61,7 +61,7 @@ class Model(RuleBasedStateMachine):
         self.to_broker: collections.deque[tuple[bytes, ...]] = collections.deque()
         self.inbox: Any = collections.deque()
         self.queue: collections.deque[Job] = collections.deque()
-        self.in_hand: Job | None = None
+        self.in_hand: list[Job] = []
         self.tokens = 0
         self.begun: set[bytes] = set()
         self.told: set[bytes] = set()
@@ -72,11 +72,12 @@ class Model(RuleBasedStateMachine):
         self.returned: set[bytes] = set()
         """Tokens of jobs that were handed back."""
 
-    @initialize(ahead=st.sampled_from([1, 2, 5, None]))
-    def begin(self, ahead: int | None) -> None:
+    @initialize(ahead=st.sampled_from([0, 1, 4, None]), places=st.sampled_from([1, 1, 2, 3]))
+    def begin(self, ahead: int | None, places: int) -> None:
         """A worker that is welcome, and has something to do."""
-        self.ahead = ahead
-        self.peer = NativePeer(b"i" * 16, ahead=ahead)
+        self.ahead = None if ahead is None else places + ahead
+        self.places = places
+        self.peer = NativePeer(b"i" * 16, ahead=self.ahead, places=places)
         self.peer.became_connected(self.now)
         self.exchange(3)
         while self.session and self.session.handed < self.session.granted:
@@ -105,8 +106,8 @@ class Model(RuleBasedStateMachine):
         held = [job for job in self.queue if job.token in peer._held]
         for job in held:
             if job.told and job.token not in self.told:
-                assert self.in_hand is None, "told while the handler has another one"
-                assert job is held[0], "told out of turn"
+                idle = self.places - len(self.in_hand)
+                assert job in held[:idle], "told while the handlers have others, or out of turn"
                 self.told.add(job.token)
         self.to_broker += outgoing[:room]
         peer.sent(len(outgoing[:room]), self.now)
@@ -121,28 +122,30 @@ class Model(RuleBasedStateMachine):
         """Time passes without a turn; the longest of them is a sleep."""
         self.now += ms * MS
 
-    @precondition(lambda self: self.queue and self.in_hand is None)
+    @precondition(lambda self: self.queue and len(self.in_hand) < self.places)
     @rule()
     def start(self) -> None:
-        """The handler's thread takes the next job."""
+        """A handler's thread takes the next job."""
         job = self.queue.popleft()
         if self.peer.start(job, self.now):
             assert job.token not in self.begun, "begun twice"
             assert job.token not in self.returned, "begun after it was given back"
             self.begun.add(job.token)
-            self.in_hand = job
+            self.in_hand.append(job)
         else:
             self.inbox.append((job, Silence.UNSTARTED, self.now))
 
-    @precondition(lambda self: self.in_hand is not None)
-    @rule(outcome=st.sampled_from([(b"x",), Failure(kind="x"), Silence.HANDED_BACK, Silence.UNANSWERED]))
-    def end(self, outcome: Any) -> None:
-        """The handler is done."""
-        assert self.in_hand is not None
-        self.inbox.append((self.in_hand, outcome, self.now))
+    @precondition(lambda self: self.in_hand)
+    @rule(
+        outcome=st.sampled_from([(b"x",), Failure(kind="x"), Silence.HANDED_BACK, Silence.UNANSWERED]),
+        which=st.integers(0, 2),
+    )
+    def end(self, outcome: Any, which: int) -> None:
+        """A handler is done, not always the one that began first."""
+        job = self.in_hand.pop(which % len(self.in_hand))
+        self.inbox.append((job, outcome, self.now))
         if not isinstance(outcome, Silence):
-            self.decided.add(self.in_hand.token)
-        self.in_hand = None
+            self.decided.add(job.token)
 
     # --- The connection.
 
@@ -274,7 +277,7 @@ class Model(RuleBasedStateMachine):
             held, opened = self.peer._held, self.peer._open
             waiting = {job.token for job in self.queue} | {job.token for job, *_ in self.inbox}
             assert set(held) <= set(opened)
-            assert set(opened) <= waiting | ({self.in_hand.token} if self.in_hand else set())
+            assert set(opened) <= waiting | {job.token for job in self.in_hand}
 
     def teardown(self) -> None:
         """All that is under way arrives, everything held is done: nobody waits for anything any more."""
@@ -284,14 +287,14 @@ class Model(RuleBasedStateMachine):
             self.now += 200 * MS
             if not self.peer.connected:
                 self.connect()
-            while self.queue and self.in_hand is None:
+            while self.queue and len(self.in_hand) < self.places:
                 self.start()
-            if self.in_hand is not None:
-                self.end((b"done",))
+            while self.in_hand:
+                self.end((b"done",), 0)
             self.hear(100, 1_000)
             self.arrive(100)
             quiet = not (self.to_worker or self.to_broker or self.queue or self.inbox or self.peer._reports)
-            if quiet and self.peer.welcomed and self.session is not None and self.in_hand is None:
+            if quiet and self.peer.welcomed and self.session is not None and not self.in_hand:
                 break
         else:
             raise AssertionError("it did not come to rest")

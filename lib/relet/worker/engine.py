@@ -1,9 +1,11 @@
-"""The library's thread of one `Worker.run`, and what it shares with the thread that runs the handler.
+"""The library's thread of one run of a worker, and what it shares with who runs the handlers.
 
-The handler runs in the thread that called `run`; this one owns the sockets and never runs the handler, so a long job
-does not keep the connection from being looked after. Jobs cross over in batches through a `queue.SimpleQueue`, whose
-`put` is safe in signal handlers; what became of them comes back through a deque, with an alarm that costs a system call
-only while this thread sleeps.
+Handlers run where their `pool.Pool` lets them; this thread owns the sockets and never runs one, so neither a long job
+nor a blocked loop keeps the connection from being looked after. Jobs cross over in batches through the pool's `give`;
+what became of them comes back through a deque, with an alarm that costs a system call only while this thread sleeps.
+
+A worker that retires asks for nothing more, and waits for what is in hand until its drain time is over, or until it is
+hurried: then it gives up what is in hand, which is handed back, and tells the pool not to wait for it.
 
 Which dialect is spoken, and over how many connections, is the affair of a `Line`: this file turns it.
 """
@@ -13,9 +15,9 @@ from __future__ import annotations
 import collections
 import functools
 import logging
-import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from relet.events import Event
@@ -50,6 +52,10 @@ class Held(Protocol):
     answered: bool
     """Whether the handler has returned an answer; written by its thread, before it begins another job."""
 
+    @property
+    def queue(self) -> str:
+        """In which queue it waited."""
+
     def names(self) -> dict[str, str | int]:
         """What it is called in the log: as the broker calls it."""
 
@@ -79,7 +85,12 @@ class Line(Protocol):
         """Whether the broker is there; read by any thread."""
 
     def start(self, job: Any, now: int) -> bool:
-        """Whether the handler's thread, which calls this, may begin the job."""
+        """Whether the handler's thread, which calls this, may begin the job. One call at a time, in the order of their
+        arrival.
+        """
+
+    def ready(self, places: int) -> None:
+        """So many handlers could begin a job at once; less than the concurrency while some are not ready."""
 
     def open(self, context: Context, now: int) -> None:
         """Make the sockets."""
@@ -101,6 +112,12 @@ class Line(Protocol):
     def retire(self) -> None:
         """The worker is to end: ask for nothing any more. May be called again."""
 
+    def take(self) -> None:
+        """Take all that has gathered in the inbox."""
+
+    def give_up(self) -> None:
+        """Nobody waits for the handlers any more: what they have goes back, as far as the dialect can say so."""
+
     @property
     def flushed(self) -> bool:
         """Whether all that was reported has left, as safely as the dialect can know."""
@@ -118,17 +135,33 @@ class Engine:
     Args:
         line: not opened yet.
         context: where the sockets are made; None: one of the thread's own.
-        jobs: gets lists of jobs, and None at the end.
+        alarm: what this thread sleeps on; who puts something into the line's inbox rings it.
+        give: gets lists of jobs, and None at the end.
+        give_up: called where the handlers are waited for no longer.
+        drain_ns: how long a worker that retires waits for them; None: until they have done.
     """
 
-    def __init__(self, line: Line, context: Context | None, jobs: queue.SimpleQueue[list[Any] | None]) -> None:
+    def __init__(
+        self,
+        line: Line,
+        context: Context | None,
+        alarm: Alarm,
+        give: Callable[[list[Held] | None], None],
+        give_up: Callable[[], None],
+        drain_ns: int | None = None,
+    ) -> None:
         self.error: Exception | None = None
-        self.alarm = Alarm()
+        self.alarm = alarm
         self.line = line
         self._context = context
-        self._jobs = jobs
+        self._give = give
+        self._give_up = give_up
+        self._drain_ns = drain_ns
         self._retiring = False
+        self._hurried = False
         self._retired = False
+        self._given_up = False
+        self._drained_at: int | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="relet-worker", daemon=True)
         if line.asides is not None:
@@ -138,13 +171,17 @@ class Engine:
 
     # --- Called by other threads.
 
-    def retire(self) -> None:
-        """Ask for nothing any more, while the handler finishes what it has. Signal handlers may call it."""
+    def retire(self, *, hurry: bool = False) -> None:
+        """Ask for nothing any more, while the handlers finish what they have; in a hurry that is given up.
+
+        Signal handlers may call it.
+        """
+        self._hurried |= hurry
         self._retiring = True
         self.alarm.ring()
 
     def stop(self) -> None:
-        """Send the last reports, within bounds, and end the thread."""
+        """Give up what is still in hand, send the last reports, within bounds, and end the thread."""
         self._stopping = True
         self.alarm.ring()
         self._thread.join(3 * FLUSH_NS_MAX / 1e9)
@@ -181,7 +218,7 @@ class Engine:
         line.stopped()
         if line.asides is not None:
             line.asides.end()
-        self._jobs.put(None)
+        self._give(None)
         if self._context is None:
             context.term()  # waits for the last reports, as long as they may linger
 
@@ -190,26 +227,41 @@ class Engine:
         line, sleeper = self.line, Sleeper(self.alarm)
         while not self._stopping:
             now = clock()
-            if self._retiring and not self._retired:
-                self._retired = True
-                line.retire()
+            if self._retiring and not self._given_up:
+                self._retire(now)
             if self._turn(now, ending=False):
-                sleeper.sleep(line.due(now), now, line.watched(), self._idle)
+                due = line.due(now) if self._given_up else earliest((line.due(now), self._drained_at))
+                sleeper.sleep(due, now, line.watched(), self._idle)
+
+    def _retire(self, now: int) -> None:
+        line = self.line
+        if not self._retired:
+            self._retired = True
+            line.retire()
+            if self._drain_ns is not None:
+                self._drained_at = now + self._drain_ns
+        if self._hurried or (self._drained_at is not None and now >= self._drained_at):
+            self._given_up = True
+            line.give_up()
+            self._give_up()
 
     def _turn(self, now: int, *, ending: bool) -> bool:
         """An idle worker holds none of the jobs that it has handed on."""
         jobs, rests = self.line.turn(now, ending=ending)
         if jobs:
-            self._jobs.put(jobs)
+            self._give(jobs)
         return rests
 
     def _idle(self) -> bool:
-        return not (self.line.inbox or self._stopping or self._retiring is not self._retired)
+        awaited = self._retiring is not self._retired or self._hurried is not self._given_up
+        return not (self.line.inbox or self._stopping or awaited)
 
     def _flush(self) -> int:
         """Hand the last reports to ZeroMQ; returns how long they may linger there, in milliseconds."""
         line, sleeper = self.line, Sleeper(Alarm())
         line.retire()
+        line.take()
+        line.give_up()
         end = clock() + FLUSH_NS_MAX
         while True:
             now = clock()

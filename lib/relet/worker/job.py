@@ -11,11 +11,13 @@ is silent for too long is given up, and with it the pieces, which are told at mo
 from __future__ import annotations
 
 import collections
+import contextvars
 import math
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, Final, NamedTuple
 
 from relet.messages import DEFAULT_QUEUE, HEADER_BYTES, Dispatch, headers_held
@@ -25,6 +27,7 @@ PIECES_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bytes of pieces of results that wait to be sent, before a handler that says more has to wait; one may be larger."""
 PIECE_BYTES: Final = 1_024
 """What a piece counts beside its bytes: its header, and the objects around it."""
+NO_JOB: Final = "there is no current job: call current_job() in a worker's handler, in its own thread or coroutine"
 
 
 class Job:
@@ -57,6 +60,11 @@ class Job:
         self.frames = frames
         self.session = session
         """In which of the worker's sessions it came: only there does `seq` mean anything."""
+
+    @property
+    def queue(self) -> str:
+        """In which queue it waited."""
+        return self.header.queue
 
     def names(self) -> dict[str, str | int]:
         """What it is called in the log: as the broker calls it."""
@@ -310,39 +318,61 @@ def as_bytes(frames: Sequence[Any]) -> tuple[bytes, ...]:
 
 
 class Hand:
-    """What the thread of one `Worker.run` has in hand."""
+    """What one of the places has in hand at which a worker does jobs: a thread's, a coroutine's, a process'."""
 
-    __slots__ = ("asides", "job")
+    __slots__ = ("asides", "job", "threads", "view")
 
-    def __init__(self, asides: Asides | None) -> None:
+    def __init__(self, asides: Asides | None = None, threads: Executor | None = None) -> None:
         self.asides = asides
         """None in the dialect of 2010."""
+        self.threads = threads
+        """Where functions run that a coroutine waits for."""
         self.job: object | None = None
+        self.view: CurrentJob | None = None
+        """What is shown of it, where that is made elsewhere."""
 
 
-class _Threads(threading.local):
-    hand: Hand | None = None
+_hand: Final[contextvars.ContextVar[Hand | None]] = contextvars.ContextVar("relet-hand", default=None)
 
 
-_threads: Final = _Threads()
+def take_hand(hand: Hand) -> contextvars.Token[Hand | None]:
+    """This context's hand from now on; the token is for `leave_hand`: a handler may run a worker."""
+    return _hand.set(hand)
 
 
-def take_hand(hand: Hand | None) -> Hand | None:
-    """The calling thread's hand from now on; returns the one before, to be put back: a handler may run a worker."""
-    before, _threads.hand = _threads.hand, hand
-    return before
+def leave_hand(token: contextvars.Token[Hand | None]) -> None:
+    """The hand before is this context's again."""
+    _hand.reset(token)
+
+
+def hand_of_this_context() -> Hand:
+    """Raises RuntimeError where there is none."""
+    hand = _hand.get()
+    if hand is None:
+        raise RuntimeError(NO_JOB)
+    return hand
 
 
 def current_job() -> CurrentJob:
-    """The job that the calling thread's handler has.
+    """The job that the handler has which calls this.
+
+    It is known in the handler's thread or coroutine, and in what takes their context along, such as
+    `asyncio.to_thread`.
 
     Raises:
-        RuntimeError: the calling thread is not in a handler.
+        RuntimeError: there is none here.
     """
-    hand = _threads.hand
-    job = hand.job if hand is not None else None
-    if hand is None or job is None:
-        raise RuntimeError("there is no current job: call current_job() in a worker's handler, in the handler's thread")
+    hand = _hand.get()
+    if hand is None or hand.job is None:
+        raise RuntimeError(NO_JOB)
+    return view_of(hand)
+
+
+def view_of(hand: Hand) -> CurrentJob:
+    """What is shown of the job in hand."""
+    job = hand.job
+    if hand.view is not None:
+        return hand.view
     if hand.asides is None or not isinstance(job, Job):
         return CurrentJob(None, None)
     if job.view is None:

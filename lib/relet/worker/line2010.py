@@ -48,6 +48,9 @@ class Line2010:
         """Whether the handler's thread may begin the job."""
         return job.start()
 
+    def ready(self, places: int) -> None:
+        """Nobody is told of starts."""
+
     @property
     def connected(self) -> bool:
         """Whether the broker is there."""
@@ -126,6 +129,14 @@ class Line2010:
 
     def retire(self) -> None:
         """An ask cannot be taken back."""
+
+    def take(self) -> None:
+        """What handlers have made of their jobs."""
+        self._take_ended()
+
+    def give_up(self) -> None:
+        """There is no word for it: the broker lets again what this worker had, once its connection has gone."""
+        self.peer.give_up()
 
     @property
     def flushed(self) -> bool:

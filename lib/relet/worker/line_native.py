@@ -51,6 +51,10 @@ class NativeLine:
         """Whether the broker is there."""
         return self.peer.welcomed
 
+    def ready(self, places: int) -> None:
+        """So many handlers could begin a job at once."""
+        self.peer.idle_max = places
+
     def open(self, context: Context, now: int) -> None:
         """Make the socket."""
         self._link = Link(context, zmq.DEALER, self._endpoint, now)
@@ -145,6 +149,14 @@ class NativeLine:
         """Take back what was asked for, and give up what was not started."""
         if not self.peer.retiring:
             self.peer.retire(clock())
+
+    def take(self) -> None:
+        """What handlers have made of their jobs."""
+        self.peer.take(self.inbox)
+
+    def give_up(self) -> None:
+        """What is in hand is handed back."""
+        self.peer.give_up()
 
     @property
     def flushed(self) -> bool:

@@ -86,7 +86,7 @@ Answer = tuple[bytes, ...]
 Outcome = Answer | Failure | Silence
 
 
-def failure_of(error: Exception) -> Failure:
+def failure_of(error: BaseException) -> Failure:
     """What to tell of an exception: its type's name, and what it says of itself."""
     if isinstance(error, FailJob):
         return error.failure
@@ -97,7 +97,7 @@ def failure_of(error: Exception) -> Failure:
     return Failure(kind=bounded(type(error).__name__, KIND_CHARACTERS_MAX), text=bounded(text, TEXT_CHARACTERS_MAX))
 
 
-def shown(error: Exception) -> str:
+def shown(error: BaseException) -> str:
     """An exception for the log."""
     try:
         return repr(error)

@@ -4,6 +4,7 @@ A worker that asks only when it is idle waits for the way to the broker and back
 hide that way, but each lies with this worker while another might do it, and is lost for a while when this worker dies.
 So the worker asks ahead for a fixed time's worth of work, longer than the way takes and shorter than anybody notices:
 thousands of tiny jobs, two of ten milliseconds, and none where a job takes a second, of which the way is nothing.
+A worker that does several at a time asks for one for each place, always, and ahead for that time's worth of all places.
 
 How long a job takes is learnt from those that have ended, the latest ones most. A worker that knows little asks for
 little: never more ahead than it has done already.
@@ -27,14 +28,20 @@ class Pace:
     """What the past says about how far ahead to ask.
 
     Args:
-        fixed: always so many, 1 to `AHEAD_MAX`; None: learn it.
+        fixed: always so many, `places` to `AHEAD_MAX`; None: learn it.
+        places: jobs that are done at a time, 1 to `AHEAD_MAX`.
     """
 
-    def __init__(self, fixed: int | None = None) -> None:
+    def __init__(self, fixed: int | None = None, places: int = 1) -> None:
+        if not 1 <= places <= AHEAD_MAX:
+            raise ValueError(f"concurrency must be between 1 and {AHEAD_MAX}, not {places}")
         if fixed is not None and not 1 <= fixed <= AHEAD_MAX:
             raise ValueError(f"ahead must be between 1 and {AHEAD_MAX}, not {fixed}")
-        self.ahead = 1 if fixed is None else fixed
-        """Jobs to have asked for or hold, the one in hand among them."""
+        if fixed is not None and fixed < places:
+            raise ValueError(f"ahead counts the jobs in hand, too: with concurrency {places} not {fixed}, but {places}")
+        self.ahead = places if fixed is None else fixed
+        """Jobs to have asked for or hold, those in hand among them."""
+        self.places = places
         self.mean_ns = 0.0
         """How long a job takes; 0 while nothing is known."""
         self._fixed = fixed is not None
@@ -48,8 +55,10 @@ class Pace:
         past = MEMORY**count if self._ended else 0.0
         self._ended += count
         self.mean_ns = past * self.mean_ns + (1 - past) * mean
+        places = self.places
         if self.mean_ns >= ALONE_NS:
-            self.ahead = 1
+            self.ahead = places
         else:
-            wanted = AHEAD_MAX if self.mean_ns * AHEAD_MAX <= WORK_NS else -int(-WORK_NS // self.mean_ns)
-            self.ahead = max(2, min(wanted, self._ended))
+            work_ns = places * WORK_NS
+            wanted = AHEAD_MAX if self.mean_ns * AHEAD_MAX <= work_ns else -int(-work_ns // self.mean_ns)
+            self.ahead = min(AHEAD_MAX, places + max(1, min(wanted, self._ended) - 1))

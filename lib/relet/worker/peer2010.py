@@ -27,6 +27,7 @@ from itertools import islice
 from typing import Final
 
 from relet.dialects.d2010 import DELIMITER
+from relet.messages import DEFAULT_QUEUE
 from relet.worker.outcome import Counters
 from relet.worker.pace import AHEAD_MAX
 
@@ -54,6 +55,11 @@ class Job:
         """Whether there is an answer; written by the handler's thread."""
         self.started = False
         self.dropped = False
+
+    @property
+    def queue(self) -> str:
+        """The only one that the dialect serves."""
+        return DEFAULT_QUEUE
 
     def names(self) -> dict[str, str | int]:
         """What it is called in the log: nobody has told."""
@@ -188,6 +194,11 @@ class Peer2010:
             min(PAUSE_NS << min(self._failures_in_row - 1, 16), PAUSE_NS_MAX) if self._failures_in_row else 0
         )
         self._failures_in_row += 1
+
+    def give_up(self) -> None:
+        """Nobody waits for the handlers any more: what they have is not answered."""
+        self.counters.handed_back += sum(job.started for job in self._held)
+        self._held.clear()
 
     def answers_lost(self) -> None:
         """The connection for answers went, perhaps with some under way: the other one is retired, if it stands."""

@@ -9,7 +9,8 @@ A job is *held* from its arrival until the handler's thread starts it, and *open
 tables, and one step decides what happens to a held job: whoever takes it out of `_held` - `start` in the handler's
 thread, or this thread when the job is recalled, cancelled, lost, or handed back - has it, and the other does not find
 it. `dict.pop` with a key of bytes runs no Python code, so it is one step for all threads, with or without the
-interpreter lock.
+interpreter lock. Handlers begin jobs in the order in which they came, one after the other, also where several threads
+have one each: so the number of the last one that was begun tells of all before it.
 
 Nothing may be started once the broker may believe that this worker is gone. So a job is started only until
 `startable_until`: as long after the broker was heard last as a worker may be silent, and after a loss only as long as
@@ -23,8 +24,8 @@ recalled from it, before it has done another: the same jobs would come back. Cre
 started, on the last message of a batch, and goes alone only where there is no other.
 
 The broker counts an attempt when it is told of the start, and a handler may end the process with its first step, or
-keep the interpreter lock. So where the handler is idle, the job that it is about to begin is told to be started before
-it is handed to the handler's thread: `told`. Behind a busy one starts go with the reports, soon after.
+keep the interpreter lock. So where a handler is idle, the job that it is about to begin is told to be started before
+it is handed to the handler's thread: `told`. Behind busy ones starts go with the reports, soon after.
 
 Every `now` is nanoseconds of one clock that also runs while the machine is suspended.
 """
@@ -109,12 +110,13 @@ class NativePeer:
     Args:
         incarnation: 16 random bytes.
         queues: what to serve, the most important first.
-        weights: jobs of each of them a round, or () for strict order.
-        ahead: jobs to have asked for or hold, 1 to `AHEAD_MAX`; None: as many as the pace asks for.
+        ahead: jobs to have asked for or hold, `places` to `AHEAD_MAX`; None: as many as the pace asks for.
         agent: name and version of the program, for people.
+        weights: jobs of each queue a round, or () for strict order.
+        places: jobs that are done at a time, 1 to `AHEAD_MAX`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - all that there is
         self,
         incarnation: bytes,
         queues: tuple[str, ...] = ("default",),
@@ -122,6 +124,7 @@ class NativePeer:
         agent: str = "",
         *,
         weights: tuple[int, ...] = (),
+        places: int = 1,
     ) -> None:
         self.counters = Counters()
         self.connected = False
@@ -141,14 +144,16 @@ class NativePeer:
         handed back."""
         self.gone = False
         """Whether goodbye was said on this connection."""
+        self.idle_max = places
+        """Handlers that could begin a job at once if all were idle: `places`, but for those that are not ready."""
         self._hello = WorkerHello(
-            incarnation=incarnation, queues=queues, weights=weights, features=FEATURES, agent=agent
+            incarnation=incarnation, queues=queues, weights=weights, capacity=places, features=FEATURES, agent=agent
         )
         if len(native.encode(self._hello)) > NAMES_BYTES_MAX:
             raise ValueError(
                 f"the names of all queues have at most {NAMES_BYTES_MAX:,} bytes: serve fewer, or name them shorter"
             )
-        self._pace = Pace(ahead)
+        self._pace = Pace(ahead, places)
         self._reports = Reports()
         self._held: dict[bytes, Job] = {}
         self._open: dict[bytes, Job] = {}
@@ -158,8 +163,8 @@ class NativePeer:
         self._session = 0
         self._epoch: int | None = None
         self._seq = 0  # the last hand-over of this session that is known
-        self._begun: Job | None = None  # written by the handler's thread alone
-        self._again: Job | None = None  # the last job that came while an earlier attempt was in the handler's hands
+        self._begun: Job | None = None  # the last one; written by who begins the next, and that is one at a time
+        self._again: dict[bytes, Job] = {}  # token of a job in hand -> a later attempt of it, which came meanwhile
         self._started = self._started_said = 0
         self._credit = self._credit_said = 0
         self._withheld = 0  # places of jobs that were recalled since the last one ended
@@ -291,18 +296,20 @@ class NativePeer:
             self._started = max(self._started, begun.seq)
 
     def _tell_first(self, now: int) -> None:
-        """The handler is idle, and has or gets something to do: that counts as started before it is.
+        """Handlers are idle, and have or get something to do: that counts as started before it is.
 
-        A copy of the table is one moment of it: if nothing of what is open had been begun then, nothing else is in the
-        handler's hands, and it takes them in this order.
+        A copy of the table is one moment of it: of what is open and was not in it, all had been begun then, and what is
+        in it is begun in this order.
         """
-        if not self._held or len(self._held) != len(self._open):
+        if not self._held or len(self._open) - len(self._held) >= self.idle_max:
             return
         held = list(self._held.values())
-        if held and len(held) == len(self._open) and not held[0].told:
-            held[0].told = True
-            self._started = max(self._started, held[0].seq)
-            self._start_due = now
+        idle = self.idle_max - (len(self._open) - len(held))
+        for job in held[: max(0, idle)]:
+            if not job.told:
+                job.told = True
+                self._started = max(self._started, job.seq)
+                self._start_due = now
 
     # --- What the broker says.
 
@@ -310,8 +317,7 @@ class NativePeer:
         """Take what arrived; returns the jobs for the handler, in order."""
         jobs: list[Job] = []
         known = False
-        begun = self._begun
-        in_hand = begun.header.job if begun is not None and self._open.get(begun.token) is begun else None
+        in_hand = self._in_hand()
         for message in messages:
             try:
                 said = native.to_worker(VERSION if message[0] == SIGNATURE else 0, message[1])
@@ -322,8 +328,9 @@ class NativePeer:
             if type(said) is Dispatch:
                 if self._takes(said):
                     job = Job(said, message[2:], self._session, now)
-                    if said.job == in_hand:
-                        job.before, self._again = begun, job
+                    if said.job in in_hand:
+                        job.before = before = in_hand[said.job]
+                        self._again[before.token] = job
                     self._held[said.token] = self._open[said.token] = job
                     jobs.append(job)
             else:
@@ -337,6 +344,16 @@ class NativePeer:
             self._end_held()
             return []
         return jobs
+
+    def _in_hand(self) -> dict[bytes, Job]:
+        """Jobs in the handlers' hands, by id. They are begun in order of arrival: one that is held ends it."""
+        found: dict[bytes, Job] = {}
+        held = self._held
+        for token, job in self._open.items():
+            if token in held:
+                break
+            found[job.header.job] = job
+        return found
 
     def _takes(self, said: Dispatch) -> bool:
         """Whether this hand-over is ours to take."""
@@ -525,9 +542,10 @@ class NativePeer:
                 size = len(outcome[0]) if len(outcome) == 1 else sum(map(len, outcome))
                 number = reports.next_number()
                 reports.add(Complete(token=job.token, n=number, headers=job.answer_headers), outcome, size)
-                again = self._again
-                if again is not None and again.before is job and self._take_held(again.token) is not None:
-                    self._hand_back(again.token, started=again.told)
+                if self._again:
+                    again = self._again.pop(job.token, None)
+                    if again is not None and self._take_held(again.token) is not None:
+                        self._hand_back(again.token, started=again.told)
             elif opened.get(job.token) is not job:
                 self.pieces_freed += outcome.bytes if isinstance(outcome, Piece) else 0
             elif isinstance(outcome, Extension | Note | Piece):
@@ -548,6 +566,7 @@ class NativePeer:
             return
         unstarted = self._held.pop(token, None) is job  # `run` was interrupted before the handler was called
         del self._open[token]
+        self._again.pop(token, None)
         job.frames = ()
         self._pace.ended(1, at - job.began)
         self._withheld = 0
@@ -616,6 +635,16 @@ class NativePeer:
             self.welcomed = False
             self._start_due = None
             self._hello_due = now
+
+    def give_up(self) -> None:
+        """Nobody waits for the handlers any more: what they have is handed back, and what they say of it is late."""
+        self._end_held()
+        for token, job in list(self._open.items()):
+            del self._open[token]
+            job.cancelled = True
+            self._hand_back(token, started=True)
+        self._again.clear()
+        self._forget_asides()
 
     @property
     def finished(self) -> bool:
