@@ -1,7 +1,12 @@
 """The census: what must be true of a machine between any two calls, whatever happened before.
 
 It looks inside on purpose, and shares nothing with the machine but the names of its parts: every job is looked for in
-every place where one can be, and every count is counted again. It costs a walk over all open jobs.
+every place where one can be, and every count is counted again. It costs a walk over all open jobs, and over all that
+have ended and are kept.
+
+Where one is taken after each turn (`Census`), most of it would find what the last one has found. So there is none where
+nothing was heard, said or moved since; and what has ended is walked over where something was accepted, has ended or has
+gone, and every so often all the same, because nothing should change there at any other time.
 """
 
 # ruff: noqa: SLF001 - the census looks inside: that is what it is for
@@ -9,7 +14,7 @@ every place where one can be, and every count is counted again. It costs a walk 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from relet.core import timing
 from relet.core.job import AVAILABLE, BLOCKED, DELAYED, DISCARDED, FINAL, HELD, RUNNING, Job
@@ -26,6 +31,9 @@ from relet.core.unique import held_by
 from relet.messages import Body, JobBody, KeptBody, body_frames, held_bytes
 from relet.testing.claims import in_memory
 
+ENDED_EVERY: Final = 16
+"""Censuses after which what has ended is walked over, though nothing should have changed there."""
+
 
 class InvariantBroken(AssertionError):
     """Something that must always be true is not: a fault of ours, and the text says which."""
@@ -33,6 +41,84 @@ class InvariantBroken(AssertionError):
 
 def check(machine: Machine, *, loaded: int = 0) -> None:
     """Raises `InvariantBroken` unless everything in `machine` fits together; `loaded` jobs came from a store."""
+    _ended(machine, _open(machine, loaded))
+
+
+class Census:
+    """The censuses of one machine, one after the other."""
+
+    def __init__(self, machine: Machine, loaded: int = 0) -> None:
+        """`loaded` jobs came from a store."""
+        self._machine = machine
+        self._loaded = loaded
+        self._counts: tuple[int, ...] = ()
+        self._ends: tuple[int, ...] = ()
+        self._looks = 0
+
+    def take(self, happened: int) -> None:
+        """Raises `InvariantBroken` as `check` and `check_matched` do, where there can be another reason to than the
+        last time. `happened`: how much was heard and said so far.
+        """
+        machine = self._machine
+        counts, ends = _counts(machine, happened), _ends(machine)
+        if counts == self._counts and ends == self._ends:
+            return
+        everywhere = _open(machine, self._loaded)
+        check_matched(machine)
+        self._looks += 1
+        if ends != self._ends or self._looks % ENDED_EVERY == 0:
+            _ended(machine, everywhere)
+        self._counts, self._ends = counts, ends
+
+
+def _counts(machine: Machine, happened: int) -> tuple[int, ...]:
+    """What is another number where a turn has moved anything but ends."""
+    recalls, roster = machine.recalls, machine.roster
+    lane = 0 if machine._lane is None else len(machine._lane.running)
+    return (
+        happened,
+        machine.away_bytes,
+        len(machine.by_token),
+        len(machine._unsafe),
+        len(machine._following),
+        len(machine.deadlines.running),
+        len(machine.deadlines._heap),
+        len(recalls.deadlines.running) + len(recalls.lane.running),
+        lane + len(machine._reclaim.running) + len(machine._unclaimed.running),
+        roster.asks,
+        roster.count,
+        len(machine.queues),
+    )
+
+
+def _ends(machine: Machine) -> tuple[int, ...]:
+    """What is another number where a job was accepted, has ended, is kept no more, or has other requests."""
+    requests, kept, counters = machine.requests, machine.kept, machine.counters
+    uniques, outcomes = requests.uniques, requests.outcomes
+    return (
+        machine.open,
+        machine.open_bytes,
+        counters.jobs_accepted,
+        counters.jobs_completed,
+        counters.jobs_discarded,
+        counters.jobs_cancelled,
+        kept.last,
+        len(kept),
+        kept.bytes,
+        len(kept._by_id),
+        outcomes.bytes,
+        len(outcomes),
+        len(requests._jobs),
+        len(requests._by_id),
+        requests.open,
+        len(uniques.live),
+        len(uniques.windows),
+        len(uniques.guests),
+    )
+
+
+def _open(machine: Machine, loaded: int) -> dict[int, Job]:
+    """Returns the open jobs."""
     queues, workers = list(machine.queues), list(machine.roster)
     waiting = _waiting(queues)
     out = _out(machine, waiting)
@@ -64,9 +150,14 @@ def check(machine: Machine, *, loaded: int = 0) -> None:
     _roster(machine, workers)
     _lines(queues, workers)
     _services(machine, queues)
+    _receipts(machine)
+    return everywhere
+
+
+def _ended(machine: Machine, open_jobs: dict[int, Job]) -> None:
     limits = machine.limits
-    _kept(machine.kept, everywhere, limits.kept_jobs_max, limits.kept_bytes_max)
-    _requests(machine, everywhere)
+    _kept(machine.kept, open_jobs, limits.kept_jobs_max, limits.kept_bytes_max)
+    _requests(machine, open_jobs)
 
 
 def check_matched(machine: Machine) -> None:
@@ -485,10 +576,9 @@ def _requests(machine: Machine, open_jobs: dict[int, Job]) -> None:
         if job.id != job_id or job.request is None or jobs.get(job.request) is not job:
             raise InvariantBroken(f"job {job.number} is known by an id that is not its own")
     _keys(machine, open_jobs)
-    _receipts(machine, kept)
 
 
-def _receipts(machine: Machine, kept: list[Job]) -> None:
+def _receipts(machine: Machine) -> None:
     """Of each outcome it is known how many askers have not said that they have it."""
     askers = machine.requests.askers
     owed: dict[Job, int] = {}
@@ -501,7 +591,7 @@ def _receipts(machine: Machine, kept: list[Job]) -> None:
             owed[job] = owed.get(job, 0) + 1
     if machine.told or machine.keeps_records:
         return
-    for job in kept:
+    for job in machine.requests.outcomes:
         if job.unreceived != owed.get(job, 0):
             raise InvariantBroken(f"job {job.number} is owed {owed.get(job, 0)} receipts, not {job.unreceived}")
 

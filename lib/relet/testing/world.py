@@ -525,6 +525,7 @@ class World:
         if store is not None:
             self.machine.load(store.load(), self.lease_now)
             self.loaded = self.machine.open
+        self._census = census.Census(self.machine, self.loaded)
         judge.deaf_ns = self._deaf_ns
         settings = {queue.name: queue.settings for queue in self.machine.queues if queue.settings is not None}
         judge.restarted(list(self.machine.jobs()), settings, self.lease_now)
@@ -600,8 +601,7 @@ class World:
         self._census_credit += CENSUS_SHARE
         if self._census_credit > machine.open:
             self._census_credit -= machine.open
-            census.check(machine, loaded=self.loaded)
-            census.check_matched(machine)
+            self._census.take(judge.seen)
         self._schedule()
 
     def _take_counters(self) -> None:
