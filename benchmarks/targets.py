@@ -138,6 +138,11 @@ def proxy() -> contextlib.AbstractContextManager[Target]:
     return _started("proxy", [sys.executable, "-m", "benchmarks.proxy"], 2)
 
 
+def device(name: str, *options: str) -> contextlib.AbstractContextManager[Target]:
+    """A queue device, as a user starts it, with as much room as the proxy has."""
+    return _started(name, [sys.executable, "-m", "relet", "device", "queue", "--hwm", "0", *options], 2)
+
+
 def broker(
     command: Sequence[str] = BROKER, *, pump: str = "auto", options: Sequence[str] = LEASE_LONG
 ) -> contextlib.AbstractContextManager[Target]:

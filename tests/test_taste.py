@@ -40,6 +40,7 @@ ROOMS = {
     "broker": 3,
     "client": 3,
     "worker": 3,
+    "devices": 3,
     "testing": 4,
     "cli": 4,
     "__init__": 4,

@@ -14,7 +14,6 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import socket as sockets
 import struct
 import threading
@@ -41,6 +40,7 @@ from relet.transport.endpoints import LOOPBACK, Endpoint, check_distinct, check_
 from relet.transport.link import Alarm, default_logger
 from relet.transport.port import PullPort, RouterPort, tells_descriptors
 from relet.transport.threads import new_context
+from relet.transport.wakeups import heard, signal_wakeups
 
 STALL_NS: Final = 50_000_000
 """The poll may return this late, and a turn take this long, before the broker counts as deaf: ordinary scheduling."""
@@ -337,21 +337,12 @@ class Broker:
             self._running = False
 
     def _hear_signals(self) -> contextlib.ExitStack:
-        """Lets signals end the poll by themselves, until the stack is closed.
-
-        Python runs a handler between two bytecodes only. A signal that comes after the last one before the poll would
-        lie there until something else ends the poll: its byte in a socket does (`signal.set_wakeup_fd`).
-        """
+        """Lets signals end the poll by themselves, until the stack is closed."""
         undo = contextlib.ExitStack()
-        if threading.current_thread() is not threading.main_thread():
-            return undo
-        read, write = (undo.enter_context(end) for end in sockets.socketpair())
-        for end in (read, write):
-            end.setblocking(False)
-        self._signals = read
-        self._poller.register(read.fileno(), zmq.POLLIN)
-        undo.callback(self._poller.unregister, read.fileno())
-        undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False))
+        self._signals = undo.enter_context(signal_wakeups())
+        if self._signals is not None:
+            self._poller.register(self._signals.fileno(), zmq.POLLIN)
+            undo.callback(self._poller.unregister, self._signals.fileno())
         return undo
 
     def turn(self, wait: float = 0.0) -> None:
@@ -423,8 +414,7 @@ class Broker:
             elif ready == self._alarm.fileno():
                 self._alarm.heard()
             elif self._signals is not None and ready == self._signals.fileno():
-                with contextlib.suppress(BlockingIOError):
-                    self._signals.recv(4_096)
+                heard(self._signals)
         self._alarm.asleep = False
         woke = time.monotonic_ns()
         if wait_ms >= 0:

@@ -1,4 +1,5 @@
-"""relet: looks at a broker's queues, jobs and dead letters, and acts on them; and at stores that no broker has open.
+"""relet: looks at a broker's queues, jobs and dead letters, and acts on them; at stores that no broker has open; and
+runs devices.
 
     relet queues
     relet job why ID
@@ -16,12 +17,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from relet.cli import store
+from relet.cli import device, store
 from relet.cli.exits import Exit
 from relet.cli.parser import Parser, endpoint, fail, say
 from relet.cli.quantities import count, duration, written_size
@@ -59,12 +60,17 @@ IN_OPTIONS = {
     "set_queue": "relet.Admin.set_queue",
 }
 """What the fields and messages that a refusal of the broker may name are for who types, or programs."""
+ELSEWHERE: tuple[tuple[Mapping[str, store.Command | device.Command], Callable[[list[str], list[str]], int]], ...] = (
+    (store.COMMANDS, store.main),
+    (device.COMMANDS, device.main),
+)
+"""The commands that need no broker, and who does them."""
 TAKES_VALUE = ("--admin", "--timeout")
 """Options with a value that may stand before the command."""
 EXAMPLE_ID = "01a203f60d2376cba7ae8cad79ff0000"
 DESCRIPTION = """\
 Looks at the queues, jobs and dead letters of a broker that was started with --admin, and acts on them. "relet store"
-looks at the file of a broker that does not run, and needs none.
+looks at the file of a broker that does not run, and "relet device" runs a proxy: neither needs a broker.
 "relet COMMAND --help" tells more of each."""
 EXAMPLES = f"""\
   relet queues
@@ -100,8 +106,9 @@ class Command(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Does what one command line says; the exit code."""
     words, options = _split(arguments)
-    if " ".join(words[:2]) in store.COMMANDS:
-        return store.main(words, options)
+    for commands, run_elsewhere in ELSEWHERE:
+        if " ".join(words[:2]) in commands:
+            return run_elsewhere(words, options)
     name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else " ".join(words[:1])
     if name not in COMMANDS:
         parser = _overview()
@@ -135,7 +142,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _overview() -> Parser:
     summaries = {name: command.summary for name, command in COMMANDS.items()}
-    summaries |= {name: command.summary for name, command in store.COMMANDS.items()}
+    summaries |= {name: command.summary for commands, _ in ELSEWHERE for name, command in commands.items()}
     width = max(map(len, summaries))
     commands = "\n".join(f"  {name.ljust(width)}  {summary}" for name, summary in summaries.items())
     text = f"{DESCRIPTION}\n\ncommands:\n{commands}"
@@ -163,7 +170,7 @@ def _no_such(words: list[str]) -> str:
         return "say what to do: relet queues"
     from difflib import get_close_matches
 
-    names = [*COMMANDS, *store.COMMANDS]
+    names = [*COMMANDS, *(name for commands, _ in ELSEWHERE for name in commands)]
     said = " ".join(takewhile(lambda word: not word.startswith("-"), words[:2]))
     below = [name for name in names if name.split()[0] == words[0]]
     if below and said == words[0]:

@@ -14,6 +14,15 @@ from relet.transport.endpoints import Endpoint, ipc_obstacle
 
 LINGER_MS: Final = 1_000
 """How long last messages may leave after a socket was closed: libzmq would wait for ever, and with it the program."""
+HANDSHAKE_INTERVAL_MS: Final = 2_000
+"""Connections that say nothing are closed, before they starve the listener."""
+BACKLOG: Final = 4_096
+"""Connections that the kernel may hold for us: after a restart all peers come back at once."""
+CONNECT_TIMEOUT_MS: Final = 3_000
+"""An attempt to connect that the network swallows is given up after this long, and made again."""
+RECONNECT_INTERVAL_MS: Final = 100
+RECONNECT_INTERVAL_MS_MAX: Final = 1_000
+"""libzmq tries again after the first, and doubles it up to the second."""
 
 _serial = itertools.count()
 
@@ -27,6 +36,26 @@ def new_socket(context: zmq.Context[Any], kind: int) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = context.socket(kind)
     socket.linger = LINGER_MS
     return socket
+
+
+def listen_well(socket: zmq.Socket[bytes]) -> None:
+    """Options of a socket that many connect to, to be set before it is bound."""
+    socket.handshake_ivl = HANDSHAKE_INTERVAL_MS
+    socket.backlog = BACKLOG
+    keep_alive(socket)
+
+
+def keep_alive(socket: zmq.Socket[bytes]) -> None:
+    """The kernel finds peers that have gone without a word, within a minute and a half."""
+    socket.tcp_keepalive = 1
+    socket.tcp_keepalive_idle, socket.tcp_keepalive_intvl, socket.tcp_keepalive_cnt = 60, 10, 3
+
+
+def try_again_soon(socket: zmq.Socket[bytes]) -> None:
+    """Options of a socket that finds its peer again whenever that is there, to be set before it connects."""
+    socket.reconnect_ivl = RECONNECT_INTERVAL_MS
+    socket.reconnect_ivl_max = RECONNECT_INTERVAL_MS_MAX
+    socket.connect_timeout = CONNECT_TIMEOUT_MS
 
 
 def bind(socket: zmq.Socket[bytes], endpoint: Endpoint, role: str) -> str:

@@ -31,18 +31,13 @@ import structlog
 import zmq
 
 from relet.transport import pump
-from relet.transport.attach import connect, watch
+from relet.transport.attach import connect, try_again_soon, watch
 from relet.transport.endpoints import Endpoint
 
 DIALECT_NATIVE: Final = "native"
 DIALECT_2010: Final = "2010"
 DIALECT_DEFAULT: Final = DIALECT_NATIVE
 """What `Client` and `Worker` speak where the program does not say."""
-CONNECT_TIMEOUT_MS: Final = 3_000
-"""An attempt to connect that the network swallows is given up after this long, and made again."""
-RECONNECT_INTERVAL_MS: Final = 100
-RECONNECT_INTERVAL_MS_MAX: Final = 1_000
-"""libzmq tries again after the first, and doubles it up to the second."""
 HEARTBEAT_INTERVAL_MS: Final = 1_000
 HEARTBEAT_TIMEOUT_MS: Final = 3_000
 """A broker that is frozen or cut off is noticed after interval + timeout at most."""
@@ -177,9 +172,7 @@ class Link:
         self.socket = socket = self._context.socket(self._kind)
         socket.linger = 0
         socket.sndhwm = socket.rcvhwm = PIPE_MESSAGES_MAX
-        socket.reconnect_ivl = RECONNECT_INTERVAL_MS
-        socket.reconnect_ivl_max = RECONNECT_INTERVAL_MS_MAX
-        socket.connect_timeout = CONNECT_TIMEOUT_MS
+        try_again_soon(socket)
         socket.heartbeat_ivl = HEARTBEAT_INTERVAL_MS
         socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
         self._monitor = watch(socket, _EVENTS)

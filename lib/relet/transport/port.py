@@ -25,7 +25,7 @@ import zmq
 
 from relet.core.limits import Limits
 from relet.messages import NativeRun, Peer, Refused
-from relet.transport.attach import BindError, bind, new_socket, watch
+from relet.transport.attach import BindError, bind, listen_well, new_socket, watch
 from relet.transport.endpoints import Endpoint
 
 HANDSHAKE_FAILED: Final = (
@@ -53,10 +53,6 @@ HEARTBEAT_TIMEOUT_MS: Final = 3_000
 Not so a client: one that is slow to read stops reading its connection when its own high-water mark is reached, and the
 heartbeat with it, so that it would be cut off with all that waits for it. TCP's keepalive finds those that are gone.
 """
-HANDSHAKE_INTERVAL_MS: Final = 2_000
-"""Connections that say nothing are closed, before they starve the listener."""
-BACKLOG: Final = 4_096
-"""Connections that the kernel may hold for us: after a restart all peers come back at once."""
 WORKER_MESSAGES_MAX: Final = 32_768
 """Messages that wait in libzmq for one connection of workers that does not read. So high that a proxy with thousands of
 workers behind it gets all that they have asked for at once; there at all because what a worker is answered is bounded
@@ -79,10 +75,7 @@ def open_socket(
     if role != "clients":
         socket.heartbeat_ivl = HEARTBEAT_INTERVAL_MS
         socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
-    socket.handshake_ivl = HANDSHAKE_INTERVAL_MS
-    socket.backlog = BACKLOG
-    socket.tcp_keepalive = 1
-    socket.tcp_keepalive_idle, socket.tcp_keepalive_intvl, socket.tcp_keepalive_cnt = 60, 10, 3
+    listen_well(socket)
     if kind == zmq.ROUTER:
         socket.router_mandatory = True
         if role == "workers":
