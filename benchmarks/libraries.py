@@ -2,7 +2,8 @@
 
 `Map` asks how many jobs that do nothing go through: client, broker and worker in a process each, everything as it
 comes, beside what Python itself has for one process that works for another. All get the same function and the same
-bodies; they stand ready together and take turns.
+bodies; they stand ready together and take turns. `AsyncClient` and
+`AsyncWorker` with a broker of their own take their turns, too.
 
 `Naps` asks what is lost between two jobs: jobs of 10 ms, one worker, beside a plain loop over the same function in a
 process of the same kind. A worker that asks too late shows here.
@@ -94,12 +95,21 @@ class Chain:
         return {"seconds": seconds, "client_us": client_us, "broker_us": broker_us, "worker_us": worker_us}
 
 
+BLOCKING = ("relet", "worker")
+IN_LOOPS = ("asyncio", "asyncworker")
+"""Programs of users.py: a client, and a worker."""
+
+
 @contextlib.contextmanager
-def chain(setting: Setting, function: str) -> Iterator[Chain]:
+def chain(setting: Setting, function: str, kinds: tuple[str, str] = BLOCKING) -> Iterator[Chain]:
     """Client, broker and worker for the time of a `with`."""
+    client_kind, worker_kind = kinds
     with targets.broker(setting.broker) as broker:
         clients, workers, answers = broker.endpoints
-        with user("worker", function, workers, answers) as worker, user("relet", function, clients) as client:
+        with (
+            user(worker_kind, function, workers, answers) as worker,
+            user(client_kind, function, clients) as client,
+        ):
             yield Chain(client, broker, worker)
 
 
@@ -112,20 +122,24 @@ class Map:
     jobs: int = 20_000
     turns: int = 5
     floors: tuple[tuple[str, float], ...] = (("pool", 1.5), ("executor", 5.0))
+    loops_floor: float = 0.5
     rounds_max: int = 5
 
     def measure(self, setting: Setting) -> Iterator[Sample]:
-        """All three, in turns."""
+        """All of them, in turns."""
         jobs = setting.scaled(self.jobs, self.jobs // 4)
         with contextlib.ExitStack() as stack:
             ours = stack.enter_context(chain(setting, "same"))
+            in_loops = stack.enter_context(chain(setting, "same", IN_LOOPS))
             others = [stack.enter_context(user(kind, "same")) for kind in PYTHONS_OWN]
             ours.map(jobs // 4)
+            in_loops.map(jobs // 4)
             for other in others:
                 other.map(jobs // 4)
-            turns: dict[str, list[Sample]] = {"relet": [], **{other.name: [] for other in others}}
+            turns: dict[str, list[Sample]] = {"relet": [], "asyncio": [], **{other.name: [] for other in others}}
             for _ in range(setting.scaled(self.turns, 3)):
                 turns["relet"].append(ours.map(jobs))
+                turns["asyncio"].append(in_loops.map(jobs))
                 for other in others:
                     turns[other.name].append({"seconds": other.map(jobs)})
         for target, samples in turns.items():
@@ -147,6 +161,25 @@ class Map:
                     note=f"beside: {PYTHONS_OWN[other]}",
                 )
                 for other, floor in self.floors
+            ),
+            Figure(
+                scenario=self.name,
+                name="AsyncClient.map to one AsyncWorker, 32 B: jobs per second",
+                value=figures.median(samples, "asyncio", "jobs_per_s"),
+                unit="/s",
+                beside=figures.median(samples, "relet", "jobs_per_s"),
+                ratio=figures.ratio(samples, "asyncio", "relet", "jobs_per_s"),
+                floor=self.loops_floor,
+                note="beside: Client.map to one Worker",
+            ),
+            *(
+                Figure(
+                    scenario=self.name,
+                    name=f"AsyncClient.map to one AsyncWorker, 32 B: CPU per job of the {part}",
+                    value=figures.median(samples, "asyncio", f"{part}_us"),
+                    unit="us",
+                )
+                for part in ("client", "worker")
             ),
             *(
                 Figure(

@@ -1,16 +1,19 @@
 """Programs as users would write them: with relet's libraries, and with what Python itself has in their place.
 
     python -m benchmarks.users worker FUNCTION WORKERS ANSWERS      serves until killed
+    python -m benchmarks.users asyncworker FUNCTION WORKERS ANSWERS the same in an event loop, `AsyncWorker`
     python -m benchmarks.users relet FUNCTION CLIENTS               a client of such a worker
+    python -m benchmarks.users asyncio FUNCTION CLIENTS             the same in an event loop, `AsyncClient`
     python -m benchmarks.users pool FUNCTION                        multiprocessing.Pool(1)
     python -m benchmarks.users executor FUNCTION                    concurrent.futures.ProcessPoolExecutor(1)
     python -m benchmarks.users plain FUNCTION                       a loop, in this process
 
-All but the worker read a number of jobs on standard input, map the function over so many bodies of 32 bytes, and say as
-a line of JSON how many seconds that took, from the first body to the last result. Results must be the bodies, in any
+All but the workers read a number of jobs on standard input, map the function over so many bodies of 32 bytes, and say
+as a line of JSON how many seconds that took, from the first body to the last result. Results must be the bodies, in any
 order. Everything is as it comes: no option is given to anybody.
 """
 
+import asyncio
 import contextlib
 import json
 import multiprocessing
@@ -47,6 +50,15 @@ def mapping(kind: str, function: Callable[[bytes], bytes], endpoints: list[str])
     if kind == "relet":
         with relet.Client(endpoints[0]) as client:
             yield client.map
+    elif kind == "asyncio":
+        with asyncio.Runner() as runner:
+            loop_client = relet.AsyncClient(endpoints[0])
+
+            async def over(bodies: Iterable[bytes]) -> list[bytes]:
+                return [answer async for answer in loop_client.map(bodies)]
+
+            yield lambda bodies: runner.run(over(bodies))
+            runner.run(loop_client.close())
     elif kind == "pool":
         with multiprocessing.Pool(1) as pool:
             yield lambda bodies: pool.imap_unordered(function, bodies)
@@ -72,7 +84,13 @@ def obey(kind: str, function: Callable[[bytes], bytes], endpoints: list[str]) ->
 
 def main(kind: str, function: str, *endpoints: str) -> None:
     """Entry point; see the top of this file."""
-    if kind == "worker":
+    if kind == "asyncworker":
+
+        async def handler(data: bytes) -> bytes:
+            return FUNCTIONS[function](data)
+
+        asyncio.run(relet.AsyncWorker(*endpoints, handler).run())
+    elif kind == "worker":
         workers, answers = endpoints
         relet.Worker(workers, answers, FUNCTIONS[function]).run()
     else:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from relet.broker import Broker
     from relet.client import (
         Admin,
+        AsyncClient,
+        AsyncJobFuture,
         Backoff,
         BackupInfo,
         BrokerLost,
@@ -61,6 +63,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Admin",
+    "AsyncClient",
+    "AsyncJobFuture",
     "AsyncWorker",
     "Backoff",
     "BackupInfo",
@@ -108,6 +112,8 @@ __all__ = [
 
 _WHERE: Final = {
     "Admin": "relet.client",
+    "AsyncClient": "relet.client",
+    "AsyncJobFuture": "relet.client",
     "AsyncWorker": "relet.worker",
     "Backoff": "relet.client",
     "BindError": "relet.transport.attach",

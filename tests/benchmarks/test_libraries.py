@@ -15,9 +15,10 @@ def test_pythons_own_ways_map_as_they_are_told(kind: str) -> None:
         assert program.map(200) > 0
 
 
-def test_jobs_go_through_client_broker_and_worker() -> None:
+@pytest.mark.parametrize("kinds", [libraries.BLOCKING, libraries.IN_LOOPS])
+def test_jobs_go_through_client_broker_and_worker(kinds: tuple[str, str]) -> None:
     """Everything as it comes; each of the three has used CPU for it."""
-    with libraries.chain(Setting(), "same") as chain:
+    with libraries.chain(Setting(), "same", kinds) as chain:
         sample = chain.map(100)
     assert all(sample[key] > 0 for key in ("seconds", "client_us", "broker_us", "worker_us"))
 
@@ -36,11 +37,12 @@ def test_more_jobs_a_second_than_others_is_what_is_asked_for() -> None:
     samples: list[Sample] = [
         {"target": target, "jobs_per_s": rate * scale, "client_us": 1.0, "broker_us": 2.0, "worker_us": 3.0}
         for scale in (1, 2, 3)
-        for target, rate in (("relet", 120.0), ("pool", 100.0), ("executor", 10.0))
+        for target, rate in (("relet", 120.0), ("asyncio", 60.0), ("pool", 100.0), ("executor", 10.0))
     ]
-    pool, executor, *_ = libraries.Map().figures(samples)
+    pool, executor, loops, *_ = libraries.Map().figures(samples)
     assert (pool.ratio, pool.verdict) == (1.2, "MISSED")
     assert (executor.ratio, executor.verdict) == (12.0, "ok")
+    assert (loops.ratio, loops.verdict) == (0.5, "ok")
 
 
 @pytest.mark.parametrize(("seconds", "verdict"), [(50.4, "ok"), (50.6, "MISSED")])

@@ -17,7 +17,40 @@ from relet import Client
 from relet.dialects.native import encode, from_client
 from relet.messages import SIGNATURE, VERSION, ClientHello, Heartbeat, Outcome, Submit, Welcome
 
+from .driven import LOOP_THREAD, Driven
+
 WAIT_MS_MAX = 5_000
+
+
+class Library:
+    """The blocking client, or `AsyncClient` driven as if it were one: both pass the same tests."""
+
+    def __init__(self, kind: type[Any] = Client) -> None:
+        self.kind = kind
+        self.thread_name = "relet-client" if kind is Client else LOOP_THREAD
+        """Where callbacks run."""
+        self._made: list[Driven] = []
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """A client."""
+        client = self.kind(*args, **options)
+        if isinstance(client, Driven):
+            self._made.append(client)
+        return client
+
+    def end(self) -> None:
+        """The loops end."""
+        for driven in self._made:
+            driven.end()
+
+
+def settled(client: Any, broker: FakeBroker) -> None:
+    """Return when the library has done all that it was told before: a later request has come and gone."""
+    future = client.submit(b"marker")
+    while (heard := broker.hear())[3:] != [b"marker"]:
+        pass
+    broker.answer(heard)
+    future.result(WAIT_MS_MAX / 1000)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -51,8 +84,9 @@ class FakeBroker:
 
     dialect = "2010"
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], library: Library) -> None:
         self._context = context
+        self._library = library
         self.endpoint = "tcp://127.0.0.1:*"
         self.open()
 
@@ -68,9 +102,9 @@ class FakeBroker:
         """Go, with all connections."""
         shut(self.socket, self.endpoint)
 
-    def client(self, **options: Any) -> Client:
+    def client(self, **options: Any) -> Any:
         """A client of this broker."""
-        return Client(self.endpoint, dialect=self.dialect, **options)
+        return self._library(self.endpoint, dialect=self.dialect, **options)
 
     def hear(self) -> list[bytes]:
         """The next request: [routing id, its name, b"", body...]; fails when none comes."""
@@ -99,13 +133,13 @@ class NativeBroker(FakeBroker):
 
     dialect = "native"
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], library: Library) -> None:
         self.epoch = 0
         self.heartbeat_ms = 10_000
         self.liveness_ms = 40_000
         self.features: tuple[str, ...] = ()
         self.limits = {"ids": 1_000, "frames": 1_000, "body_bytes": 1 << 20}
-        super().__init__(context)
+        super().__init__(context, library)
 
     def open(self) -> None:
         """As a broker that was started anew."""
@@ -178,23 +212,31 @@ def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
         context.destroy(linger=0)
 
 
+@pytest.fixture(params=[Client, Driven], ids=["blocking", "asyncio"])
+def library(request: pytest.FixtureRequest) -> Iterator[Library]:
+    """Either client."""
+    library = Library(request.param)
+    yield library
+    library.end()
+
+
 @pytest.fixture(params=[FakeBroker, NativeBroker], ids=["2010", "native"])
-def broker(context: zmq.Context[zmq.Socket[bytes]], request: pytest.FixtureRequest) -> FakeBroker:
+def broker(context: zmq.Context[zmq.Socket[bytes]], library: Library, request: pytest.FixtureRequest) -> FakeBroker:
     """A fake broker that listens, in either dialect."""
-    made: FakeBroker = request.param(context)
+    made: FakeBroker = request.param(context, library)
     return made
 
 
 @pytest.fixture
-def broker_2010(context: zmq.Context[zmq.Socket[bytes]]) -> FakeBroker:
+def broker_2010(context: zmq.Context[zmq.Socket[bytes]], library: Library) -> FakeBroker:
     """One that speaks the 2010 dialect."""
-    return FakeBroker(context)
+    return FakeBroker(context, library)
 
 
 @pytest.fixture
-def native(context: zmq.Context[zmq.Socket[bytes]]) -> NativeBroker:
+def native(context: zmq.Context[zmq.Socket[bytes]], library: Library) -> NativeBroker:
     """One that speaks the native dialect."""
-    return NativeBroker(context)
+    return NativeBroker(context, library)
 
 
 class Lines:

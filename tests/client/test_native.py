@@ -1,10 +1,9 @@
-"""The blocking client and what only the native dialect can say, against a broker that is told what to do."""
+"""Both clients and what only the native dialect can say, against a broker that is told what to do."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -45,9 +44,8 @@ from relet.messages import (
     TellPartial,
     TellProgress,
 )
-from relet.transport.link import Sleeper
 
-from .conftest import FakeBroker, Lines, NativeBroker, until
+from .conftest import FakeBroker, Library, Lines, NativeBroker, until
 
 WAIT_SECONDS = 5.0
 NAME = b"a request's own id"
@@ -87,11 +85,11 @@ def test_nothing_is_sent_before_the_welcome(native: NativeBroker, lines: Lines) 
 
 
 def test_a_broker_of_2010_is_told_with_what_to_do(
-    broker_2010: FakeBroker, lines: Lines, monkeypatch: pytest.MonkeyPatch
+    broker_2010: FakeBroker, library: Library, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It drops the hello; the warning names the other dialect."""
     monkeypatch.setattr(peer_native, "GREETING_NS", 20_000_000)
-    with Client(broker_2010.endpoint, dialect="native") as client:
+    with library(broker_2010.endpoint, dialect="native") as client:
         future = client.submit(b"job")
         assert 'dialect="2010"' in lines.wait_for("broker_unreachable")["text"]
         assert broker_2010.hear()[1] == SIGNATURE
@@ -192,29 +190,6 @@ def test_a_lost_outcome_is_asked_for_again(native: NativeBroker, lines: Lines) -
         assert lines.wait_for("outcomes_missed")["count"] == 1
 
 
-def test_an_idle_client_says_what_it_received_once_and_sleeps(
-    native: NativeBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One heartbeat with the receipt; after that no sleep has an end."""
-    slept: list[int | None] = []
-    sleep = Sleeper.sleep
-
-    def spy(self: Sleeper, until: int | None, *args: Any) -> None:
-        slept.append(until)
-        sleep(self, until, *args)
-
-    monkeypatch.setattr(Sleeper, "sleep", spy)
-    with native.client(timeout=50) as client:
-        future = client.submit(b"job")
-        native.answer(native.hear())
-        future.result(WAIT_SECONDS)
-        peer, receipt, _ = native.hear_raw()
-        assert receipt == Heartbeat(received=1)
-        native.tell(peer, Heartbeat())
-        until(lambda: bool(slept) and slept[-1] is None)
-        assert native.is_silent(0)
-
-
 def receives(client: Client, native: NativeBroker, pool: concurrent.futures.Executor) -> None:
     """One call is answered."""
     call = pool.submit(client.call, b"job")
@@ -246,7 +221,8 @@ def test_the_last_receipt_holds_up_nobody_whose_broker_has_gone(
         native.close()
         began = time.monotonic()
     assert time.monotonic() - began < WAIT_SECONDS
-    assert not client._engine._thread.is_alive()
+    if isinstance(client, Client):
+        assert not client._engine._thread.is_alive()
 
 
 # --- Answers.
@@ -391,7 +367,9 @@ def test_a_request_id_is_the_caller_s_and_asking_twice_is_one_job(native: Native
 # --- Following.
 
 
-def test_followers_are_called_in_the_library_s_thread_and_may_fail(native: NativeBroker, lines: Lines) -> None:
+def test_followers_are_called_in_the_library_s_thread_and_may_fail(
+    native: NativeBroker, library: Library, lines: Lines
+) -> None:
     """Pieces and notes once each and in their order; what a callback raises is logged and harms nobody."""
     told: list[tuple[Partial | Progress, str]] = []
     heard = threading.Semaphore(0)
@@ -416,7 +394,7 @@ def test_followers_are_called_in_the_library_s_thread_and_may_fail(native: Nativ
         native.outcome(peer, other.id, b"done")
         assert future.result(WAIT_SECONDS) == only_progress.result(WAIT_SECONDS) == b"done"
     pieces = [Partial((b"a", b"b"), attempt=1, seq=1), Progress(attempt=1, done=1, total=2, note="half")]
-    assert told == [(piece, "relet-client") for piece in pieces]
+    assert told == [(piece, library.thread_name) for piece in pieces]
     assert "on purpose" in lines.wait_for("callback_failed")["error"]
 
 
@@ -527,26 +505,6 @@ def test_many_that_find_no_room_go_in_parts(native: NativeBroker, pool: concurre
         assert [type(outcome) for outcome in outcomes] == [TimeoutError] * 5
 
 
-def test_a_signal_that_raises_abandons_what_was_being_handed_over(
-    native: NativeBroker, pool: concurrent.futures.Executor
-) -> None:
-    """Nobody waits for the acknowledgement any more; the client goes on."""
-    with native.client() as client:
-
-        def interrupt() -> None:
-            native.hear_said()
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-        interrupted = pool.submit(interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            client.enqueue_many([b"1", b"2"])
-        interrupted.result(WAIT_SECONDS)
-        future = client.submit(b"next")
-        native.answer(native.hear())
-        assert future.result(WAIT_SECONDS) == b"next"
-        assert client.counters.abandoned == 2
-
-
 def test_the_result_is_there_for_who_asks_later(native: NativeBroker, pool: concurrent.futures.Executor) -> None:
     """By request or by job, of one frame or several; while it is not there, the caller waits."""
     with native.client() as client:
@@ -617,10 +575,10 @@ def test_2010_refuses_what_it_cannot_say(broker_2010: FakeBroker) -> None:
         assert future.result(WAIT_SECONDS) == b"usual"
 
 
-def test_what_nobody_can_mean_is_refused_at_the_door(native: NativeBroker) -> None:
+def test_what_nobody_can_mean_is_refused_at_the_door(native: NativeBroker, library: Library) -> None:
     """Dialects, ids and questions."""
     with pytest.raises(ValueError, match="did you mean 'native'"):
-        Client(native.endpoint, dialect="nativ")
+        library(native.endpoint, dialect="nativ")
     with native.client() as client:
         for wrong in (b"", b"x" * 15, b"x" * 65):
             with pytest.raises(ValueError, match="16 to 64"):
@@ -646,20 +604,20 @@ def test_an_answer_of_several_frames_survives_pickling() -> None:
     assert str(error) == str(UnexpectedAnswer((b"a", b"b")))
 
 
-def test_wrong_types_are_named_with_what_to_pass(native: NativeBroker) -> None:
+def test_wrong_types_are_named_with_what_to_pass(native: NativeBroker, library: Library) -> None:
     """As TypeErrors, of whatever call they come to."""
     with pytest.raises(TypeError, match=r"'tcp://localhost:4161', not 4161 \(int\)"):
-        Client(4161)  # type: ignore[arg-type]
+        library(4161)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="endpoint as text"):
-        Client(None)  # type: ignore[arg-type]
+        library(None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"number of seconds.* not str"):
-        Client(native.endpoint, timeout="1")  # type: ignore[arg-type]
+        library(native.endpoint, timeout="1")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Terms.* not dict"):
-        Client(native.endpoint, terms={"queue": "images"})  # type: ignore[arg-type]
+        library(native.endpoint, terms={"queue": "images"})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="body_bytes_max is a whole number of at least 1, not str"):
-        Client(native.endpoint, body_bytes_max="x")  # type: ignore[arg-type]
+        library(native.endpoint, body_bytes_max="x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="requests_open_max must be at least 1, not 0"):
-        Client(native.endpoint, requests_open_max=0)
+        library(native.endpoint, requests_open_max=0)
     with pytest.raises(ValueError, match=r"run must be a number of seconds.* not True"):
         Terms(run=True)
     with native.client() as client:
@@ -706,8 +664,10 @@ def test_users_programs_are_typed(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     program = tmp_path / "program.py"
     program.write_text("""
-from collections.abc import Iterator
-from relet.client import Client, Enqueued, JobFailed, JobFuture, JobStatus, Partial, Progress, Terms
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from relet.client import AsyncClient, AsyncJobFuture, Client, Enqueued, JobFailed, JobFuture, JobStatus
+from relet.client import Partial, Progress, Terms
 
 def piece(told: Partial) -> None:
     print(told.frames[0], told.attempt, told.seq)
@@ -731,6 +691,27 @@ with Client("tcp://localhost:4161", dialect="native", terms=Terms(queue="q", lat
         client.result_multipart(job_id=handed.job_id, timeout=None)
     except JobFailed as error:
         print(error.reason, error.attempts, [entry.cause for entry in error.ledger])
+
+async def bodies() -> AsyncIterator[bytes]:
+    yield b"x"
+
+async def main() -> None:
+    async with AsyncClient("tcp://localhost:4161", terms=Terms(queue="q")) as client:
+        one: bytes = await client.call(b"x", terms=Terms(run=0), headers={"a": "b"}, request_id=b"0123456789abcdef")
+        several: list[bytes] = await client.call_multipart([b"x"])
+        future: AsyncJobFuture[bytes] = await client.submit(b"x", on_partial=piece, on_progress=far)
+        answer: bytes = await future
+        print(future.headers.get("a"), future.again, future.request_id)
+        async for answer in client.map(bodies(), headers={"a": "b"}):
+            print(answer.decode())
+        async for told in client.map([b"x"], return_exceptions=True):
+            print(told.decode() if isinstance(told, bytes) else told)
+        handed: Enqueued = await client.enqueue(b"x")
+        many: list[Enqueued | Exception] = await client.enqueue_many([b"x", [b"y", b"z"]])
+        status: JobStatus = await client.state(job_id=handed.job_id)
+        frames: list[bytes] = await client.result_multipart(handed.request_id)
+
+asyncio.run(main())
 """)
     options = ["--strict", "--no-error-summary", "--follow-imports=silent", f"--cache-dir={tmp_path}"]
     env = {"MYPYPATH": str(Path(relet.__file__).parent.parent)}

@@ -1,10 +1,12 @@
 """The client's library: hand jobs to a broker and get one honest answer for each.
 
 `peer` is what both dialects share, without sockets, threads or clock, `peer_native` and `peer2010` are the dialects;
-`blocking` is the shell for programs with threads.
+`turns` is what a client does with it, whoever turns it: `blocking` is the shell for programs with threads, with the
+thread in `engine`, and `asynchronous` that for event loops, with its callbacks in `looped`. `door` is the door of both.
 """
 
 from relet.client.admin import Admin, BackupInfo, DeadLetter, Explanation, JobInfo, OrderRefused, QueueInfo, Swept
+from relet.client.asynchronous import AsyncClient
 from relet.client.blocking import Client
 from relet.client.errors import (
     BrokerLost,
@@ -19,10 +21,12 @@ from relet.client.errors import (
 )
 from relet.client.terms import Backoff, Terms
 from relet.client.told import Enqueued, JobStatus, Partial, Progress
-from relet.client.waiting import JobFuture
+from relet.client.waiting import AsyncJobFuture, JobFuture
 
 __all__ = [
     "Admin",
+    "AsyncClient",
+    "AsyncJobFuture",
     "Backoff",
     "BackupInfo",
     "BrokerLost",

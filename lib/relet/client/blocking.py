@@ -2,52 +2,41 @@
 
 from __future__ import annotations
 
-import difflib
-import os
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from numbers import Real
-from types import EllipsisType, TracebackType
-from typing import Any, Final, Literal, Self, TypeAlias, overload
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
 
 import zmq
 
-from relet._version import __version__
+from relet.client.door import (
+    REQUESTS_OPEN_BYTES_MAX,
+    REQUESTS_OPEN_MAX,
+    USUAL_TERMS,
+    WINDOW_DEFAULT,
+    Door,
+    Timeout,
+    check_window,
+)
 from relet.client.engine import Engine
-from relet.client.peer import USUAL, Body, Counters, Peer
-from relet.client.peer2010 import CORRELATION_SECRET_BYTES, Peer2010, correlations
-from relet.client.peer_native import NativePeer, request_ids
-from relet.client.terms import REQUEST_ID_BYTES, Asking, Kind, Terms
+from relet.client.peer import Counters
+from relet.client.terms import Kind, Terms
 from relet.client.told import Enqueued, JobStatus
 from relet.client.waiting import (
-    AsTheyCome,
     Call,
-    Channel,
-    InOrder,
+    Course,
     JobFuture,
-    Mapped,
     MultipartCall,
     MultipartSubmitted,
     OnPartial,
     OnProgress,
+    Step,
     Submitted,
-    Waiter,
+    ThreadChannel,
 )
-from relet.messages import REQUEST_ID_BYTES_MAX, REQUEST_ID_BYTES_MIN
-from relet.transport.endpoints import check_text, parse_connect
-from relet.transport.link import BODY_BYTES_MAX, DIALECT_2010, DIALECT_DEFAULT, DIALECT_NATIVE
+from relet.transport.link import BODY_BYTES_MAX, DIALECT_DEFAULT
 
-REQUESTS_OPEN_MAX: Final = 100_000
-"""Requests of one client open at a time, because each is kept until its answer comes: 0.3 KiB, 1.8 with a future."""
-REQUESTS_OPEN_BYTES_MAX: Final = 1 << 30
-"""Bytes of their bodies together, because they are kept to be sent again. One request alone may be larger."""
-WINDOW_DEFAULT: Final = 1_000
-JOB_ID_BYTES: Final = 16
-
-USUAL_TERMS: Final = Terms()
-
-Timeout: TypeAlias = "float | EllipsisType | None"
-"""Seconds; None: for ever; `...`: as the client was told."""
+T = TypeVar("T")
 
 
 class Client:
@@ -94,38 +83,25 @@ class Client:
         requests_open_bytes_max: int = REQUESTS_OPEN_BYTES_MAX,
         body_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
-        _check_count("requests_open_max", requests_open_max)
-        _check_count("requests_open_bytes_max", requests_open_bytes_max)
-        _check_count("body_bytes_max", body_bytes_max)
-        check_text("clients", clients)
-        endpoint = parse_connect(clients)
-        if endpoint.scheme == "inproc" and context is None:
-            raise ValueError("inproc:// needs the context of the broker: Client(..., context=...)")
-        self._is_native = _is_native(dialect)
-        self._terms = terms
-        self._check_terms(terms)
-        self._job = USUAL if terms == USUAL_TERMS else Asking(Kind.JOB, terms)
-        self._timeout_ns = _nanoseconds(timeout)
-        peer: Peer[Waiter]
-        if self._is_native:
-            peer = NativePeer(request_ids(), resend=resend, agent=f"relet {__version__}", endpoint=endpoint.url)
-        else:
-            peer = Peer2010(correlations(os.urandom(CORRELATION_SECRET_BYTES)), resend=resend, endpoint=endpoint.url)
-        self._engine = Engine(
-            endpoint,
-            context,
-            peer,
-            open_max=requests_open_max,
-            open_bytes_max=requests_open_bytes_max,
+        self._door = door = Door(
+            clients,
+            dialect=dialect,
+            timeout=timeout,
+            resend=resend,
+            terms=terms,
+            context=context,
+            requests_open_max=requests_open_max,
+            requests_open_bytes_max=requests_open_bytes_max,
             body_bytes_max=body_bytes_max,
         )
+        self._engine = Engine(door.endpoint, context, door.new_peer(), door.room)
         self._collected = weakref.finalize(self, self._engine.forget)
         self._collected.atexit = False  # then the engine ends by itself: `at_exit`
 
     @property
     def connected(self) -> bool:
         """Whether the broker is there now, and has answered in this dialect, as far as that can be known."""
-        return self._engine.connected
+        return self._engine.turns.connected
 
     @property
     def counters(self) -> Counters:
@@ -167,8 +143,8 @@ class Client:
             ValueError: an argument that cannot be, or that the dialect cannot say.
             TypeError: an argument of a wrong type.
         """
-        asking = self._asking(terms, headers)
-        answer: bytes = self._call(Call(_frame(data), self._in_nanoseconds(timeout), asking, self._id(request_id)))
+        door = self._door
+        answer: bytes = self._call(Call(door.frame(data), *door.job(timeout, terms, headers, request_id)))
         return answer
 
     def call_multipart(
@@ -181,9 +157,9 @@ class Client:
         request_id: bytes | None = None,
     ) -> list[bytes]:
         """The answer to one job whose body and answer are several frames; otherwise as `call`."""
-        asking = self._asking(terms, headers)
-        timeout_ns = self._in_nanoseconds(timeout)
-        answer: list[bytes] = self._call(MultipartCall(_frames(frames), timeout_ns, asking, self._id(request_id)))
+        door = self._door
+        asked = door.job(timeout, terms, headers, request_id)
+        answer: list[bytes] = self._call(MultipartCall(door.frames(frames), *asked))
         return answer
 
     def _call(self, call: Call) -> Any:
@@ -217,7 +193,9 @@ class Client:
         in the library's thread: keep them short, and never wait in them. `on_partial` is called with each `Partial`
         that the worker sends ahead of its answer, `on_progress` with each `Progress`; what these two raise is logged.
         """
-        return self._submit(Submitted, _frame(data), timeout, terms, headers, request_id, on_partial, on_progress)
+        asked = self._door.future_job(timeout, terms, headers, request_id, on_partial, on_progress)
+        future: JobFuture[bytes] = JobFuture()
+        return self._submit(Submitted(self._door.frame(data), asked, future, on_partial, on_progress), future)
 
     def submit_multipart(
         self,
@@ -231,30 +209,12 @@ class Client:
         on_progress: OnProgress | None = None,
     ) -> JobFuture[list[bytes]]:
         """As `submit`, for bodies and answers of several frames."""
-        return self._submit(
-            MultipartSubmitted, _frames(frames), timeout, terms, headers, request_id, on_partial, on_progress
-        )
+        asked = self._door.future_job(timeout, terms, headers, request_id, on_partial, on_progress)
+        future: JobFuture[list[bytes]] = JobFuture()
+        request = MultipartSubmitted(self._door.frames(frames), asked, future, on_partial, on_progress)
+        return self._submit(request, future)
 
-    def _submit(
-        self,
-        kind: type[Submitted],
-        body: Body,
-        timeout: Timeout,
-        terms: Terms | None,
-        headers: Mapping[str, str] | None,
-        request_id: bytes | None,
-        on_partial: OnPartial | None,
-        on_progress: OnProgress | None,
-    ) -> JobFuture[Any]:
-        follow = on_partial is not None or on_progress is not None
-        if follow:
-            self._need_native("on_partial and on_progress")
-        asking = self._asking(terms, headers, follow=follow)
-        name = self._id(request_id)
-        if not name and self._is_native:  # else the library's thread draws one later: the caller shall have it now
-            name = os.urandom(REQUEST_ID_BYTES)
-        future: JobFuture[Any] = JobFuture()
-        request = kind(body, self._in_nanoseconds(timeout), asking, name, future, on_partial, on_progress)
+    def _submit(self, request: Submitted, future: JobFuture[T]) -> JobFuture[T]:
         future.stands_for(request, self._engine)
         try:
             self._engine.submit(request)
@@ -320,33 +280,9 @@ class Client:
         headers: Mapping[str, str] | None,
         request_ids: Sequence[bytes] | None,
     ) -> list[Enqueued | Exception]:
-        self._need_native("enqueue")
-        engine, channel, timeout_ns = self._engine, Channel(), self._in_nanoseconds(timeout)
+        engine, channel = self._engine, ThreadChannel()
+        outcomes, requests = self._door.handed_over(datas, timeout, terms, headers, request_ids, channel)
         engine.must_not_wait()
-        if terms is not None:
-            self._check_terms(terms)
-        asking = Asking(Kind.ENQUEUE, self._terms if terms is None else terms, headers)
-        items = list(datas)
-        names: Sequence[bytes | None] = [None] * len(items) if request_ids is None else request_ids
-        if len(names) != len(items):
-            raise ValueError(f"{len(items)} jobs need as many request_ids, not {len(names)}")
-        no_room = TimeoutError("too many requests were open all the time")
-        outcomes: list[Any] = [no_room] * len(items)
-        requests: list[Mapped] = []
-        used: set[bytes] = set()
-        for index, (data, request_id) in enumerate(zip(items, names, strict=True)):
-            try:
-                name = self._id(request_id)
-                request = Mapped(_body(data), timeout_ns, asking, channel, index, name)
-                engine.check(request)
-            except (TypeError, ValueError) as error:
-                outcomes[index] = error
-                continue
-            if name in used:
-                raise ValueError(f"request_ids has {name.hex()} twice: each job needs an id of its own")
-            if name:
-                used.add(name)
-            requests.append(request)
         try:
             left = engine.submit_all(requests)
             while left:
@@ -374,28 +310,29 @@ class Client:
             JobRefused: as many wait for it already as may (`too_many_askers`).
             TimeoutError, ClientClosed, UnexpectedAnswer, ValueError: as `call`.
         """
-        answer: bytes = self._call(self._question(Call, Kind.RESULT, request_id, job_id, timeout))
+        answer: bytes = self._call(Call(b"", *self._door.question(Kind.RESULT, request_id, job_id, timeout)))
         return answer
 
     def result_multipart(
         self, request_id: bytes | None = None, *, job_id: bytes | None = None, timeout: Timeout = ...
     ) -> list[bytes]:
         """As `result`, for answers of several frames."""
-        answer: list[bytes] = self._call(self._question(MultipartCall, Kind.RESULT, request_id, job_id, timeout))
+        asked = self._door.question(Kind.RESULT, request_id, job_id, timeout)
+        answer: list[bytes] = self._call(MultipartCall(b"", *asked))
         return answer
 
     def state(
         self, request_id: bytes | None = None, *, job_id: bytes | None = None, timeout: Timeout = ...
     ) -> JobStatus:
         """Where a job stands; parameters as for `result`. A job that is not known has a state, too."""
-        status: JobStatus = self._call(self._question(Call, Kind.STATE, request_id, job_id, timeout))
+        status: JobStatus = self._call(Call(b"", *self._door.question(Kind.STATE, request_id, job_id, timeout)))
         return status
 
     def why(self, request_id: bytes | None = None, *, job_id: bytes | None = None, timeout: Timeout = ...) -> JobStatus:
         """Where a job stands, and why there: no worker asks for its queue, somebody has paused it, others are before it
         ... (`code`, `text`). Parameters and errors as for `state`.
         """
-        status: JobStatus = self._call(self._question(Call, Kind.WHY, request_id, job_id, timeout))
+        status: JobStatus = self._call(Call(b"", *self._door.question(Kind.WHY, request_id, job_id, timeout)))
         return status
 
     def cancel(
@@ -411,21 +348,8 @@ class Client:
         What waits here for the same job by the same name ends with `JobFailed` (`cancelled` or `detached`). Ask for it
         again, if you must, when this has returned.
         """
-        status: JobStatus = self._call(self._question(Call, Kind.CANCEL, request_id, job_id, timeout))
+        status: JobStatus = self._call(Call(b"", *self._door.question(Kind.CANCEL, request_id, job_id, timeout)))
         return status
-
-    def _question(
-        self, call: type[Call], kind: Kind, request_id: bytes | None, job_id: bytes | None, timeout: Timeout
-    ) -> Call:
-        self._need_native(kind.value)
-        if (request_id is None) == (job_id is None):
-            raise ValueError("say which job: request_id or job_id, and not both")
-        if job_id is None:
-            return call(b"", self._in_nanoseconds(timeout), Asking(kind), self._id(request_id))
-        name = _as_bytes(job_id, "a job_id")
-        if len(name) != JOB_ID_BYTES:
-            raise ValueError(f"a job_id has {JOB_ID_BYTES} bytes, not {len(name)}")
-        return call(b"", self._in_nanoseconds(timeout), Asking(kind, by_job=True), name)
 
     # --- Many.
 
@@ -485,62 +409,39 @@ class Client:
         Raises:
             As `call`; ValueError: `window` is less than 1.
         """
-        if window < 1:
-            raise ValueError("window must be at least 1")
-        asking = self._asking(terms, headers)
-        return self._map(iter(datas), window, self._in_nanoseconds(timeout), asking, ordered, return_exceptions)
+        check_window(window)
+        timeout_ns, asking, _ = self._door.job(timeout, terms, headers)
+        channel = ThreadChannel()
+        course = Course(
+            channel, timeout_ns, asking, window=window, ordered=ordered, return_exceptions=return_exceptions
+        )
+        return self._map(iter(datas), course, channel)
 
-    def _map(
-        self,
-        datas: Iterator[bytes],
-        window: int,
-        timeout_ns: int | None,
-        asking: Asking,
-        ordered: bool,
-        return_exceptions: bool,
-    ) -> Generator[Any, None, None]:
-        engine, channel = self._engine, Channel()
-        submit, batches = engine.submit, channel.batches
+    def _map(self, datas: Iterator[bytes], course: Course, channel: ThreadChannel) -> Generator[Any, None, None]:
+        engine, frame, batches = self._engine, self._door.frame, channel.batches
         engine.must_not_wait()
-        course: InOrder | AsTheyCome = InOrder() if ordered else AsTheyCome()
-        ready, take = course.ready, course.take
-        requests: dict[int, Mapped] = {}
-        index = 0
-        more = True
         try:
-            while True:
-                while ready:
-                    outcome = ready.popleft()
-                    if isinstance(outcome, Exception) and not return_exceptions:
-                        raise outcome
-                    yield outcome
-                    if more:
-                        break  # one in for one out: workers do not run dry while a slow loop consumes
-                if not batches.empty():
-                    take(batches.get(), requests)
-                if more and len(requests) + len(ready) + course.held < window:
+            while (step := course.step()) is not Step.END:
+                if step is Step.READ:
                     try:
                         data = next(datas)
                     except StopIteration:
-                        more = False
+                        course.more = False
                         continue
                     try:
-                        requests[index] = request = Mapped(_frame(data), timeout_ns, asking, channel, index)
-                        submit(request)
-                    except TimeoutError as error:  # there was no room
-                        take([(index, error)], requests)
-                    except (TypeError, ValueError) as error:  # of this body
-                        if not return_exceptions:
-                            raise
-                        take([(index, error)], requests)
-                    index += 1
-                elif not ready:
-                    if not requests:
-                        return
-                    take(batches.get(), requests)
+                        engine.submit(course.request(frame(data)))
+                        course.opened()
+                    except (TimeoutError, TypeError, ValueError) as error:  # no room, or no body
+                        course.refused(error)
+                elif step is Step.WAIT:
+                    course.take(batches.get())
+                else:
+                    yield step
+                if not batches.empty():
+                    course.take(batches.get())
         finally:
-            if requests:
-                engine.abandon(list(requests.values()), withdraw=True)
+            if left := course.open():
+                engine.abandon(left, withdraw=True)
 
     # --- The end.
 
@@ -556,94 +457,3 @@ class Client:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _in_nanoseconds(self, timeout: Timeout) -> int | None:
-        return self._timeout_ns if timeout is ... else _nanoseconds(timeout)
-
-    def _asking(self, terms: Terms | None, headers: Mapping[str, str] | None, *, follow: bool = False) -> Asking:
-        """How a job on these terms is asked for."""
-        if terms is None and not headers and not follow:
-            return self._job
-        if headers:
-            self._need_native("headers")
-        if terms is not None:
-            self._check_terms(terms)
-        return Asking(Kind.JOB, self._terms if terms is None else terms, headers, follow=follow)
-
-    def _check_terms(self, terms: object) -> None:
-        if not isinstance(terms, Terms):
-            raise TypeError(f"terms are a relet.Terms, such as Terms(queue='images'), not {type(terms).__name__}")
-        if not self._is_native and (unusual := terms.unusual()):
-            raise ValueError(
-                f"the 2010 dialect cannot say {', '.join(unusual)}: leave that out of the terms, or use"
-                ' dialect="native"'
-            )
-
-    def _need_native(self, what: str) -> None:
-        if not self._is_native:
-            raise ValueError(f'the 2010 dialect has no {what}: use dialect="native"')
-
-    def _id(self, request_id: bytes | None) -> bytes:
-        """A request id of the caller's as the peer wants it, which draws one where it is b""."""
-        if request_id is None:
-            return b""
-        self._need_native("request_id")
-        name = _as_bytes(request_id, "a request_id")
-        if not REQUEST_ID_BYTES_MIN <= len(name) <= REQUEST_ID_BYTES_MAX:
-            raise ValueError(
-                f"a request_id has {REQUEST_ID_BYTES_MIN} to {REQUEST_ID_BYTES_MAX} bytes, not {len(name)}: take"
-                " 16 random ones, or the SHA-256 of what makes the request the same"
-            )
-        return name
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is a whole number of at least 1, not {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-
-
-def _is_native(dialect: str) -> bool:
-    if dialect in (DIALECT_NATIVE, DIALECT_2010):
-        return dialect == DIALECT_NATIVE
-    near = difflib.get_close_matches(str(dialect), (DIALECT_NATIVE, DIALECT_2010), 1)
-    did_you_mean = f": did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"dialect must be {DIALECT_NATIVE!r} or {DIALECT_2010!r}, not {dialect!r}{did_you_mean}")
-
-
-def _body(data: bytes | Sequence[bytes]) -> Body:
-    return _frame(data) if isinstance(data, bytes | bytearray | memoryview | str) else _frames(data)
-
-
-def _frame(data: object) -> bytes:
-    """One frame as bytes; what may change under our hands is copied."""
-    return data if type(data) is bytes else _as_bytes(data, "a job's body")
-
-
-def _as_bytes(data: object, what: str) -> bytes:
-    if isinstance(data, bytes | bytearray | memoryview):
-        return bytes(data)
-    encode = ": encode the text" if isinstance(data, str) else ""
-    raise TypeError(f"{what} is bytes, not {type(data).__name__}{encode}")
-
-
-def _frames(frames: Sequence[bytes]) -> tuple[bytes, ...]:
-    if isinstance(frames, bytes | bytearray | memoryview | str):
-        raise TypeError("a body of several frames is a sequence of bytes; for one frame use call or submit")
-    if not isinstance(frames, Iterable):
-        raise TypeError(f"a job's body is bytes, or a sequence of them, not {type(frames).__name__}")
-    body = tuple(map(_frame, frames))
-    if not body:
-        raise ValueError("a job's body has at least one frame")
-    return body
-
-
-def _nanoseconds(seconds: Any) -> int | None:
-    if seconds is None:
-        return None
-    if not isinstance(seconds, Real):
-        raise TypeError(f"timeout is a number of seconds, or None for no limit, not {type(seconds).__name__}")
-    if not 0 < float(seconds) * 1e9 < float("inf"):
-        raise ValueError(f"timeout must be a number of seconds above 0, or None for no limit; not {seconds!r}")
-    return max(1, round(float(seconds) * 1e9))

@@ -139,10 +139,19 @@ class Link:
         kind: `zmq.DEALER` or `zmq.PUSH`.
         endpoint: where to connect.
         now: monotonic nanoseconds.
+        before_close: called before a socket is closed, for who watches its descriptor.
     """
 
-    def __init__(self, context: Context, kind: int, endpoint: Endpoint, now: int) -> None:
+    def __init__(
+        self,
+        context: Context,
+        kind: int,
+        endpoint: Endpoint,
+        now: int,
+        before_close: Callable[[], None] | None = None,
+    ) -> None:
         self.endpoint = endpoint
+        self.before_close = before_close
         self.connected = False
         self.socket: zmq.Socket[bytes] | None = None
         self.due: int | None = None
@@ -264,6 +273,8 @@ class Link:
 
     def _close(self, linger_ms: int = 0) -> None:
         socket, monitor = self.socket, self._monitor
+        if self.before_close is not None:
+            self.before_close()
         self.socket = self._monitor = self._pump = None
         self.connected = False
         if socket is not None:

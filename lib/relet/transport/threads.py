@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 
 import zmq
+
+_shared: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """The one context of all clients in event loops of this process, made when it is first asked for.
+
+    It is never terminated, because that waits for the last words of every socket, and a loop must wait for nobody.
+    """
+    global _shared  # noqa: PLW0603 - one for the process; another one for its child
+    with _shared_lock:
+        if _shared is None or _shared[0] != os.getpid():
+            _shared = os.getpid(), new_context()
+        return _shared[1]
 
 
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
