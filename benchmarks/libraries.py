@@ -8,6 +8,9 @@ bodies; they stand ready together and take turns. `AsyncClient` and
 `Naps` asks what is lost between two jobs: jobs of 10 ms, one worker, beside a plain loop over the same function in a
 process of the same kind. A worker that asks too late shows here.
 
+`Crunch` asks what handlers in processes cost: jobs of 1 ms of Python in two of them, beside Python's own pool of two.
+Client, broker and worker have no other processors than these.
+
 users.py is the programs.
 """
 
@@ -97,6 +100,7 @@ class Chain:
 
 BLOCKING = ("relet", "worker")
 IN_LOOPS = ("asyncio", "asyncworker")
+IN_PROCESSES = ("relet", "processes")
 """Programs of users.py: a client, and a worker."""
 
 
@@ -230,4 +234,41 @@ class Naps:
         ]
 
 
-LIBRARIES: tuple[Map | Naps, ...] = (Map(), Naps())
+@dataclass(frozen=True, slots=True)
+class Crunch:
+    """Jobs of a millisecond of Python in two processes, beside Python's own pool of two."""
+
+    name: str = "crunch"
+    jobs: int = 2_000
+    turns: int = 5
+    floor: float = 1.0
+    rounds_max: int = 3
+
+    def measure(self, setting: Setting) -> Iterator[Sample]:
+        """Both in turns; a few jobs first, so that all processes are there."""
+        jobs = setting.scaled(self.jobs, self.jobs // 4)
+        with chain(setting, "crunch", IN_PROCESSES) as ours, user("executor2", "crunch") as other:
+            ours.map(100)
+            other.map(100)
+            seconds = [(other.map(jobs), ours.map(jobs)["seconds"]) for _ in range(self.turns)]
+        for target, spent in zip(("executor", "relet"), zip(*seconds, strict=True), strict=True):
+            rate = jobs * self.turns / sum(spent)
+            yield {"target": target, "jobs": jobs, "jobs_per_s": rate, "turns": spent}
+
+    def figures(self, samples: Sequence[Sample]) -> list[Figure]:
+        """Jobs per second beside the other's."""
+        return [
+            Figure(
+                scenario=self.name,
+                name="Jobs of 1 ms of Python in two processes: jobs per second",
+                value=figures.median(samples, "relet", "jobs_per_s"),
+                unit="/s",
+                beside=figures.median(samples, "executor", "jobs_per_s"),
+                ratio=figures.ratio(samples, "relet", "executor", "jobs_per_s"),
+                floor=self.floor,
+                note="beside: ProcessPoolExecutor(2).map",
+            )
+        ]
+
+
+LIBRARIES: tuple[Map | Naps | Crunch, ...] = (Map(), Naps(), Crunch())

@@ -2,15 +2,17 @@
 
     python -m benchmarks.users worker FUNCTION WORKERS ANSWERS      serves until killed
     python -m benchmarks.users asyncworker FUNCTION WORKERS ANSWERS the same in an event loop, `AsyncWorker`
+    python -m benchmarks.users processes FUNCTION WORKERS ANSWERS   the same with two processes
     python -m benchmarks.users relet FUNCTION CLIENTS               a client of such a worker
     python -m benchmarks.users asyncio FUNCTION CLIENTS             the same in an event loop, `AsyncClient`
     python -m benchmarks.users pool FUNCTION                        multiprocessing.Pool(1)
     python -m benchmarks.users executor FUNCTION                    concurrent.futures.ProcessPoolExecutor(1)
+    python -m benchmarks.users executor2 FUNCTION                   concurrent.futures.ProcessPoolExecutor(2)
     python -m benchmarks.users plain FUNCTION                       a loop, in this process
 
 All but the workers read a number of jobs on standard input, map the function over so many bodies of 32 bytes, and say
 as a line of JSON how many seconds that took, from the first body to the last result. Results must be the bodies, in any
-order. Everything is as it comes: no option is given to anybody.
+order. Everything is as it comes: no option is given to anybody but how many processes it has.
 """
 
 import asyncio
@@ -26,6 +28,10 @@ import relet
 
 BODY_BYTES = 32
 NAP_S = 0.010
+CRUNCH_STEPS = 27_000
+"""About a millisecond of Python."""
+
+EXECUTORS = {"executor": 1, "executor2": 2}
 
 Mapping = Callable[[Iterable[bytes]], Iterable[bytes]]
 
@@ -41,7 +47,15 @@ def nap(data: bytes) -> bytes:
     return data
 
 
-FUNCTIONS = {"same": same, "nap": nap}
+def crunch(data: bytes) -> bytes:
+    """A job of about a millisecond of the processor's time."""
+    total = 0
+    for step in range(CRUNCH_STEPS):
+        total += step * step
+    return data
+
+
+FUNCTIONS = {"same": same, "nap": nap, "crunch": crunch}
 
 
 @contextlib.contextmanager
@@ -62,8 +76,8 @@ def mapping(kind: str, function: Callable[[bytes], bytes], endpoints: list[str])
     elif kind == "pool":
         with multiprocessing.Pool(1) as pool:
             yield lambda bodies: pool.imap_unordered(function, bodies)
-    elif kind == "executor":
-        with ProcessPoolExecutor(1) as executor:
+    elif kind in EXECUTORS:
+        with ProcessPoolExecutor(EXECUTORS[kind]) as executor:
             yield lambda bodies: executor.map(function, bodies)
     else:
         yield lambda bodies: map(function, bodies)
@@ -93,6 +107,9 @@ def main(kind: str, function: str, *endpoints: str) -> None:
     elif kind == "worker":
         workers, answers = endpoints
         relet.Worker(workers, answers, FUNCTIONS[function]).run()
+    elif kind == "processes":
+        workers, answers = endpoints
+        relet.Worker(workers, answers, FUNCTIONS[function], concurrency=relet.Processes(2)).run()
     else:
         obey(kind, FUNCTIONS[function], list(endpoints))
 

@@ -7,7 +7,7 @@ from benchmarks.scenario import Setting
 from benchmarks import libraries
 
 
-@pytest.mark.parametrize("kind", ["plain", "pool", "executor"])
+@pytest.mark.parametrize("kind", ["plain", "pool", "executor", "executor2"])
 def test_pythons_own_ways_map_as_they_are_told(kind: str) -> None:
     """Two commands to one program; the results are checked there."""
     with libraries.user(kind, "same") as program:
@@ -15,7 +15,7 @@ def test_pythons_own_ways_map_as_they_are_told(kind: str) -> None:
         assert program.map(200) > 0
 
 
-@pytest.mark.parametrize("kinds", [libraries.BLOCKING, libraries.IN_LOOPS])
+@pytest.mark.parametrize("kinds", [libraries.BLOCKING, libraries.IN_LOOPS, libraries.IN_PROCESSES])
 def test_jobs_go_through_client_broker_and_worker(kinds: tuple[str, str]) -> None:
     """Everything as it comes; each of the three has used CPU for it."""
     with libraries.chain(Setting(), "same", kinds) as chain:
@@ -55,3 +55,14 @@ def test_naps_take_as_long_as_a_loop(seconds: float, verdict: str) -> None:
     (figure,) = libraries.Naps().figures(samples)
     assert figure.value == pytest.approx((seconds / 50 - 1) * 100)
     assert figure.verdict == verdict
+
+
+def test_as_many_jobs_a_second_as_pythons_own_processes_are_asked_for() -> None:
+    """The ratio is taken within the rounds."""
+    samples: list[Sample] = [
+        {"target": target, "jobs_per_s": rate * scale}
+        for scale in (1, 2, 3)
+        for target, rate in (("executor", 1_000.0), ("relet", 990.0))
+    ]
+    (figure,) = libraries.Crunch().figures(samples)
+    assert (figure.ratio, figure.verdict) == (pytest.approx(0.99), "MISSED")

@@ -8,12 +8,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from relet import CurrentJob, FailJob, HandBack, NoAnswer, current_job
+
+kept: list[bytearray] = []
+"""What makes a process grow."""
 
 
 def act(data: bytes) -> bytes:
@@ -71,6 +75,15 @@ def plain(what: bytes, rest: bytes) -> bytes:
         raise HandBack
     if what == b"none":
         raise NoAnswer
+    if what == b"exit":
+        raise SystemExit(7)
+    if what == b"die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == b"process":
+        return b"%d" % os.getpid()
+    if what == b"grow":
+        kept.append(bytearray(b"x") * int(rest))
+        return b"%d" % os.getpid()
     if what == b"wrong":
         return "text"  # type: ignore[return-value]
     if what == b"large":

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 import relet
-from relet import AsyncWorker, CurrentJob, Worker, current_job
+from relet import AsyncWorker, CurrentJob, Processes, Worker, current_job
 from relet.messages import (
     Cancel,
     Complete,
@@ -62,11 +62,12 @@ class Kind:
         self.awaits = name in {"loop", "async"}
         self.handler: Any = handlers.act_awaited if self.awaits else handlers.act
         self.places = 1 if name == "inline" else PLACES
+        self.concurrency: Any = Processes(PLACES) if name == "processes" else self.places
 
     def worker(self, workers: str, **options: Any) -> Any:
         """A worker with this pool."""
         maker: Any = AsyncWorker if self.name == "async" else Worker
-        return maker(workers, **{"handler": self.handler, "concurrency": self.places, **options})
+        return maker(workers, **{"handler": self.handler, "concurrency": self.concurrency, **options})
 
     def run(self, workers: str, **options: Any) -> Running:
         """The same, running."""
@@ -74,7 +75,7 @@ class Kind:
         return RunningLoop(worker) if self.name == "async" else Running(worker)
 
 
-@pytest.fixture(params=["inline", "threads", "loop", "async"])
+@pytest.fixture(params=["inline", "threads", "loop", "async", "processes"])
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Each of the pools."""
     return Kind(request.param)
@@ -162,7 +163,7 @@ def test_many_jobs_go_through(kind: Kind, native_broker: NativeBroker) -> None:
             answered.add(said.token)
             done, credit = said.n, max(credit, said.credit)
         assert len(answered) == done
-        assert credit - done > 100
+        assert credit - done > kind.places
         until(lambda: worker.counters.answered >= done)
 
 
@@ -320,19 +321,23 @@ def test_what_does_not_end_is_handed_back(
 
 
 def test_what_is_no_exception_ends_the_worker(kind: Kind, native_broker: NativeBroker, pipes: Pipes) -> None:
-    """It goes on to who called `run`, and everything in hand is handed back."""
+    """It goes on to who called `run`, and everything in hand is handed back. In a process it ends that alone."""
     broker = native_broker
-
-    def end(_: bytes) -> bytes:
-        raise SystemExit(7)
-
-    async def end_awaited(_: bytes) -> bytes:
-        raise SystemExit(7)
-
-    running = kind.run(broker.workers, handler={"default": kind.handler, "end": end_awaited if kind.awaits else end})
+    running = kind.run(broker.workers)
     broker.begin()
     tokens = hold(broker, pipes, kind.places - 1)
-    broker.give(b"end", b"", queue="end")
+    broker.give(b"end", b"exit")
+    if kind.name == "processes":
+        said = broker.hear(Fail)
+        assert (said.token, said.kind, said.text) == (b"end", "ProcessDied", "its process ended with exit code 7")
+        for number, token in enumerate(tokens):
+            pipes.let_go(number)
+            assert broker.hear(Complete).token == token
+        broker.give(b"next", b"echo x")
+        assert broker.hear(Complete).token == b"next"
+        running.worker.stop()
+        running.join()
+        return
     assert {broker.hear(HandBack).token for _ in range(kind.places)} == {*tokens, b"end"}
     broker.hear(Goodbye)
     running.join()

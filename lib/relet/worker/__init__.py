@@ -1,9 +1,9 @@
 """The worker's library: ask a broker for jobs, do them, say what became of them.
 
 `peer_native` and `peer2010` are the two protocols without sockets, threads or clock; `line_native` and `line2010` hold
-their connections; `engine` is the library's thread; `handlers` is what is called for a job, and `pool` and `loop` are
-where; `shell` is what workers of both kinds have, `blocking` the one for programs with threads, `asynchronous` the one
-for those with a loop.
+their connections; `engine` is the library's thread; `handlers` is what is called for a job, and `pool`, `loop` and
+`processes` are where; `children` and `child` are the two sides of a process; `shell` is what workers of both kinds
+have, `blocking` the one for programs with threads, `asynchronous` the one for those with a loop.
 """
 
 from relet.worker.asynchronous import AsyncWorker
@@ -12,6 +12,7 @@ from relet.worker.errors import QueueUnknown
 from relet.worker.handlers import Handler, Handlers, Hook
 from relet.worker.job import CurrentJob, current_job
 from relet.worker.outcome import Counters, FailJob, HandBack, NoAnswer
+from relet.worker.processes import Processes
 
 __all__ = [
     "AsyncWorker",
@@ -23,6 +24,7 @@ __all__ = [
     "Handlers",
     "Hook",
     "NoAnswer",
+    "Processes",
     "QueueUnknown",
     "Worker",
     "current_job",

@@ -7,7 +7,7 @@ from typing import Any
 
 from relet.worker.job import current_job
 from relet.worker.loop import LoopThread
-from relet.worker.pool import InlinePool, Pool, Shift, ThreadPool
+from relet.worker.pool import InlinePool, Pool, Shift, ThreadPlace, ThreadPool
 from relet.worker.shell import Shell
 
 
@@ -48,15 +48,15 @@ class Worker(Shell):
             dies. None: in the dialect of 2010 as many as `concurrency`, natively so many and about 15 ms worth of jobs,
             learnt from those that have ended, and none of these where they take a second.
         concurrency: jobs that are done at a time, 1 to 1,000: in as many threads, or coroutines. With 1 a function runs
-            in the thread that called `run`. A broker may grant less (`--credit-max`). In the dialect of 2010 a handler
-            that fails makes its worker finish all that it has before it goes on.
+            in the thread that called `run`. `Processes(...)`: in processes. A broker may grant less (`--credit-max`).
+            In the dialect of 2010 a handler that fails makes its worker finish all that it has before it goes on.
         hooks: functions that are put around every job, the first one outermost. Each is called as `hook(job, call)`,
             where `job` is `current_job()`, and `call()` goes on to the next and at last to the handler; it returns the
             answer, and so does the hook. What a hook raises is an outcome as if the handler had raised it. Around a
             coroutine hooks are coroutine functions, which await `call()`.
         drain: seconds that jobs in hand may take to end once the worker was told to stop; what has not ended then is
             handed back, uncounted. None: as long as they take. A function goes on all the same, and what it returns
-            counts no more; coroutines are cancelled.
+            counts no more; coroutines are cancelled, processes killed.
         context: where the sockets are made; needed for `inproc://`. None: one of the worker's own. With a context of
             yours, its end waits up to a second for the last answer to leave.
         answer_bytes_max: bytes of one answer, at least 1. A handler that returns more has failed: the broker's limit,
@@ -66,7 +66,8 @@ class Worker(Shell):
         EndpointError: an endpoint cannot be meant, or both are the same.
         ValueError: `dialect`, `queues`, `ahead`, `concurrency`, `drain` or `answer_bytes_max` is none of those above;
             `answers` is missing in the dialect of 2010; a queue has no handler.
-        TypeError: there is nothing to do a job with, or a function would have to wait for a coroutine.
+        TypeError: there is nothing to do a job with, or a function would have to wait for a coroutine, or a process
+            could not import it.
     """
 
     def _overrides(self) -> tuple[Callable[..., Any] | None, bool]:
@@ -98,6 +99,7 @@ class Worker(Shell):
         Raises:
             RuntimeError: it is running already.
             EndpointError: the broker says that this is its endpoint for clients.
+            RuntimeError: a process for handlers cannot begin.
             QueueUnknown: the broker has settings for some queues, lets no others be used, and one of `queues` is none
                 of those. Only until the first welcome: who was taken once goes on to try, and logs it
                 (`request_refused`), because settings that were changed may be changed back.
@@ -112,14 +114,21 @@ class Worker(Shell):
                 pool.work()
         finally:
             shift.stopping = True
-            pool.close()
             if engine is not None:
                 engine.stop()
+            pool.close()  # after what it has in hand was given up: how that ends is nobody's business
             self._end()
         if engine is not None and engine.error is not None:
             raise engine.error
 
     def _pool(self, shift: Shift) -> Pool:
+        if self._plan is not None and self._processes is not None:
+            from relet.worker.children import ProcessPlace  # noqa: PLC0415 - and multiprocessing with it
+
+            plan, processes = self._plan, self._processes
+            return ThreadPool(shift, [ProcessPlace(shift, plan, processes) for _ in range(self._places)])
         if self._calls.awaitable:
             return LoopThread(shift, self._places)
-        return InlinePool(shift) if self._places == 1 else ThreadPool(shift, self._places)
+        if self._places == 1:
+            return InlinePool(shift)
+        return ThreadPool(shift, [ThreadPlace(shift) for _ in range(self._places)])

@@ -258,7 +258,7 @@ class CurrentJob:
             ValueError: `done` or `total` is not finite.
         """
         job, asides = self._said()
-        done, total = _finite(done, "done"), None if total is None else _finite(total, "total")
+        done, total = finite(done, "done"), None if total is None else finite(total, "total")
         asides.put(job, Note(done, total, bounded(note, TEXT_CHARACTERS_MAX)))
 
     def partial(self, piece: bytes | Sequence[bytes]) -> None:
@@ -299,7 +299,8 @@ class CurrentJob:
         job.answer_headers = headers
 
 
-def _finite(number: float, what: str) -> float:
+def finite(number: float, what: str) -> float:
+    """A number that can be told. Raises ValueError."""
     try:
         found = float(number)
     except OverflowError:

@@ -12,10 +12,12 @@ behind, and what they say later counts no more.
 
 from __future__ import annotations
 
+import atexit
 import collections
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from relet.events import Event
@@ -110,21 +112,22 @@ class Shift:
         job.answered = True
         return frames
 
-    def raised(self, job: Held, error: BaseException, traceback: str | None = None) -> Outcome:
-        """What a handler has raised; the log is told of what was not meant.
-
-        Args:
-            job: which it had.
-            error: what it was; the one that is being handled.
-            traceback: where it came from, as text; None: as the error itself says.
-        """
+    def raised(self, job: Held, error: BaseException) -> Outcome:
+        """What a handler has raised, which is being handled."""
         outcome = outcome_of(error)
-        if isinstance(outcome, Failure):
-            if not isinstance(error, FailJob):  # which is meant, and told to the client
-                how: dict[str, Any] = {"exc_info": True} if traceback is None else {"exception": traceback}
-                self.publish(Event.HANDLER_FAILED, {**how, "error": shown(error), **job.names()})
-            self._warn_of_cut(outcome)
-        return outcome
+        if not isinstance(outcome, Failure):
+            return outcome
+        meant = isinstance(error, FailJob)  # and told to the client
+        return self.failed(job, outcome, None if meant else {"exc_info": True, "error": shown(error)})
+
+    def failed(self, job: Held, failure: Failure, fields: dict[str, Any] | None) -> Failure:
+        """An attempt failed; with `fields` the log is told."""
+        if fields is not None:
+            self.publish(Event.HANDLER_FAILED, {**fields, **job.names()})
+        asked_ms, given_ms = failure.retry_ms, self.line.retry_ms_max
+        if asked_ms is not None and asked_ms > given_ms:  # it will be cut; whoever asked for it should know
+            self.publish(Event.RETRY_SHORTENED, {"asked_s": asked_ms / 1_000, "given_s": given_ms / 1_000})
+        return failure
 
     def publish(self, event: Event, fields: dict[str, Any]) -> None:
         """A line for the log, at a bounded rate."""
@@ -135,12 +138,6 @@ class Shift:
         """Say what was held back."""
         with self._publishing:
             self._publisher.flush(all_of_it=True)
-
-    def _warn_of_cut(self, failure: Failure) -> None:
-        """The broker cuts a pause that is too long for it; whoever asked for it should know."""
-        asked_ms, given_ms = failure.retry_ms, self.line.retry_ms_max
-        if asked_ms is not None and asked_ms > given_ms:
-            self.publish(Event.RETRY_SHORTENED, {"asked_s": asked_ms / 1_000, "given_s": given_ms / 1_000})
 
 
 class InlinePool:
@@ -193,6 +190,54 @@ class InlinePool:
         return True
 
 
+class Place(Protocol):
+    """Where one job at a time is done, in a thread of a `ThreadPool`."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a job can be done; else `open` it first."""
+
+    def open(self) -> None:
+        """Be ready. Raises what keeps it from that."""
+
+    def do(self, job: Held) -> Outcome:
+        """Do a job that was begun. What it raises ends the pool's work."""
+
+    def give_up(self) -> None:
+        """End what is in hand, where that can be done. For any thread."""
+
+    def close(self) -> None:
+        """No more jobs will come."""
+
+
+class ThreadPlace:
+    """Handlers are called in the thread itself."""
+
+    def __init__(self, shift: Shift) -> None:
+        self._do = shift.do
+        self._hand = Hand(shift.line.asides)
+        self.ready = False
+
+    def open(self) -> None:
+        """This is the thread."""
+        self.ready = True
+        take_hand(self._hand)
+
+    def do(self, job: Held) -> Outcome:
+        """Call its handler."""
+        self._hand.job = job
+        try:
+            return self._do(job)
+        finally:
+            self._hand.job = None
+
+    def give_up(self) -> None:
+        """A thread cannot be ended: it is left behind."""
+
+    def close(self) -> None:
+        """The thread ends by itself."""
+
+
 class ThreadPool:
     """A place in each of several threads.
 
@@ -201,64 +246,91 @@ class ThreadPool:
 
     Args:
         shift: whose jobs they do.
-        places: how many.
+        places: one for each thread.
     """
 
-    def __init__(self, shift: Shift, places: int) -> None:
+    def __init__(self, shift: Shift, places: Sequence[Place]) -> None:
         self._shift = shift
         self._places = places
         self._jobs: queue.SimpleQueue[Batch] = queue.SimpleQueue()
         self.give = self._jobs.put
+        self._opened: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._left: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._turn = threading.Lock()
         self._batch: collections.deque[Held] = collections.deque()
+        self._counting = threading.Lock()
+        self._ready = 0
 
     def open(self) -> None:
         """Start the threads. They are daemons: one that hangs must not keep the program from ending."""
-        for number in range(self._places):
-            threading.Thread(target=self._place, name=f"relet-handler-{number}", daemon=True).start()
+        atexit.register(self.close)
+        for number, place in enumerate(self._places):
+            name = f"relet-handler-{number}"
+            threading.Thread(target=self._run, args=(place,), name=name, daemon=True).start()
+        for _ in self._places:
+            error = self._opened.get()
+            if error is not None:
+                raise error
 
     def give_up(self) -> None:
-        """The threads are left behind."""
+        """See `Pool`. Threads are left behind."""
         self._left.put(_GIVEN_UP)
+        for place in self._places:
+            place.give_up()
 
     def close(self) -> None:
         """Whoever is still in a job begins no other."""
+        atexit.unregister(self.close)
         self.give(None)
+        for place in self._places:
+            place.give_up()
 
     def work(self) -> None:
         """See `Pool`. Waits for the threads, in a way that lets signals be handled."""
-        for _ in range(self._places):
+        for _ in self._places:
             left = self._left.get()
             if left is _GIVEN_UP:
                 return
             if isinstance(left, BaseException):
                 raise left
 
-    def _place(self) -> None:
+    def _run(self, place: Place) -> None:
+        """A thread, from its first job to its last."""
         left: object = None
-        hand = Hand(self._shift.line.asides)
-        take_hand(hand)
         try:
-            while self._do_next(hand):
+            self._open(place)
+            self._opened.put(None)
+            while self._do_next(place):
                 pass  # no local holds on to the last job while this thread waits for the next one
+            place.close()
         except BaseException as error:  # noqa: BLE001 - it is raised where `run` was called
             left = error
+            self._opened.put(error)
         self._left.put(left)
 
-    def _do_next(self, hand: Hand) -> bool:
+    def _open(self, place: Place) -> None:
+        place.open()
+        self._count_ready(place.ready)
+
+    def _count_ready(self, more: int) -> None:
+        with self._counting:
+            self._ready += more
+            self._shift.line.ready(self._ready)
+
+    def _do_next(self, place: Place) -> bool:
         """Do the next job; whether there was one."""
+        if not place.ready:
+            if self._shift.stopping:
+                return False
+            self._open(place)
         job = self._next()
         if job is None:
             return False
-        hand.job = job
-        outcome = self._do(job)
-        hand.job = None
+        outcome = place.do(job)
+        if not place.ready:
+            self._count_ready(-1)
         self._shift.say(job, outcome, clock())
         return True
-
-    def _do(self, job: Held) -> Outcome:
-        return self._shift.do(job)
 
     def _next(self) -> Held | None:
         """The next job, begun; None: there is none any more."""

@@ -26,6 +26,7 @@ from relet.worker.pace import Pace
 from relet.worker.peer2010 import Peer2010
 from relet.worker.peer_native import NativePeer
 from relet.worker.pool import Batch, Shift
+from relet.worker.processes import Plan, Processes, plan_of
 
 QUEUES_MAX: Final = 100
 """Queues that one worker serves."""
@@ -49,7 +50,7 @@ class Shell:
         dialect: str = DIALECT_DEFAULT,
         queues: Sequence[str] | Mapping[str, int] | None = None,
         ahead: int | None = None,
-        concurrency: int = 1,
+        concurrency: int | Processes = 1,
         hooks: Sequence[Hook] = (),
         drain: float | None = None,
         context: zmq.Context[Any] | None = None,
@@ -59,8 +60,10 @@ class Shell:
             check_handler(handler)
         if type(answer_bytes_max) is not int or answer_bytes_max < 1:
             raise ValueError(f"answer_bytes_max is a number of bytes, at least 1, not {answer_bytes_max!r}")
-        if type(concurrency) is not int:
-            raise TypeError(f"concurrency is a number of jobs, not {concurrency!r}")
+        self._processes = concurrency if isinstance(concurrency, Processes) else None
+        self._places = concurrency.count if isinstance(concurrency, Processes) else concurrency
+        if type(self._places) is not int:
+            raise TypeError(f"concurrency is a number of jobs, or Processes(...), not {concurrency!r}")
         if queues is None:
             queues = tuple(handler) if isinstance(handler, Mapping) else (DEFAULT_QUEUE,)
         self._answer_bytes_max = answer_bytes_max
@@ -69,13 +72,13 @@ class Shell:
             raise ValueError("inproc:// needs the context of the broker: Worker(..., context=...)")
         self._handler = handler
         self._context = context
-        self._places = concurrency
         self._drain_ns = None if drain is None else milliseconds(drain, "drain") * 1_000_000
         self._counters = Counters()
         names = _queues_of(queues)
         self._make_line = self._line_maker(dialect, endpoints, names, _weights_of(queues), ahead)
         self._line: Line = self._make_line()
         self._calls = self._calls_for(names, hooks)
+        self._plan = None if self._processes is None else self._plan_for(names, hooks, self._processes)
         self._shift: Shift | None = None
         self._give: Callable[[Batch], None] = _nobody
         self._engine: Engine | None = None
@@ -94,6 +97,13 @@ class Shell:
         if base is None:
             base = self._handler
         return calls_of(base, several=several, queues=queues, hooks=tuple(hooks), awaitable=self._awaitable)
+
+    def _plan_for(self, queues: tuple[str, ...], hooks: Sequence[Hook], processes: Processes) -> Plan:
+        if self._awaitable:
+            raise TypeError("the handlers of an AsyncWorker run in its loop: for processes take a Worker")
+        if self._handler is None or self._overrides()[0] is not None:
+            raise TypeError("processes run functions that they can import: pass a handler, do not derive a class")
+        return plan_of(self._handler, hooks, queues, processes)
 
     def _line_maker(
         self,
