@@ -1348,6 +1348,37 @@ def test_a_worker_that_is_served_by_other_weights_is_noticed() -> None:
     assert any(text is not None and "weight" in text for text in caught), caught
 
 
+class PlainJobsWait(Machine):
+    """Who comes with a fairness key when nobody else has one goes before those who wait without."""
+
+    def match(self, now: int) -> None:
+        for queue in self.queues:
+            if queue.levels is not None and queue.levels.count == 1:
+                queue.levels._zero.line.pop(queue.plain, None)
+        super().match(now)
+
+
+def test_plain_jobs_that_have_no_turns_are_noticed() -> None:
+    """Where most jobs have one key, and few wait at a time."""
+    config = Config(
+        jobs=100,
+        req_clients=0,
+        dealer_clients=0,
+        req_workers=0,
+        dealer_workers=0,
+        native_clients=3,
+        native_window=1,
+        native_workers=1,
+        native_ahead=0,
+        think_ns=0,
+        policies=Policies(fair={"a": 1, "": 1}),
+    )
+    assert _plays(World("plain jobs", msgspec.structs.replace(config))) is None
+    caught = _plays(World("plain jobs", config, machine=PlainJobsWait))
+    assert caught is not None
+    assert "while '' waited" in caught
+
+
 def test_a_worker_that_gets_no_more_time_is_noticed() -> None:
     """Where work takes about as long as it may; in other worlds an extension is rarely what saves an attempt."""
     config = Config(
