@@ -201,6 +201,9 @@ def _allowance(levels: Levels, jobs: list[Job]) -> None:
 def _waiting(queues: list[Queue]) -> dict[int, Job]:
     waiting: dict[int, Job] = {}
     for queue in queues:
+        count = len(queue)
+        if not count and queue.is_bare():
+            continue
         before = len(waiting)
         for job in queue:
             if job.number in waiting:
@@ -212,8 +215,8 @@ def _waiting(queues: list[Queue]) -> dict[int, Job]:
             if job.holder is not None:
                 raise InvariantBroken(f"job {job.number} waits, but {job.holder} holds it")
             waiting[job.number] = job
-        if len(queue) != len(waiting) - before:
-            raise InvariantBroken(f"{len(waiting) - before} jobs wait in {queue.name}, it counts {len(queue)}")
+        if count != len(waiting) - before:
+            raise InvariantBroken(f"{len(waiting) - before} jobs wait in {queue.name}, it counts {count}")
     return waiting
 
 
@@ -582,7 +585,12 @@ def _receipts(machine: Machine) -> None:
     """Of each outcome it is known how many askers have not said that they have it."""
     askers = machine.requests.askers
     owed: dict[Job, int] = {}
-    for asker in (*askers, *(asker for paths in askers.parting.values() for asker in paths.values())):
+    several = list(askers)
+    for paths in askers.parting.values():
+        several += paths.values()
+    for asker in several:
+        if not asker.unreceived:
+            continue
         last = 0
         for number, job in asker.unreceived:
             if not last < number <= asker.told:
