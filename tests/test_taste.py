@@ -41,6 +41,7 @@ ROOMS = {
     "client": 3,
     "worker": 3,
     "devices": 3,
+    "sockets": 3,
     "testing": 4,
     "cli": 4,
     "__init__": 4,
@@ -350,6 +351,8 @@ def test_the_checks_notice_imports_that_go_up_or_sideways() -> None:
     assert wrong_direction("client", "from relet.worker import Worker")
     assert wrong_direction("transport", "from relet import Broker")
     assert wrong_direction("server", "from relet.broker import Broker")
+    assert wrong_direction("client", "from relet.sockets import SocketManager")
+    assert not wrong_direction("sockets", "from relet.transport import attach")
     assert not wrong_direction("cli", "from relet import Broker\nfrom relet.server import Server")
     assert not wrong_direction("core", "from relet.messages import Peer\nfrom relet.core.job import Job")
     assert unknown_to_core("import time")
