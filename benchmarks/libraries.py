@@ -5,6 +5,8 @@ comes, beside what Python itself has for one process that works for another. All
 bodies; they stand ready together and take turns. `AsyncClient` and
 `AsyncWorker` with a broker of their own take their turns, too.
 
+`Calls` asks what a call of a task costs client and worker beyond a job with the same bytes.
+
 `Naps` asks what is lost between two jobs: jobs of 10 ms, one worker, beside a plain loop over the same function in a
 process of the same kind. A worker that asks too late shows here.
 
@@ -100,6 +102,8 @@ class Chain:
 
 BLOCKING = ("relet", "worker")
 IN_LOOPS = ("asyncio", "asyncworker")
+SUBMITTED = ("submit", "worker")
+CALLED = ("task", "taskworker")
 IN_PROCESSES = ("relet", "processes")
 """Programs of users.py: a client, and a worker."""
 
@@ -198,6 +202,56 @@ class Map:
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls of a task that does nothing, beside jobs that do nothing."""
+
+    name: str = "tasks"
+    jobs: int = 20_000
+    turns: int = 5
+    bar_us: float = 15.0
+    rounds_max: int = 5
+
+    def measure(self, setting: Setting) -> Iterator[Sample]:
+        """Both in turns."""
+        jobs = setting.scaled(self.jobs, self.jobs // 4)
+        with chain(setting, "same", SUBMITTED) as submitted, chain(setting, "same", CALLED) as called:
+            both = {"jobs": submitted, "calls": called}
+            for one in both.values():
+                one.map(jobs // 4)
+            turns: dict[str, list[Sample]] = {target: [] for target in both}
+            for _ in range(setting.scaled(self.turns, 3)):
+                for target, one in both.items():
+                    turns[target].append(one.map(jobs))
+        for target, samples in turns.items():
+            means = {key: statistics.fmean(sample[key] for sample in samples) for key in samples[0]}
+            both_us = means["client_us"] + means["worker_us"]
+            yield {"target": target, "jobs": jobs, "jobs_per_s": jobs / means["seconds"], "both_us": both_us, **means}
+
+    def figures(self, samples: Sequence[Sample]) -> list[Figure]:
+        """CPU, and calls per second."""
+        calls, jobs = (figures.median(samples, target, "both_us") for target in ("calls", "jobs"))
+        return [
+            Figure(
+                scenario=self.name,
+                name="a call of a task beyond a job: CPU of client and worker",
+                value=calls - jobs,
+                unit="us",
+                bar=self.bar_us,
+                note=f"{calls:.1f} us beside {jobs:.1f} us",
+            ),
+            Figure(
+                scenario=self.name,
+                name="calls of a task per second, one worker, a future for each",
+                value=figures.median(samples, "calls", "jobs_per_s"),
+                unit="/s",
+                beside=figures.median(samples, "jobs", "jobs_per_s"),
+                ratio=figures.ratio(samples, "calls", "jobs", "jobs_per_s"),
+                note="beside: jobs with the same bytes",
+            ),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class Naps:
     """Jobs of 10 ms on one worker, beside a plain loop."""
 
@@ -271,4 +325,4 @@ class Crunch:
         ]
 
 
-LIBRARIES: tuple[Map | Naps | Crunch, ...] = (Map(), Naps(), Crunch())
+LIBRARIES: tuple[Map | Calls | Naps | Crunch, ...] = (Map(), Calls(), Naps(), Crunch())

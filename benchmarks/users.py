@@ -5,6 +5,9 @@
     python -m benchmarks.users processes FUNCTION WORKERS ANSWERS   the same with two processes
     python -m benchmarks.users relet FUNCTION CLIENTS               a client of such a worker
     python -m benchmarks.users asyncio FUNCTION CLIENTS             the same in an event loop, `AsyncClient`
+    python -m benchmarks.users submit FUNCTION CLIENTS              the same, a future for each job
+    python -m benchmarks.users task FUNCTION CLIENTS                the same, a call of a task for each job, for such a
+    python -m benchmarks.users taskworker FUNCTION WORKERS ANSWERS  worker
     python -m benchmarks.users pool FUNCTION                        multiprocessing.Pool(1)
     python -m benchmarks.users executor FUNCTION                    concurrent.futures.ProcessPoolExecutor(1)
     python -m benchmarks.users executor2 FUNCTION                   concurrent.futures.ProcessPoolExecutor(2)
@@ -16,6 +19,7 @@ order. Everything is as it comes: no option is given to anybody but how many pro
 """
 
 import asyncio
+import collections
 import contextlib
 import json
 import multiprocessing
@@ -23,11 +27,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import relet
 
 BODY_BYTES = 32
 NAP_S = 0.010
+SUBMITTED_MAX = 500
+"""Futures that wait at a time."""
 CRUNCH_STEPS = 27_000
 """About a millisecond of Python."""
 
@@ -56,6 +63,19 @@ def crunch(data: bytes) -> bytes:
 
 
 FUNCTIONS = {"same": same, "nap": nap, "crunch": crunch}
+TASKS = relet.Tasks()
+CALLED = {name: TASKS.task(function) for name, function in FUNCTIONS.items()}
+
+
+def in_flight(submit: Callable[[bytes], Any], bodies: Iterable[bytes]) -> Iterator[bytes]:
+    """The results of what is submitted, in order."""
+    futures: collections.deque[Any] = collections.deque()
+    for body in bodies:
+        futures.append(submit(body))
+        if len(futures) >= SUBMITTED_MAX:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
 
 
 @contextlib.contextmanager
@@ -64,6 +84,13 @@ def mapping(kind: str, function: Callable[[bytes], bytes], endpoints: list[str])
     if kind == "relet":
         with relet.Client(endpoints[0]) as client:
             yield client.map
+    elif kind in ("submit", "task"):
+        with relet.Client(endpoints[0]) as client:
+            submit: Callable[[bytes], Any] = client.submit
+            if kind == "task":
+                task = CALLED[function.__name__]
+                submit = lambda body: task.on(client).submit(body)  # noqa: E731 - as a program would write it
+            yield lambda bodies: in_flight(submit, bodies)
     elif kind == "asyncio":
         with asyncio.Runner() as runner:
             loop_client = relet.AsyncClient(endpoints[0])
@@ -104,6 +131,8 @@ def main(kind: str, function: str, *endpoints: str) -> None:
             return FUNCTIONS[function](data)
 
         asyncio.run(relet.AsyncWorker(*endpoints, handler).run())
+    elif kind == "taskworker":
+        relet.Worker(*endpoints, handler=TASKS.handler).run()
     elif kind == "worker":
         workers, answers = endpoints
         relet.Worker(workers, answers, FUNCTIONS[function]).run()

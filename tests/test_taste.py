@@ -42,6 +42,7 @@ ROOMS = {
     "worker": 3,
     "devices": 3,
     "sockets": 3,
+    "tasks": 4,
     "testing": 4,
     "cli": 4,
     "__init__": 4,
@@ -57,6 +58,7 @@ TOGETHER = {
     ("server", "bodies"),
     ("desk", "bodies"),
     ("desk", "conversation"),
+    ("cli", "tasks"),
 }
 """(who, whom): one vocabulary on top of the other, and the program's loop around the loop that the simulation turns as
 well, around its halves.

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from relet.core.settings import SettingsError
     from relet.events import Event
     from relet.messages import Entry
+    from relet.tasks import Tasks
     from relet.transport.attach import BindError
     from relet.transport.endpoints import EndpointError
     from relet.transport.pump import PumpUnavailable
@@ -104,6 +105,7 @@ __all__ = [
     "QueueUnknown",
     "SettingsError",
     "Swept",
+    "Tasks",
     "Terms",
     "UnexpectedAnswer",
     "UnreadableAnswer",
@@ -154,6 +156,7 @@ _WHERE: Final = {
     "SettingsError": "relet.core.settings",
     "BackupInfo": "relet.client",
     "Swept": "relet.client",
+    "Tasks": "relet.tasks",
     "Terms": "relet.client",
     "UnexpectedAnswer": "relet.client",
     "UnreadableAnswer": "relet.client",

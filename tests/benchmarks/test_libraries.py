@@ -45,6 +45,18 @@ def test_more_jobs_a_second_than_others_is_what_is_asked_for() -> None:
     assert (loops.ratio, loops.verdict) == (0.5, "ok")
 
 
+@pytest.mark.parametrize(("client_us", "verdict"), [(30.0, "ok"), (36.0, "MISSED")])
+def test_what_a_call_costs_is_what_it_takes_beyond_a_job(client_us: float, verdict: str) -> None:
+    """Of client and worker together."""
+    samples: list[Sample] = [
+        {"target": "jobs", "both_us": 20.0, "jobs_per_s": 20_000.0},
+        {"target": "calls", "both_us": client_us, "jobs_per_s": 15_000.0},
+    ]
+    cost, rate = libraries.Calls().figures(samples)
+    assert (cost.value, cost.verdict) == (client_us - 20, verdict)
+    assert rate.ratio == 0.75
+
+
 @pytest.mark.parametrize(("seconds", "verdict"), [(50.4, "ok"), (50.6, "MISSED")])
 def test_naps_take_as_long_as_a_loop(seconds: float, verdict: str) -> None:
     """In percent of the loop's time, on both sides of the bar."""

@@ -30,6 +30,8 @@ REQUESTS_OPEN_MAX: Final = 100_000
 """Requests of one client open at a time, because each is kept until its answer comes: 0.3 KiB, 1.8 with a future."""
 REQUESTS_OPEN_BYTES_MAX: Final = 1 << 30
 """Bytes of their bodies together, because they are kept to be sent again. One request alone may be larger."""
+TERMS_KNOWN_MAX: Final = 100
+"""Terms that a client need not spell again; 5 KiB each at most, as a rule 0.5."""
 WINDOW_DEFAULT: Final = 1_000
 JOB_ID_BYTES: Final = 16
 
@@ -72,6 +74,8 @@ class Door:
         self._terms = terms
         self._check_terms(terms)
         self._job = USUAL if terms == USUAL_TERMS else Asking(Kind.JOB, terms)
+        self._lately: dict[int, tuple[Terms, Asking]] = {}
+        """How jobs on some terms are asked for, by the identity of the terms: programs have few, and use them often."""
         self._timeout_ns = _nanoseconds(timeout)
         self._body_bytes_max = body_bytes_max
 
@@ -196,8 +200,18 @@ class Door:
 
     def _asking(self, terms: Terms | None, headers: Mapping[str, str] | None, *, follow: bool = False) -> Asking:
         """How a job on these terms is asked for."""
-        if terms is None and not headers and not follow:
-            return self._job
+        if not headers and not follow:
+            if terms is None:
+                return self._job
+            known = self._lately.get(id(terms))
+            if known is not None:
+                return known[1]
+            self._check_terms(terms)
+            if len(self._lately) >= TERMS_KNOWN_MAX:
+                self._lately.clear()
+            asking = Asking(Kind.JOB, terms)
+            self._lately[id(terms)] = terms, asking
+            return asking
         if headers:
             self._need_native("headers")
         if terms is not None:
