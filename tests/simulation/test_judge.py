@@ -389,7 +389,7 @@ def test_a_key_is_free_when_its_job_has_ended() -> None:
     """Until then another is refused, and told by which job; from then on there is no reason."""
     hearing = _keyed()
     hearing.says(Submit(id=OTHER, unique="k"), b"other")
-    with pytest.raises(Violation, match="has changed its job id"):
+    with pytest.raises(Violation, match="did not have its key"):
         hearing.tells(_duplicate(job=b"x" * 16))
     hearing = _keyed()
     hearing.says(Submit(id=OTHER, unique="k"), b"other")

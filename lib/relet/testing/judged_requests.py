@@ -774,8 +774,8 @@ class Requests:
                 claims = [it.claim for it in due]
                 named = next((it for it in claims if it is not None and it.job_id == each.job), claims[-1])
                 asked = due[claims.index(named)]
-            if asked.there is not None and each.code == keys.DUPLICATE:
-                self.has_id(asked.there, each.job)
+            if each.code == keys.DUPLICATE:
+                self._stood_in_the_way(due, each.job)
             wants_id = asked.ack or each.job
             asked.ack = asked.among = False
             asked.may = ()
@@ -787,6 +787,17 @@ class Requests:
             elif asked.claim is not None and wants_id and asked.claim.reason != "detached":
                 self.has_id(asked.claim, each.job)
             self._clear(asker, each.id)
+
+    def _stood_in_the_way(self, due: list[Asked], job_id: bytes) -> None:
+        """A request was refused for the job with this id. It may have been asked more than once, and other jobs have
+        stood in its way: which of them is meant shows only where one of their ids is known, or there is but one.
+        """
+        may_be = {it.there for it in due if it.there is None or it.there.job_id in (b"", job_id)}
+        if not may_be:
+            raise Violation(WRONG, f"{due[0].name!r} was refused for {job_id.hex()}, and that did not have its key")
+        only = next(iter(may_be)) if len(may_be) == 1 else None
+        if only is not None:
+            self.has_id(only, job_id)
 
     def _told_outcome(self, asker: Told | None, said: Outcome, body: Body) -> None:
         judge = self._judge
