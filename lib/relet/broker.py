@@ -250,7 +250,7 @@ class Broker:
         began = time.monotonic_ns()
         try:
             with _without_collector():
-                self._machine.load(self._store.load(), self._clock.now())
+                self._machine.load(self._store.load(), self._clock.now(), self._store.seal_key)
         except BadRecords as error:
             text = f"{self._store.name} is damaged ({error}): restore it from a backup, or name another file"
             raise StoreUnusable("corrupt", text) from error

@@ -189,7 +189,7 @@ class Conversation:
     def _last_words(self, said: Complete, body: Body, now: int) -> None:
         """An answer of a connection that has gone: who said it is not known any more, what it proves is good."""
         machine = self._machine
-        job = machine.by_token.get(said.token)
+        job = machine.by_token.get(said.token) or machine.recollected(said.token)
         if job is not None and headers_held(said.headers) <= machine.limits.headers_bytes_max:
             job.answer_headers = said.headers
         machine.complete([(said.token, body)], now)

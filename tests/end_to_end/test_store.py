@@ -200,6 +200,30 @@ def test_a_paused_queue_is_paused_in_the_next_broker(place: Place, tmp_path: Pat
             assert client.result(ticket.request_id, timeout=LIMIT_S) == b"did a"
 
 
+def test_the_answer_to_a_hand_over_that_a_killed_broker_forgot_counts(tmp_path: Path) -> None:
+    """Promise 2, and decision 13: the next broker has the file as it was before the hand-over; the worker goes on with
+    its job, which is done once.
+    """
+    path, before = tmp_path / "jobs.db", tmp_path / "before.db"
+    with relet.Broker(*("tcp://127.0.0.1:0",) * 3, store=path) as broker:
+        at = [broker.endpoints[role] for role in ROLES]
+        with relet.Client(at[0], timeout=LIMIT_S) as client:
+            ticket = client.enqueue(b"a")
+    before.write_bytes(path.read_bytes())
+    with Waiting(at[1]) as worker:
+        with relet.Broker(*at, store=path):
+            assert worker.has_begun.wait(LIMIT_S)
+        with relet.Broker(*at, store=before) as broker, relet.Client(at[0], timeout=LIMIT_S) as client:
+            until = time.monotonic() + LIMIT_S
+            while broker.counters.workers_arrived == 0:
+                assert time.monotonic() < until
+                threading.Event().wait(0.01)
+            worker.go_on.set()
+            assert client.result(ticket.request_id, timeout=LIMIT_S) == b"did a"
+            assert (broker.counters.jobs_completed, broker.counters.dispatches) == (1, 0)
+    assert worker.begun == [b"a"]
+
+
 class SlowDisk(SqliteStore):
     """A store whose next commits take as long as the test wants."""
 

@@ -199,8 +199,8 @@ class ChangesItsMind(Machine):
 class KeepsReturnPaths(Machine):
     """A job that was loaded from a store is told along the routing id of the broker before."""
 
-    def load(self, records: Any, now: int) -> None:
-        super().load(records, now)
+    def load(self, records: Any, now: int, seal_key: bytes = b"") -> None:
+        super().load(records, now, seal_key)
         for job in self.jobs():
             job.peer = Peer(b"\0\0\0\0\1")
 
@@ -635,8 +635,8 @@ class ClosesQueues(_OfParts):
 class ForgetsSettings(Machine):
     """Settings do not outlive the broker."""
 
-    def load(self, records: Any, now: int) -> None:
-        super().load([it for it in records if not isinstance(it, QueueSet)], now)
+    def load(self, records: Any, now: int, seal_key: bytes = b"") -> None:
+        super().load([it for it in records if not isinstance(it, QueueSet)], now, seal_key)
 
 
 class KeepsOldDefaults(Machine):
@@ -1109,8 +1109,8 @@ class ForgetsKeysAtItsEnd(_OfParts):
 class ForgetsWindowsAtItsEnd(Machine):
     """Windows do not outlive the broker."""
 
-    def load(self, records: Any, now: int) -> None:
-        super().load([it for it in records if not isinstance(it, KeyWindow)], now)
+    def load(self, records: Any, now: int, seal_key: bytes = b"") -> None:
+        super().load([it for it in records if not isinstance(it, KeyWindow)], now, seal_key)
 
 
 OF_2010: list[tuple[type[Machine], type[Server], tuple[str, ...]]] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -129,8 +130,19 @@ def test_a_world_of_liars_ends_in_failures() -> None:
 def test_crashes_with_a_slow_disk_lose_nothing_that_was_safe() -> None:
     """The broker crashes again and again while its disk is behind; what was safe goes on in the next one."""
     config = Config(jobs=300, settles_ns=20 * MS, crashes=3.0, timeout_ns=200 * MS, tries=5)
-    outcome = World("crashes", config).play()
-    assert outcome.counts["broker_crashes"] >= 1
+    outcomes = [World(f"crashes/{number}", config).play() for number in range(1, 4)]
+    assert sum(outcome.counts["broker_crashes"] for outcome in outcomes) >= 3
+
+
+def test_what_a_crash_forgets_of_hand_overs_is_answered_and_goes_on() -> None:
+    """Jobs take longer than the disk is behind: their workers have them when the next broker begins."""
+    config = Config(jobs=300, settles_ns=20 * MS, crashes=20.0, timeout_ns=2 * S, tries=20)
+    config.native_clients, config.native_workers, config.capacity, config.habits = 2, 3, 2, Habits(work_ns=30 * MS)
+    counts: Counter[str] = Counter()
+    for number in range(4):
+        counts.update(World(f"forgotten/{number}", config).play().counts)
+    assert counts["answers_to_forgotten"] >= 1
+    assert counts["resumed"] >= 1
 
 
 def _hard_of_hearing(**limits: Any) -> Config:

@@ -33,6 +33,7 @@ class Restarted:
         self._epoch += 1
         self.store = SqliteStore(self._path, threaded=False, log_bytes_max=self._log_bytes_max)
         self.store.take_over(self._epoch)
+        self.seal_key = self.store.seal_key
 
     def load(self) -> Iterable[Record]:
         """What the file holds."""

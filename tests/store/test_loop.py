@@ -7,13 +7,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from relet.broker import Broker
+from relet.core.job import BLOCKED, RUNNING
 from relet.core.limits import Limits
 from relet.core.machine import Machine
+from relet.dialects.native import encode, to_client, to_worker
 from relet.events import Event
-from relet.messages import TOO_LARGE, Native, Peer, Record, Refused
+from relet.messages import (
+    TOO_LARGE,
+    VERSION,
+    ClientHello,
+    Complete,
+    Dispatch,
+    Fail,
+    Native,
+    Peer,
+    Record,
+    Refused,
+    Submit,
+    WorkerAsk,
+    WorkerHello,
+)
 from relet.server import Server
 from relet.store import StoreFailed
 from relet.store.memory import MemoryStore
@@ -108,7 +125,7 @@ class Loop:
             (b"%016d" % number for number in itertools.count(1)), keeps_records=store is not None, **options
         )
         if store is not None:
-            self.machine.load(store.load(), 0)
+            self.machine.load(store.load(), 0, store.seal_key)
         self.loaded = self.machine.open
         self.said: list[Any] = []
         self.server = Server(self.machine, self.clients, self.workers, self.answers, self.said.append, store)
@@ -288,6 +305,179 @@ def test_a_loaded_job_that_ends_is_told_nobody_and_kept() -> None:
     assert [job.answer for job in loop.machine.kept] == [b"did a"]
     again = Loop(store)
     assert [job.answer for job in again.machine.kept] == [b"did a"]
+
+
+def test_the_answer_to_a_hand_over_that_a_crash_forgot_counts() -> None:
+    """Promise 2, and decision 13: the record of a hand-over rides with the next commit; what its worker answers to the
+    next broker is a late answer, and the job is not done again.
+    """
+    store = LateStore()
+    loop = Loop(store)
+    loop.submit(b"a", b"b")
+    store.settle(100)
+    loop.ask()
+    assert loop.given == [b"a"]
+    (_, _, _, token, _) = loop.workers.sent[0]
+    store.crash()
+    loop = Loop(store)
+    assert [job.attempts for job in loop.machine.jobs()] == [0, 0], "the hand-over is forgotten"
+    loop.answers.incoming += [(token, b"did a"), (token, b"again"), (token[:-1] + b"?", b"forged")]
+    loop.turn()
+    loop.ask(5)
+    assert loop.given == [b"b"]
+    assert (loop.machine.counters.answers_late, loop.machine.counters.answers_refused) == (1, 2)
+    assert [job.state for job in loop.machine.jobs()] == [RUNNING]
+
+
+def native(loop: Loop, role: Port, peer: Peer, said: Any, body: Any = ()) -> list[Any]:
+    """A native message, a turn, and what has been answered on that endpoint since the last call."""
+    role.native.append((peer, b"", VERSION, encode(said), body))
+    loop.turn()
+    read = to_worker if role is loop.workers else to_client
+    sent, role.sent = role.sent, []
+    return [read(VERSION, message[3]) for message in sent]
+
+
+HELLO = WorkerHello(incarnation=b"w" * 16, features=("starts",))
+REQUEST = Submit(id=b"request of a client")
+
+
+def forgotten(store: LateStore, *, times: int = 1, **terms: Any) -> list[bytes]:
+    """A client asks for a job, and a native worker has it, for the so manieth time; the broker crashes and has
+    forgotten the last hand-over. The tokens.
+    """
+    loop = Loop(store)
+    native(loop, loop.clients, loop.client, ClientHello())
+    native(loop, loop.clients, loop.client, msgspec.structs.replace(REQUEST, **terms), b"a")
+    store.settle(100)
+    native(loop, loop.workers, loop.worker, HELLO)
+    said = native(loop, loop.workers, loop.worker, WorkerAsk(credit=1))
+    for number in range(1, times):
+        failed = Fail(token=said[-1].token, n=number, retry_ms=0, credit=number + 1)
+        said += native(loop, loop.workers, loop.worker, failed)
+        store.settle(1)
+    store.crash()
+    return [it.token for it in said if isinstance(it, Dispatch)]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_native_worker_completes_what_a_crash_forgot_that_it_has(times: int) -> None:
+    """The same natively, with headers, be it the first hand-over or the second: the answer counts, and its client, who
+    asks again, is told it.
+    """
+    store = LateStore()
+    *_, token = forgotten(store, times=times)
+    loop = Loop(store)
+    assert [(it.attempts, it.token == token) for it in loop.machine.jobs()] == [(times - 1, False)]
+    native(loop, loop.workers, loop.worker, HELLO)
+    native(loop, loop.workers, loop.worker, Complete(token=token, n=times, headers={"x": "y"}, credit=5), b"did a")
+    assert loop.machine.counters.dispatches == 0
+    native(loop, loop.clients, loop.client, ClientHello())
+    native(loop, loop.clients, loop.client, msgspec.structs.replace(REQUEST, age_ms=1), b"a")
+    store.settle(100)
+    loop.turn()
+    (outcome,) = [to_client(VERSION, message[3]) for message in loop.clients.sent]
+    assert (outcome.state, outcome.headers, loop.clients.sent[0][4]) == ("completed", {"x": "y"}, b"did a")
+
+
+def test_a_native_worker_goes_on_with_what_a_crash_forgot_that_it_has() -> None:
+    """Sessions: its claim holds, the job goes to nobody else meanwhile, and that attempt counts."""
+    store = LateStore()
+    (token,) = forgotten(store)
+    loop = Loop(store)
+    loop.ask()
+    assert [message[4] for message in loop.workers.sent] == [b"a"]
+    loop.workers.sent.clear()
+    (welcome,) = native(loop, loop.workers, loop.worker, msgspec.structs.replace(HELLO, running=(token,)))
+    assert welcome.lost == (token,), "somebody else has it by now"
+    loop = Loop(store)
+    (welcome,) = native(loop, loop.workers, loop.worker, msgspec.structs.replace(HELLO, running=(token,)))
+    assert welcome.lost == ()
+    loop.ask(3)
+    native(loop, loop.workers, loop.worker, WorkerAsk(credit=3))
+    assert (loop.machine.counters.dispatches, [job.attempts for job in loop.machine.jobs()]) == (0, [1])
+    native(loop, loop.workers, loop.worker, Complete(token=token, n=1), b"did a")
+    assert (loop.machine.open, loop.machine.counters.answers_late) == (0, 0)
+
+
+def test_what_has_not_been_started_is_let_to_others_after_a_crash_that_forgot_it() -> None:
+    """Its worker may claim it as held: it drops it, and nothing is counted."""
+    store = LateStore()
+    (token,) = forgotten(store)
+    loop = Loop(store)
+    (welcome,) = native(loop, loop.workers, loop.worker, msgspec.structs.replace(HELLO, held=(token,)))
+    assert welcome.lost == (token,)
+    (job,) = native(loop, loop.workers, loop.worker, WorkerAsk(credit=1))
+    assert job.attempt == 1
+
+
+def test_of_two_answers_in_one_turn_one_counts_though_a_crash_forgot_the_hand_over_of_the_other() -> None:
+    """Found by simulation (world keep/66): the second ended a job that had its answer already."""
+    store = LateStore()
+    tokens = forgotten(store, times=2)
+    loop = Loop(store)
+    loop.answers.incoming += [(token, b"did a") for token in tokens]
+    loop.turn()
+    assert (loop.machine.counters.jobs_completed, loop.machine.counters.answers_refused) == (1, 1)
+
+
+def test_the_answer_to_a_forgotten_hand_over_is_refused_where_the_job_takes_its_current_attempt_only() -> None:
+    """`late: current`: what a crash forgot is done again, and only that counts."""
+    store = LateStore()
+    (token,) = forgotten(store, late="current")
+    loop = Loop(store)
+    native(loop, loop.workers, loop.worker, HELLO)
+    (refused,) = native(loop, loop.workers, loop.worker, Complete(token=token, n=1), b"did a")
+    assert (refused.code, loop.machine.open) == ("not_open", 1)
+    loop.ask()
+    assert loop.given == [b"a"]
+
+
+def test_a_job_that_waits_for_another_again_may_be_answered_all_the_same() -> None:
+    """A crash forgot the end of the first of an order key, and that the second was handed over after it."""
+    store = LateStore()
+    loop = Loop(store)
+    native(loop, loop.clients, loop.client, ClientHello())
+    for number in (1, 2):
+        said = Submit(id=b"request of a client, %d" % number, order="k")
+        native(loop, loop.clients, loop.client, said, b"%d" % number)
+    store.settle(100)
+    loop.ask(2)
+    loop.turn()
+    store.settle(100)
+    loop.answer(b"1")
+    assert loop.given == [b"1", b"2"]
+    tokens = {message[4]: message[3] for message in loop.workers.sent}
+    store.crash()
+    loop = Loop(store)
+    assert sorted(job.state for job in loop.machine.jobs()) == [RUNNING, BLOCKED]
+    loop.answers.incoming += [(tokens[b"2"], b"did 2")]
+    loop.turn()
+    assert [job.body for job in loop.machine.jobs()] == [b"1"]
+    loop.answers.incoming += [(tokens[b"1"], b"did 1")]
+    loop.turn()
+    assert loop.machine.open == 0
+
+
+def test_the_token_of_a_job_is_not_that_of_one_with_the_same_number() -> None:
+    """A store that was restored from a backup gives numbers again: an answer to another job must not count."""
+    store, copy = LateStore(), LateStore()
+    assert store.seal_key == copy.seal_key
+    loop = Loop(store)
+    loop.submit(b"a")
+    store.settle(100)
+    loop.ask()
+    (_, _, _, token, _) = loop.workers.sent[0]
+    loop = Loop(copy)
+    loop.machine.tokens = itertools.repeat(b"drawn otherwise!")
+    loop.submit(b"something else")
+    copy.settle(100)
+    copy.crash()
+    loop = Loop(copy)
+    assert [job.number for job in loop.machine.jobs()] == [1]
+    loop.answers.incoming += [(token, b"did a")]
+    loop.turn()
+    assert (loop.machine.counters.answers_refused, loop.machine.open) == (1, 1)
 
 
 def test_the_loop_wakes_for_clients_when_there_is_room_again() -> None:

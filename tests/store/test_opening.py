@@ -17,6 +17,7 @@ from tests.store import example
 
 from relet.broker import Broker
 from relet.cli.exits import Exit
+from relet.core.seals import KEY_BYTES
 from relet.messages import Accepted, Attempt
 from relet.store import StoreUnusable, file, schema, sqlite
 from relet.store.memory import MemoryStore
@@ -332,6 +333,7 @@ DAMAGES = {
     "a table": lambda path: write(path, "drop table queues"),
     "the epoch": lambda path: write(path, "delete from about where name = 'epoch'"),
     "an epoch that is none": lambda path: write(path, "update about set value = 'x' where name = 'epoch'"),
+    "a key of tokens that is none": lambda path: write(path, "update about set value = 'x' where name = 'seal'"),
 }
 
 
@@ -342,6 +344,20 @@ def test_a_damaged_file(start: Start, path: Path, damage: str) -> None:
     code, line = refused(start, path)
     assert code == Exit.STORE_CORRUPT
     assert re.search("restore it from a backup, or name another file", line)
+
+
+def test_a_file_has_its_key_of_tokens_from_when_it_is_first_taken_over(path: Path) -> None:
+    """One of an earlier version has none; who only looks leaves none there."""
+    write(path, "delete from about where name = 'seal'")
+    keys = []
+    for takes_over in (False, True, False, True):
+        store = SqliteStore(path, threaded=False)
+        keys.append(store.seal_key)
+        if takes_over:
+            store.take_over(0)
+        store.close()
+    assert [len(key) for key in keys] == [KEY_BYTES] * 4
+    assert keys[0] != keys[1] == keys[2] == keys[3]
 
 
 def test_a_store_that_nobody_took_over_keeps_nothing(path: Path) -> None:

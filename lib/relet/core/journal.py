@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from relet.core.machine import Machine
 
 RIDE_NS: Final = 5_000_000
-"""How long the record of a hand-over waits for others to go with. If a crash forgets it, the job is done once more; a
-commit of its own would cost a job that is alone a third of its time."""
+"""How long the record of a hand-over waits for others to go with. If a crash forgets it, the job may be done once more,
+unless its worker answers first (`core.seals`); a commit of its own would cost a job that is alone a third of its time.
+"""
 
 
 class Journal:

@@ -55,6 +55,7 @@ from relet.core.recalls import Recalls
 from relet.core.reports import Reports
 from relet.core.requests import DISK_FULL, QUEUE_FULL, Requests, closed
 from relet.core.roster import Roster, Session, Worker
+from relet.core.seals import Seals
 from relet.core.settings import CAP_OPEN_NS, FROM_CONFIGURATION, QueueSettings, SettingsError
 from relet.core.terms import Terms
 from relet.core.unique import Held, Window
@@ -171,6 +172,8 @@ class Machine:
         self.by_token: dict[bytes, Job] = {}
         """Every token that gives a right to an open job. This is the one place where possession is proven."""
         self.tokens = tokens
+        self.seals: Seals | None = None
+        """Where there is a store that outlives the process: its tokens, and what earlier brokers have handed over."""
         self.stirred: dict[Queue, None] = {}
         """Queues in which something may be matched."""
         self.deadlines = Deadlines()
@@ -321,7 +324,7 @@ class Machine:
         done: list[Job] = []
         for token, answer in batch:
             job = by_token.get(token)
-            if job is None:
+            if job is None and (job := self.recollected(token)) is None:
                 continue
             if job.state != RUNNING or job.token != token:
                 if not self.takes_late(job, token):
@@ -345,6 +348,36 @@ class Machine:
         if len(done) != len(batch):
             self.answers_refused(len(batch) - len(done))
         self.complete_all(done, now)
+
+    def recollected(self, token: bytes) -> Job | None:
+        """The open job of a token that stands nowhere, because a crash has made the broker before forget that
+        hand-over. It is answered: until that has ended it, the token stands where all do.
+        """
+        if self.seals is None or (job := self.seals.job_of(token)) is None:
+            return None
+        self.seals.ended((job,))
+        if job.token and job.token not in self.by_token:  # another answer of this batch has done that already
+            return None
+        job.tokens = (*job.tokens, token)
+        self.by_token[token] = job
+        return job
+
+    def resumed(self, token: bytes, now: int) -> Job | None:
+        """The same where the hand-over was to a session, which says that it has started the job and goes on with it.
+        Where the job waits, and for no other of its order key, it is with that session as before, and is to be claimed.
+        """
+        job = None if self.seals is None else self.seals.job_of(token)
+        if job is None or job.state not in (AVAILABLE, DELAYED) or order_of(job):
+            return None
+        if job.state == AVAILABLE:
+            job.queue.left(job)
+        else:
+            happened.due(job)
+        self.stop_timer(job)
+        self.renew_token(job, native=True, token=token)
+        job.seq = 1
+        happened.handed_over([job], now)
+        return job
 
     def takes_late(self, job: Job, token: bytes) -> bool:
         """Whether a token that is not that of a running attempt may complete the job."""
@@ -396,6 +429,8 @@ class Machine:
                     self._is_back(job)
         if self.ordered:
             self._orders_go_on(done)
+        if self.seals is not None:
+            self.seals.ended(done)
         self.counters.jobs_completed += len(done)
         if natively:
             self.requests.ended(natively)
@@ -603,8 +638,9 @@ class Machine:
         if count:
             self.counters.dispatches += count
 
-    def renew_token(self, job: Job, *, native: bool) -> None:
+    def renew_token(self, job: Job, *, native: bool, token: bytes = b"") -> None:
         """Another hand-over, another token; the earlier ones stay good for a late answer, where that is allowed.
+        `token`: that of a hand-over of which we hear only now.
 
         The exception are workers of 2010: all their attempts share one, by which a late answer is known.
         """
@@ -624,7 +660,8 @@ class Machine:
         if job.shared and not native:
             job.token = job.shared
         else:
-            job.token = token = next(self.tokens)
+            token = token or (next(self.tokens) if self.seals is None else self.seals.token_of(job))
+            job.token = token
             self.by_token[token] = job
 
     def forget_tokens(self, job: Job) -> None:
@@ -844,9 +881,13 @@ class Machine:
                 else:
                     self._goes_live(job)
 
-    def load(self, kept: Iterable[Record], now: int) -> None:
-        """Builds an empty machine from records. Jobs come without askers; the leases of running ones begin again."""
+    def load(self, kept: Iterable[Record], now: int, seal_key: bytes = b"") -> None:
+        """Builds an empty machine from records. Jobs come without askers; the leases of running ones begin again.
+        `seal_key`: that of the store, if it has one.
+        """
         jobs, final = rebuilding.rebuilt(self, kept, now)
+        if seal_key:
+            self.seals = Seals(seal_key, jobs, self.tokens)
         for it in final:
             if it.kept and it.job.state == DISCARDED and not (it.job.terms.skips or it.redriven_to):
                 self._name(it.job)
@@ -1343,6 +1384,8 @@ class Machine:
         if type(job.body) is KeptBody:
             self._is_away(job, -1)
         self._left_queues((job,))
+        if self.seals is not None:
+            self.seals.ended((job,))
         gone: list[Job] = []
         if job.state == DISCARDED:
             gone = self._keep(job)

@@ -72,7 +72,7 @@ class Matching:
         line = queue.line
         if not line or queue.paused:
             return
-        by_token, tokens = machine.by_token, machine.tokens
+        by_token, tokens, seals = machine.by_token, machine.tokens, machine.seals
         levels, plain, fresh = queue.levels, queue.plain, queue.plain.fresh
         looks = len(line) > 1 and bool(machine.roster.sessions)
         overdue = machine.deadlines.due <= now  # more came up in this turn than it could end
@@ -111,7 +111,7 @@ class Matching:
                 if token:
                     machine.renew_token(job, native=True)
                 else:
-                    job.token = token = next(tokens)
+                    job.token = token = next(tokens) if seals is None else seals.token_of(job)
                     by_token[token] = job
                 worker.handed = job.seq = worker.handed + 1
                 worker.jobs[job] = None
@@ -123,7 +123,7 @@ class Matching:
             else:
                 worker.jobs.add(job)
                 if not token:
-                    job.token = token = next(tokens)
+                    job.token = token = next(tokens) if seals is None else seals.token_of(job)
                     by_token[token] = job
                 elif job.seq or not job.terms.late_any:
                     machine.renew_token(job, native=False)

@@ -196,6 +196,8 @@ class Reports:
         lost: list[bytes] = []
         for token in (*said.running, *said.held):
             found = machine.by_token.get(token)
+            if found is None and token in running:
+                found = machine.resumed(token, now)
             unclaimed = found is not None and found.state == HELD and found.holder is None and found.token == token
             if found is not None and unclaimed and token not in running:
                 machine.give_back(found, now)  # of an earlier life of the broker: it has not started, and will not
@@ -285,7 +287,7 @@ class Reports:
                 continue
             session.reported = heard[session] = number
             job = by_token.pop(token, None)
-            if job is None:
+            if job is None and (job := machine.recollected(token)) is None:
                 self.refuse(session, number, token, NOT_OPEN)
                 continue
             holder = job.holder
@@ -343,7 +345,7 @@ class Reports:
                     self._unfit(session, said, job, BAD_REPORT, text, now)
                 self.heard(session, said.credit, said.started, now)
                 return
-            job = self._machine.by_token.get(said.token)
+            job = self._machine.by_token.get(said.token) or self._machine.recollected(said.token)
             if job is not None:
                 job.answer_headers = said.headers
         plain = session.peer, session.path, said.token, said.n, said.credit, said.started, body

@@ -61,6 +61,9 @@ class Store(Protocol):
     """Bodies from this size on are kept where they can be read one by one (`bodies`), once their turns are `promoted`:
     so memory need not have them."""
 
+    seal_key: bytes
+    """32 random bytes that it was made with (`core.seals`); b"": what it keeps does not outlive the process."""
+
     def take_notices(self) -> list[Notice]:
         """What has happened in the store itself since this was asked last, to be published."""
 

@@ -42,6 +42,7 @@ class MemoryStore:
     name = "the store"
     full = False
     durable = False
+    seal_key = b""
 
     def __init__(self, *, apart_bytes_min: int = NEVER) -> None:
         """`apart_bytes_min`: bodies from this size on are asked for one by one; none, where nothing is said, because

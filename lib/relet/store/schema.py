@@ -1,7 +1,7 @@
 """What a store file looks like, and how an older one becomes today's.
 
     about     name -> value: the epoch of the broker that has the file, the last turn and the last job number that left
-              the log, and the last outcome that a bound made it forget
+              the log, the last outcome that a bound made it forget, and the key of tokens
     turns     the log: the records of one commit as one MessagePack array, by the number of its turn
     jobs      what outlived its turn's place in the log: one record in a row; key = job number * 8 + tag of the record
     bodies    bodies of such jobs that are not small, by job number: a MessagePack array of frames

@@ -43,6 +43,7 @@ import msgspec
 
 from relet.core.effects import Notice
 from relet.core.job import COMPLETED
+from relet.core.seals import KEY_BYTES
 from relet.events import Event
 from relet.messages import (
     Accepted,
@@ -138,6 +139,8 @@ class SqliteStore:
 
     durable = True
     apart_bytes_min = BODY_APART_BYTES_MIN
+    seal_key = b""
+    """Made with the file, or when it is first opened by a version that has such keys."""
     _restless = False
     """Since it was tidied up last, something was committed."""
     _rests = False
@@ -243,7 +246,11 @@ class SqliteStore:
         sync_folder(self.path)  # before anything is written: there is a log now
         if version < VERSION:
             self._upgrade(version)
-        about = dict(run("select name, value from about where name in ('turn', 'last', 'epoch')"))
+        run("insert or ignore into about values ('seal', ?)", (os.urandom(KEY_BYTES),))
+        about = dict(run("select name, value from about where name in ('turn', 'last', 'epoch', 'seal')"))
+        self.seal_key = about.pop("seal")
+        if type(self.seal_key) is not bytes or len(self.seal_key) != KEY_BYTES:
+            raise StoreUnusable("corrupt", f"{self.path} is damaged: its key of tokens is none; {RESTORE}")
         if not all(type(value) is int for value in about.values()) or "epoch" not in about:
             raise StoreUnusable("corrupt", f"{self.path} is damaged: it has no epoch; {RESTORE}")
         self._settled, self._last, self.epoch = about.get("turn", 0), about.get("last", 0), about["epoch"]

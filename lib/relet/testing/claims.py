@@ -181,6 +181,9 @@ class Claim:
     """The token of all hand-overs to workers of 2010."""
     tokens: list[bytes] = field(default_factory=list)
     """All that are good for a late answer."""
+    forgotten: frozenset[bytes] = frozenset()
+    """Those of hand-overs of which the broker has known nothing since a crash: good for an answer, and for nothing
+    else."""
     recalled: int | None = None
     avoids: Any = ()
     """The worker that has failed it last; (): none."""

@@ -327,8 +327,9 @@ class Judge:
         if self.now > claim.ends_by + DEADLINE_SLACK_NS:
             raise Violation(WRONG, f"{claim} is open {self.now - claim.ends_by} ns after its deadline")
         current = claim.token == token and claim.state in (HELD, RUNS)
-        if not current and not (claim.late_any and self.is_good(claim, token)):
+        if not current and not (claim.late_any and (self.is_good(claim, token) or token in claim.forgotten)):
             return ""
+        self.count("answers_to_forgotten", token in claim.forgotten)
         if current and claim.state == HELD:
             self.starts(claim)
         claim.answer, claim.answer_headers = body, headers
@@ -839,12 +840,14 @@ class Judge:
         waited = claim.state == WAITS and (claim.attempts, claim.handovers) == (job.attempts, job.handovers)
         claim.attempts, claim.handovers, claim.replaced_by = job.attempts, job.handovers, b""
         claim.state = RUNS if job.state == JOB_RUNNING else HELD if job.state == JOB_HELD else WAITS
+        given = {*claim.forgotten, *claim.tokens, claim.token, claim.shared}
         claim.holder, claim.token, claim.native, claim.recalled = None, job.token, job.seq != 0, None
         claim.tokens, claim.shared = list(job.tokens), job.shared
         if claim.native:
             claim.tokens.append(job.token)
         elif job.token:
             claim.shared = job.token
+        claim.forgotten = frozenset(given - {*claim.tokens, claim.shared, b""}) if claim.late_any else frozenset()
         claim.asked_at += claim.asked_deaf_ns - self.deaf_ns
         claim.asked_deaf_ns, claim.early_ns = self.deaf_ns, WALL_STEP_NS
         if job.state == DELAYED:  # a moment is stored by the wall clock, which does not stop while the broker is deaf

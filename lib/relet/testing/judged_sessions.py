@@ -297,7 +297,11 @@ class Sessions:
         """Whether a claim of a worker holds."""
         judge = self._judge
         claim = judge.by_token.get(token)
-        if claim is None or not claim.open or claim.token != token:
+        if claim is None or not claim.open:
+            return False
+        if token in claim.forgotten:
+            return runs and self._resumes(seat, token, claim)
+        if claim.token != token:
             return False
         if claim.holder is seat:
             return True
@@ -317,6 +321,20 @@ class Sessions:
         elif claim.state == HELD:
             judge.starts(claim)
         claim.holder = seat
+        seat.claims.add(claim)
+        judge.expect("claimed", claim)
+        return True
+
+    def _resumes(self, seat: Seat, token: bytes, claim: Claim) -> bool:
+        """Whether the session goes on with a job of which the broker has forgotten that it has it."""
+        judge = self._judge
+        if claim.state != WAITS or claim.agreed.order:
+            return False
+        judge.count("resumed")
+        claim.forgotten -= {token}
+        claim.tokens.append(token)
+        claim.token, claim.native, claim.due, claim.holder = token, True, 0, seat
+        judge.starts(claim)
         seat.claims.add(claim)
         judge.expect("claimed", claim)
         return True
@@ -374,12 +392,14 @@ class Sessions:
         if isinstance(said, Complete) and headers_held(said.headers) > self._limits.headers_bytes_max:
             unfit = unfit or "bad_report"
         claim = judge.by_token.get(said.token)
-        if claim is None or not claim.open or not judge.is_good(claim, said.token):
+        answers = isinstance(said, Complete) and not unfit
+        good = claim is not None and (judge.is_good(claim, said.token) or (answers and said.token in claim.forgotten))
+        if claim is None or not claim.open or not good:
             self._refused[said.token[:64], said.n, "not_open"] += 1
             if claim is not None and claim.open:  # an older token of a job that takes its current attempt only
                 self._refused[said.token[:64], said.n, "superseded"] += 1
             return
-        if isinstance(said, Complete) and not unfit:
+        if answers and isinstance(said, Complete):
             self._completes(seat, said, claim, body)
             return
         if claim.token != said.token or claim.state == WAITS:

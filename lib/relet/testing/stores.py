@@ -24,6 +24,7 @@ class LateStore:
     name = "the simulated store"
     full = False
     durable = False
+    seal_key = b"the simulated store has this one"
 
     def __init__(
         self,

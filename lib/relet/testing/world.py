@@ -523,7 +523,7 @@ class World:
         store: Store | None = self._store
         self.loaded = 0
         if store is not None:
-            self.machine.load(store.load(), self.lease_now)
+            self.machine.load(store.load(), self.lease_now, store.seal_key)
             self.loaded = self.machine.open
         self._census = census.Census(self.machine, self.loaded)
         judge.deaf_ns = self._deaf_ns
