@@ -19,7 +19,7 @@ from typing import Any, Final
 from relet.core import timing
 from relet.core.job import AVAILABLE, BLOCKED, DELAYED, DISCARDED, FINAL, HELD, RUNNING, Job
 from relet.core.kept import Kept, Letter, beyond_frames
-from relet.core.lease import NEVER, Deadlines, Lane, Timer
+from relet.core.lease import MS, NEVER, Deadlines, Lane, Timer
 from relet.core.levels import Levels
 from relet.core.machine import Machine, held
 from relet.core.orders import Order, place_of
@@ -82,7 +82,7 @@ def _counts(machine: Machine, happened: int) -> tuple[int, ...]:
         len(machine._unsafe),
         len(machine._following),
         len(machine.deadlines.running),
-        len(machine.deadlines._heap),
+        machine.deadlines._count,
         len(recalls.deadlines.running) + len(recalls.lane.running),
         lane + len(machine._reclaim.running) + len(machine._unclaimed.running),
         roster.asks,
@@ -382,14 +382,20 @@ def _lane(lane: Lane) -> None:
 def _deadlines(deadlines: Deadlines) -> None:
     if deadlines.running:
         earliest: dict[int, int] = {}
-        for moment, number in deadlines._heap:
-            if moment < earliest.get(number, NEVER):
-                earliest[number] = moment
+        for moment, number in deadlines._near:
+            earliest[number] = min(moment, earliest.get(number, NEVER))
+        for moment, line in deadlines._lines.items():
+            for number in line:
+                earliest[number] = min(moment * MS, earliest.get(number, NEVER))
         for number, job in deadlines.running.items():
             if earliest.get(number, NEVER) > job.due_ns:
                 raise InvariantBroken(f"the deadline of job {number} will be looked at too late")
-    if len(deadlines._heap) > 2 * len(deadlines.running) + 10_000:
-        raise InvariantBroken("the heap of deadlines holds little but stale entries")
+    if sorted(deadlines._moments) != sorted(deadlines._lines):
+        raise InvariantBroken("a line of deadlines is not looked at, or one is that is not there")
+    if deadlines._count != len(deadlines._near) + sum(map(len, deadlines._lines.values())):
+        raise InvariantBroken("the entries of deadlines are not counted")
+    if deadlines._count > 2 * len(deadlines.running) + 10_000:
+        raise InvariantBroken("the lines of deadlines hold little but stale entries")
 
 
 def _holders(machine: Machine, workers: list[Worker], out: dict[int, Job]) -> None:
