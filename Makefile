@@ -12,13 +12,17 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types check bench simulate crashes faults torture clean
+.PHONY: help setup compile demo test lint types check bench simulate crashes faults torture clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv with everything in it (other targets do this by themselves)
 	@$(PYTHON) tools/environment.py
+
+compile: setup ## compile the pump and the core anew, after a change of their sources
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python broker.py --version
 
 demo: setup ## a broker, two workers that drop 10 % of their jobs, and a client
 	@$(BIN)/python -m relet.cli.demo $(ARGS)
@@ -53,3 +57,4 @@ clean: ## remove .venv and everything that was built
 	@rm -rf .venv .venv.lock build dist benchmarks/build .pytest_cache .mypy_cache .ruff_cache .hypothesis lib/*.egg-info
 	@find lib tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null; true
 	@find lib -name '*.so' -delete
+	@rm -rf lib/relet/_compiled

@@ -28,6 +28,7 @@ ROOMS = {
     "durations": 0,
     "events": 0,
     "_version": 0,
+    "compiled": 0,
     "core": 1,
     "dialects": 2,
     "store": 2,
@@ -79,6 +80,7 @@ CORE_MAY_IMPORT = {
     "weakref",
     "abc",
     "msgspec",
+    "mypy_extensions",  # for types only: what is said to the compiler
     "relet",
 }
 

@@ -127,7 +127,7 @@ class Environment:
         else:
             if self.folder.exists():
                 say(".venv is incomplete or broken: making it again")
-            say("making .venv and installing what relet needs (about half a minute) ...")
+            say("making .venv and installing what relet needs (about a minute) ...")
             self.create()
         self.install()
         if not runs(self.python, PROBE):
@@ -142,6 +142,8 @@ class Environment:
                 "the compiled frame pump could not be built (is a C compiler there?); the plain-Python pump is used "
                 "and costs about four times the CPU per job"
             )
+        if not runs(self.python, "import relet.compiled as it; raise SystemExit(it.core != 'compiled')"):
+            say("the core could not be compiled (is a C compiler there?); it runs as Python, at about half the speed")
         say("ready")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from relet import compiled
 from relet._version import __version__
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ __all__ = [
     "__version__",
     "current_job",
 ]
+
+compiled.choose(__path__)
 
 _WHERE: Final = {
     "Admin": "relet.client",

@@ -25,6 +25,7 @@ from typing import Any, Final, Self
 
 import zmq
 
+from relet import compiled
 from relet.core.effects import Counters, Notice
 from relet.core.job import Job
 from relet.core.limits import Limits
@@ -323,6 +324,7 @@ class Broker:
                 tries=self.tries,
                 timeout_s=self.timeout,
                 pump=self.pump,
+                core=compiled.core,
                 open_to_others=self.open_to_others,
             )
             if not self.hears_deaths:

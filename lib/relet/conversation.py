@@ -357,7 +357,8 @@ class Conversation:
             if not asker.gone:
                 self._clients.forget(asker.peer)
                 requests.lost(asker.peer, now)
-        for asker, _, job in reversed(sent.dropped):  # the last one first: it stands last
+        dropped: list[Told] = sent.dropped
+        for asker, _, job in reversed(dropped):  # the last one first: it stands last
             requests.not_told(asker, job)
         if sent.dropped:
             jobs = [job.number for _, _, job in sent.dropped[:10]]

@@ -215,7 +215,7 @@ def test_logs_are_json_where_stderr_is_no_terminal(start: Start) -> None:
     broker = start("broker.py", "--log-format", "json", "0", "0", "0")
     ready = json.loads(broker.err.find("broker_ready").string)
     assert ready["event"] == "broker_ready"
-    assert set(ready) >= {"clients", "workers", "answers", "tries", "timeout_s", "pump", "level", "timestamp"}
+    assert set(ready) >= {"clients", "workers", "answers", "tries", "timeout_s", "pump", "core", "level", "timestamp"}
     broker.signal(signal.SIGTERM)
     assert broker.end() == Exit.OK
     events = [json.loads(line)["event"] for line in broker.err.text.splitlines()]

@@ -12,7 +12,8 @@ from hypothesis import given
 from relet.core import levels
 from relet.core.job import COMPLETED, Job
 from relet.core.limits import Limits
-from relet.core.queue import Queue, Queues
+from relet.core.queue import Queue
+from relet.core.queues import Queues
 from relet.core.settings import QueueSettings
 from relet.core.terms import Rules, Terms
 from relet.messages import Goodbye

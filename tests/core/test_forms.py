@@ -132,6 +132,7 @@ def test_what_a_form_cannot_say_is_refused_as_ever() -> None:
     assert [job.code for said in heard[0] for job in said.jobs] == ["bad_request"]
 
 
+@pytest.mark.interpreted
 def test_forms_are_remembered_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each that can be said again, up to a bound; what is different in each request is not."""
     monkeypatch.setattr(forms, "TERMS_MAX", 3)

@@ -1374,6 +1374,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("kind", BROKEN)
 def test_the_model_disagrees_with_a_broken_machine(kind: type[Machine]) -> None:
     """A machine with one thing done wrong is found out; a model that agrees with everything shows nothing. What takes

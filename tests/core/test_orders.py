@@ -47,7 +47,9 @@ def test_orders_are_those_of_a_naive_model(steps: list[tuple[str, str]], rng: ra
 
     def made(number: int, key: str, place: int = 0) -> Job:
         rules = Rules(order=key, place=place)
-        return Job(number, None, b"", b"", 0, Queue(), Terms(), rules=rules, id=b"%d" % number)
+        job = Job(number, None, b"", b"", 0, Queue(), Terms(), rules=rules)
+        job.id = b"%d" % number
+        return job
 
     def follows(key: str) -> Job | None:
         if first[key] is None and waiting[key]:

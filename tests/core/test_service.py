@@ -47,6 +47,7 @@ def test_a_service_gives_the_most_important_job_that_may_go(steps: list[tuple[st
         assert there <= set(service.ready())
 
 
+@pytest.mark.interpreted
 def test_a_job_costs_no_look_at_empty_queues(talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred queues, two workers that serve all of them: a job is looked for where it is, and once more in vain."""
     it = talk()
@@ -170,6 +171,7 @@ def test_a_queue_that_could_not_go_is_looked_at_again_when_a_worker_asks(talk: A
     assert w.got == [b"a1", b"b1", b"a2"]
 
 
+@pytest.mark.interpreted
 def test_a_worker_with_weights_looks_at_no_empty_queue(talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are empty lose their turn without a look."""
     it = talk()

@@ -48,6 +48,8 @@ from relet.testing.world import draw
 
 WORLDS = 150
 
+pytestmark = pytest.mark.interpreted
+
 
 # --- Machines
 

@@ -243,7 +243,7 @@ def test_loaded_jobs_go_in_the_order_of_their_priorities_and_keys(store: Store) 
     ]
     places.append((2, (b"", "a", 2)))
     for number, (priority, rules) in enumerate(places, 1):
-        terms = None if not priority else msgspec.to_builtins(Terms(priority=priority))
+        terms = None if not priority else tuple(msgspec.to_builtins(Terms(priority=priority)))
         store.append(number, [_accepted(number, request=b"%016d" % number, terms=terms, rules=rules)])
     store.append(10, [Attempt(2, AVAILABLE, b"token", 1, 0, ())])
     machine = _load(store)
@@ -314,8 +314,8 @@ def test_a_wall_clock_that_went_back_puts_no_job_off(store: Store) -> None:
 @pytest.mark.parametrize("field", ["start_ns", "total_ns"])
 def test_deadlines_go_on_in_the_next_life(store: Store, field: str, age_ms: int, left_ms: int) -> None:
     """They count from the first asking, across the restart; of the millisecond that was written the end counts."""
-    terms = msgspec.to_builtins(Terms(**{field: 5 * S}))
-    rules = msgspec.to_builtins(Rules(age_ns=age_ms * MS))
+    terms = tuple(msgspec.to_builtins(Terms(**{field: 5 * S})))
+    rules = tuple(msgspec.to_builtins(Rules(age_ns=age_ms * MS)))
     store.append(1, [_accepted(terms=terms, rules=rules)])
     machine = _load(store)
     (job,) = machine.jobs()
@@ -330,7 +330,7 @@ def test_deadlines_go_on_in_the_next_life(store: Store, field: str, age_ms: int,
 
 def test_a_wall_clock_that_went_back_makes_no_deadline_later_than_it_was(store: Store) -> None:
     """A job from the future was accepted now."""
-    terms = msgspec.to_builtins(Terms(total_ns=5 * S))
+    terms = tuple(msgspec.to_builtins(Terms(total_ns=5 * S)))
     store.append(1, [_accepted(accepted_ms=WALL_MS + 3_600_000, terms=terms)])
     assert _load(store).next_deadline() == NOW + 5 * S
 
@@ -344,7 +344,7 @@ def test_the_deadline_of_a_job_that_is_out_holds_in_the_next_life(
     """Nobody has claimed it yet: it ends at its deadline, if that is sooner than it is taken for lost."""
     if state == HELD and not session:
         return  # workers of 2010 say no starts
-    terms = msgspec.to_builtins(Terms(total_ns=total))
+    terms = tuple(msgspec.to_builtins(Terms(total_ns=total)))
     out = Attempt(1, state, b"token", int(state == RUNNING), 0, (), (), b"", session)
     store.append(1, [_accepted(terms=terms), out])
     machine = _load(store, limits=Limits(liveness_ns=4 * S))
@@ -365,7 +365,7 @@ def test_terms_of_retries_come_back(store: Store) -> None:
     """All fields, the backoff among them, though a store has them as plain lists."""
     backoff = Backoff("exponential", 1 * S, 60 * S, jitter=True)
     terms = Terms(*TERMS, 5, 4, 3, 2, ("ValueError",), backoff, 7, 10 * S, 20 * S, 3 * S, False)
-    record = _accepted(terms=msgspec.to_builtins(terms))
+    record = _accepted(terms=tuple(msgspec.to_builtins(terms)))
     store.append(1, [msgspec.msgpack.decode(msgspec.msgpack.encode(record), type=Accepted)])
     (job,) = _load(store).jobs()
     assert job.terms == terms
@@ -444,7 +444,7 @@ def test_a_wall_clock_that_went_back_makes_no_delay_longer_than_it_was(store: St
 
 def test_failures_by_kind_come_back(store: Store) -> None:
     """A budget that was spent in part is so in the next life, too."""
-    terms = msgspec.to_builtins(Terms(losses_max=2))
+    terms = tuple(msgspec.to_builtins(Terms(losses_max=2)))
     ran = Attempt(1, RUNNING, b"token", 3, 0, (FAILED,), (), b"", True, 0, "", "", True, (1, 0, 1))
     store.append(1, [_accepted(terms=terms), ran])
     machine = _load(store, limits=Limits(liveness_ns=4 * S))
@@ -552,7 +552,7 @@ def test_an_answer_after_the_restart_is_owed(store: Store) -> None:
 
 
 SHARED = Shared(1, "", ((NAME, 4, False, WALL_MS - 1_000), (b"guest".ljust(16), 9, True, WALL_MS - 7)))
-WITH_KEY: Any = msgspec.to_builtins(Rules(unique="k"), builtin_types=(bytes,))
+WITH_KEY: Any = tuple(msgspec.to_builtins(Rules(unique="k"), builtin_types=(bytes,)))
 
 
 def test_who_shares_a_job_comes_back(store: Store) -> None:

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from relet import compiled
 from relet._version import __version__
 from relet.cli.exits import Exit
 from relet.cli.limits import add_limits, chosen_limits
@@ -312,6 +313,7 @@ def banner(
             "none" if timeout is None else f"{written_duration(timeout)} per attempt, then the job is let again",
         ),
         ("pump", pump if pump == "cython" else f"{pump} (the compiled one takes a quarter of the CPU per job)"),
+        ("core", f"{compiled.core} ({compiled.why})" if compiled.why else compiled.core),
         *([("store", store)] if store else []),
         ("pid", str(os.getpid())),
     ]

@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.add_argument(
-            "--version", action=_Versions, help="show the versions of relet, Python, pyzmq and libzmq, and the pump"
+            "--version", action=_Versions, help="show the versions of relet, Python, pyzmq and libzmq, what is compiled"
         )
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
@@ -92,11 +92,15 @@ def versions() -> str:
     """One line with everything that a report of a problem should name."""
     import zmq
 
+    from relet import compiled
     from relet.transport.pump import implementation
 
     pump = implementation("auto")[0]
     python = ".".join(map(str, sys.version_info[:3]))
-    return f"relet {__version__}, pyzmq {zmq.__version__}, libzmq {zmq.zmq_version()}, pump {pump}, Python {python}"
+    return (
+        f"relet {__version__}, pyzmq {zmq.__version__}, libzmq {zmq.zmq_version()}, pump {pump}, core {compiled.core},"
+        f" Python {python}"
+    )
 
 
 def fail(code: Exit, message: str, *, program: str) -> NoReturn:

@@ -17,7 +17,8 @@ import msgspec
 
 from relet.core.dead import UNKNOWN_JOB
 from relet.core.job import DELAYED, FINAL, HELD, RUNNING, Job, Reason, State
-from relet.core.queue import QUEUE_NOT_EMPTY, Queue
+from relet.core.queue import Queue
+from relet.core.queues import QUEUE_NOT_EMPTY
 from relet.core.requests import BAD_REQUEST
 from relet.core.settings import QueueSettings, SettingsError, from_wire, to_wire
 from relet.core.why import why

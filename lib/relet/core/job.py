@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-import msgspec
-
+from relet.core.compiling import mypyc_attr
 from relet.core.terms import Rules, Terms
 from relet.messages import AttemptEnded, Body, JobBody, Key, Path, Peer
 
@@ -221,7 +220,7 @@ class Reason(StrEnum):
     """The broker was stopped, and its drain time was over."""
 
 
-class IllegalTransition(AssertionError):
+class IllegalTransition(Exception):
     """A fault of ours: something happened to a job that cannot happen in its state."""
 
 
@@ -249,86 +248,153 @@ Asked: TypeAlias = "tuple[Asker, bytes, bool]"
 """(who, the id by which the outcome is told, whether partial results and progress are wanted)."""
 
 
-class Job(msgspec.Struct, gc=False, eq=False):
+@mypyc_attr(acyclic=True)
+class Job:
     """One unit of work, from its acceptance to its outcome.
 
-    `gc=False`: a million open jobs are a million objects that the collector need not visit. It is safe because the only
+    `acyclic`: a million open jobs are a million objects that the collector need not visit. It is safe because the only
     cycle, job -> holder -> jobs, is opened whenever a lease ends.
     """
 
-    number: int
-    """Acceptance number: 1, 2, 3 ... It is the job's age and its name in logs and records."""
-    peer: Peer | None
-    """Who is owed the outcome in the dialect of 2010, and with `path` how; None when nobody is: it came in the native
-    dialect, or from a store."""
-    path: Path
-    body: JobBody
-    """Opaque frames, in memory or in the store; what remains of them after the outcome is up to who keeps the job."""
-    accepted_ns: int
-    """Lease time of the acceptance."""
-    queue: Queue
-    terms: Terms
-    request: Key | None = None
-    """What a native client asks for it by; None: nobody can ask."""
-    askers: tuple[Asked, ...] = ()
-    """Who is owed the outcome natively."""
-    size: int = 0
-    """Bytes of the body when it was asked for natively, to know it again."""
-    headers: dict[str, str] | None = None
-    state: int = AVAILABLE
-    attempts: int = 0
-    """Counted attempts, the running one included."""
-    handovers: int = 0
-    """Hand-overs that came to nothing and were given back; not counted as attempts."""
-    token: bytes = b""
-    """The right to report on it, unguessable: of the current hand-over, or, where that was to a worker of 2010, of all
-    hand-overs to such workers."""
-    tokens: tuple[bytes, ...] = ()
-    """Tokens of earlier hand-overs that are good for a late answer."""
-    shared: bytes = b""
-    """Of all tokens that of the workers of 2010, where sessions have had the job, too."""
-    holder: Worker | None = None
-    """The worker that has it, while HELD or RUNNING; None also for a job loaded from a store."""
-    seq: int = 0
-    """Number of the hand-over in its holder's session; negative once that was given back, so that nobody claims it."""
-    timer: Timer | None = None
-    """Where its deadline stands, if it has one."""
-    began_ns: int = 0
-    """Lease time at which the running attempt began; of a held job, at which it was handed over or recalled."""
-    due_ns: int = 0
-    """When something is to happen to it, where its timer keeps single deadlines."""
-    ends_ns: int = 0
-    """When its run limit ends, in that case."""
-    extended: int = 0
-    """The attempt whose run limit was extended to there, the last one."""
-    ended_ns: int = 0
-    answer: Body = b""
-    reason: str = ""
-    kind: str = ""
-    """Of the last failure, as its worker said it."""
-    text: str = ""
-    ledger: tuple[AttemptEnded, ...] = ()
-    """The attempts that ended badly; the last `ledger_entries_max` of them."""
-    failures: tuple[int, int, int] = NONE_FAILED
-    """How many of all that did, of each kind (`core.retry`)."""
-    id: bytes = b""
-    """Laid out as UUIDv7; drawn when somebody is first told of it."""
-    unreceived: int = 0
-    """Of them, those that were told and have not said that they received it."""
-    orphans: int = 0
-    """And those who went without having received it, and did not ask again."""
-    answer_headers: dict[str, str] | None = None
-    """What its worker gave with the answer."""
-    partials: int = 0
-    """Partial results of the running attempt."""
-    kept_bytes: int = 0
-    """What its outcome counts for as long as that is kept for who asks again; 0: it is not."""
-    again: bool = False
-    """It was first asked before this broker began: an earlier one may have had it done."""
-    flow: FairKey | None = None
-    """Of whose jobs it is counted as one that is with a worker; None: it is not counted."""
-    rules: Rules | None = None
-    """What was agreed about this one alone."""
+    __slots__ = (
+        "accepted_ns",
+        "again",
+        "answer",
+        "answer_headers",
+        "askers",
+        "attempts",
+        "began_ns",
+        "body",
+        "due_ns",
+        "ended_ns",
+        "ends_ns",
+        "extended",
+        "failures",
+        "flow",
+        "handovers",
+        "headers",
+        "holder",
+        "id",
+        "kept_bytes",
+        "kind",
+        "ledger",
+        "number",
+        "orphans",
+        "partials",
+        "path",
+        "peer",
+        "queue",
+        "reason",
+        "request",
+        "rules",
+        "seq",
+        "shared",
+        "size",
+        "state",
+        "terms",
+        "text",
+        "timer",
+        "token",
+        "tokens",
+        "unreceived",
+    )
+
+    def __init__(  # noqa: PLR0915 - what there is to know of a job, and what it is from the beginning
+        self,
+        number: int,
+        peer: Peer | None,
+        path: Path,
+        body: JobBody,
+        accepted_ns: int,
+        queue: Queue,
+        terms: Terms,
+        request: Key | None = None,
+        askers: tuple[Asked, ...] = (),
+        size: int = 0,
+        headers: dict[str, str] | None = None,
+        *,
+        state: int = AVAILABLE,
+        attempts: int = 0,
+        rules: Rules | None = None,
+    ) -> None:
+        self.number = number
+        """Acceptance number: 1, 2, 3 ... It is the job's age and its name in logs and records."""
+        self.peer = peer
+        """Who is owed the outcome in the dialect of 2010, and with `path` how; None when nobody is: it came in the
+        native dialect, or from a store."""
+        self.path = path
+        self.body = body
+        """Opaque frames, in memory or in the store; what remains of them after the outcome is up to who keeps the
+        job."""
+        self.accepted_ns = accepted_ns
+        """Lease time of the acceptance."""
+        self.queue = queue
+        self.terms = terms
+        self.request = request
+        """What a native client asks for it by; None: nobody can ask."""
+        self.askers = askers
+        """Who is owed the outcome natively."""
+        self.size = size
+        """Bytes of the body when it was asked for natively, to know it again."""
+        self.headers = headers
+        self.state = state
+        self.attempts = attempts
+        """Counted attempts, the running one included."""
+        self.handovers = 0
+        """Hand-overs that came to nothing and were given back; not counted as attempts."""
+        self.token = b""
+        """The right to report on it, unguessable: of the current hand-over, or, where that was to a worker of 2010, of
+        all hand-overs to such workers."""
+        self.tokens: tuple[bytes, ...] = ()
+        """Tokens of earlier hand-overs that are good for a late answer."""
+        self.shared = b""
+        """Of all tokens that of the workers of 2010, where sessions have had the job, too."""
+        self.holder: Worker | None = None
+        """The worker that has it, while HELD or RUNNING; None also for a job loaded from a store."""
+        self.seq = 0
+        """Number of the hand-over in its holder's session; negative once that was given back, so that nobody claims
+        it."""
+        self.timer: Timer | None = None
+        """Where its deadline stands, if it has one."""
+        self.began_ns = 0
+        """Lease time at which the running attempt began; of a held job, at which it was handed over or recalled."""
+        self.due_ns = 0
+        """When something is to happen to it, where its timer keeps single deadlines."""
+        self.ends_ns = 0
+        """When its run limit ends, in that case."""
+        self.extended = 0
+        """The attempt whose run limit was extended to there, the last one."""
+        self.ended_ns = 0
+        self.answer: Body = b""
+        self.reason = ""
+        self.kind = ""
+        """Of the last failure, as its worker said it."""
+        self.text = ""
+        self.ledger: tuple[AttemptEnded, ...] = ()
+        """The attempts that ended badly; the last `ledger_entries_max` of them."""
+        self.failures: tuple[int, int, int] = NONE_FAILED
+        """How many of all that did, of each kind (`core.retry`)."""
+        self.id = b""
+        """Laid out as UUIDv7; drawn when somebody is first told of it."""
+        self.unreceived = 0
+        """Of them, those that were told and have not said that they received it."""
+        self.orphans = 0
+        """And those who went without having received it, and did not ask again."""
+        self.answer_headers: dict[str, str] | None = None
+        """What its worker gave with the answer."""
+        self.partials = 0
+        """Partial results of the running attempt."""
+        self.kept_bytes = 0
+        """What its outcome counts for as long as that is kept for who asks again; 0: it is not."""
+        self.again = False
+        """It was first asked before this broker began: an earlier one may have had it done."""
+        self.flow: FairKey | None = None
+        """Of whose jobs it is counted as one that is with a worker; None: it is not counted."""
+        self.rules = rules
+        """What was agreed about this one alone."""
+
+    def __repr__(self) -> str:
+        return f"<Job {self.number} {State(self.state).name} attempts={self.attempts}>"
 
 
 def _illegal(job: Job, happened: Happened) -> IllegalTransition:
@@ -498,19 +564,12 @@ def cancelled(job: Job, reason: Reason, now: int) -> None:
 
 def detached(job: Job, now: int) -> Job:
     """What is told to one who wants it no more, while it goes on for others: an end that nobody can ask for."""
-    return Job(
-        job.number,
-        None,
-        b"",
-        b"",
-        job.accepted_ns,
-        job.queue,
-        _NOTHING_AGREED,
-        state=CANCELLED,
-        attempts=job.attempts,
-        reason=Reason.DETACHED.value,
-        ended_ns=now,
+    end = Job(
+        job.number, None, b"", b"", job.accepted_ns, job.queue, _NOTHING_AGREED, state=CANCELLED, attempts=job.attempts
     )
+    end.reason = Reason.DETACHED.value
+    end.ended_ns = now
+    return end
 
 
 def stopped(job: Job, now: int) -> None:

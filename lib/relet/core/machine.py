@@ -28,6 +28,7 @@ import msgspec
 
 from relet.core import job as happened
 from relet.core import rebuilding, records, retry, timing
+from relet.core.compiling import mypyc_attr
 from relet.core.dead import DeadLetters
 from relet.core.effects import Counters, Notice, Saying, Told
 from relet.core.job import (
@@ -50,7 +51,8 @@ from relet.core.lease import NEVER, Deadlines, Lane
 from relet.core.limits import Limits
 from relet.core.matching import Matching
 from relet.core.orders import order_of, place_of
-from relet.core.queue import Queue, Queues
+from relet.core.queue import Queue
+from relet.core.queues import Queues
 from relet.core.recalls import Recalls
 from relet.core.reports import Reports
 from relet.core.requests import DISK_FULL, QUEUE_FULL, Requests, closed
@@ -86,6 +88,7 @@ TOKENS_MAX: Final = 100
 """Earlier hand-overs of one job by which a late answer is known; the oldest go first."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # the simulation looks over its shoulder
 class Machine:
     """Every job of one broker, and the rules. Times are nanoseconds of lease time."""
 

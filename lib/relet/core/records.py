@@ -57,7 +57,7 @@ def accepted(machine: Machine, jobs: Iterable[Job]) -> list[Accepted]:
 
 def _accepted(machine: Machine, job: Job) -> Accepted:
     """One that has terms or rules of its own."""
-    terms = None if job.terms is machine.terms else msgspec.to_builtins(job.terms)
+    terms = None if job.terms is machine.terms else tuple(msgspec.to_builtins(job.terms))
     principal, request = "", b""
     if isinstance(job.request, tuple):
         principal, request = job.request
@@ -74,7 +74,7 @@ def _accepted(machine: Machine, job: Job) -> Accepted:
         job.id,
         job.headers,
         job.again,
-        None if job.rules is None else msgspec.to_builtins(job.rules, builtin_types=(bytes,)),
+        None if job.rules is None else tuple(msgspec.to_builtins(job.rules, builtin_types=(bytes,))),
         machine.wall_ms(job.due_ns + 999_999) if job.state == DELAYED else 0,  # never early
     )
 

@@ -23,6 +23,7 @@ import msgspec
 
 from relet.core import timing
 from relet.core.askers import UNRECEIVED_LOOK, Asker, Askers
+from relet.core.compiling import mypyc_attr
 from relet.core.forms import AskedTerms, Forms
 from relet.core.job import COMPLETED, DELAYED, FINAL, HELD, RUNNING, Asked, Job, Reason, State, detached
 from relet.core.lease import NEVER
@@ -98,6 +99,7 @@ _FOR_CLIENTS: Final = (
 )
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # the simulation listens
 class Requests:
     """The native clients of one machine, the requests that they can ask about, and the outcomes kept for them."""
 

@@ -11,6 +11,7 @@ A worker that is lost leaves its credit behind at once, and its place in the lin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from relet.core.job import HELD, Job
 from relet.core.queue import Place, Queue
@@ -21,18 +22,19 @@ from relet.messages import Ask, Path, Peer
 class Worker:
     """One return path on one connection, from its first ask until the connection goes."""
 
-    __slots__ = ("credit", "jobs", "lost", "path", "peer", "places")
-
-    confirms = False
-    """Whether it says when it starts a job."""
-    recalls = False
-    """Whether it heeds a recall, and hears that nobody waits any more."""
-    service: Service | Rounds | None = None
-    """What it serves, where that are several queues, some more important to it than others."""
-    capacity = 1
-    """How many jobs it does at a time."""
-    dropped: list[Place]
-    """Where it serves several queues, its places that are in no line: with credit, there is none."""
+    __slots__ = (
+        "capacity",
+        "confirms",
+        "credit",
+        "dropped",
+        "jobs",
+        "lost",
+        "path",
+        "peer",
+        "places",
+        "recalls",
+        "service",
+    )
 
     def __init__(self, peer: Peer, path: Path, queues: tuple[Queue, ...]) -> None:
         self.peer = peer
@@ -40,10 +42,21 @@ class Worker:
         self.credit = 0
         """Unspent asks."""
         self.lost = False
+        self.confirms = False
+        """Whether it says when it starts a job."""
+        self.recalls = False
+        """Whether it heeds a recall, and hears that nobody waits any more."""
+        self.capacity = 1
+        """How many jobs it does at a time."""
+        self.service: Service | Rounds | None = None
+        """What it serves, where that are several queues, some more important to it than others."""
         self.places = tuple(Place(self, queue) for queue in queues)
         """Its place in the line of each queue that it serves, in the order of its preference."""
-        self.jobs: set[Job] = set()
-        """The jobs that it holds. A dict would keep their order, and cost a cache miss more beside a million."""
+        self.dropped: list[Place] = []
+        """Where it serves several queues, its places that are in no line: with credit, there is none."""
+        self.jobs: Any = set()
+        """The jobs that it holds: a set. A dict would keep their order, which only sessions need, and cost a cache miss
+        more beside a million."""
 
     def __repr__(self) -> str:
         return f"<Worker {self.name} credit={self.credit} jobs={len(self.jobs)}>"
@@ -70,21 +83,16 @@ class Session(Worker):
         "acked",
         "agent",
         "away",
-        "capacity",
-        "confirms",
-        "dropped",
         "gone_ns",
         "granted",
         "handed",
         "heard_ns",
         "incarnation",
         "principal",
-        "recalls",
         "reported",
         "safe",
         "said_credit",
         "said_started",
-        "service",
         "started",
         "weights",
     )
@@ -97,12 +105,10 @@ class Session(Worker):
         self.principal = peer.principal
         self.confirms = "starts" in features
         self.recalls = "recalls" in features
-        self.service = None
         self.dropped = list(self.places)
         self.weights: tuple[int, ...] = ()
         """Jobs of each of its queues a round; (): they are served in the order of its preference."""
         self.agent = ""
-        self.capacity = 1
         self.heard_ns = now
         self.away = False
         """Its connection is gone; it may come back on another ..."""
@@ -116,8 +122,9 @@ class Session(Worker):
         """Hand-overs up to this one were started, or given back."""
         self.said_credit = self.said_started = 0
         """The largest such numbers of the answers in hand."""
-        self.jobs: dict[Job, None] = {}  # type: ignore[assignment]  # sessions ask for the order
-        """The jobs that it holds; those that it has not started in the order of their hand-overs."""
+        self.jobs = {}
+        """The jobs that it holds, as the keys of a dict; those that it has not started in the order of their hand-
+        overs."""
         self.reported = 0
         """The last report that was taken."""
         self.safe = 0

@@ -240,7 +240,8 @@ def _record(number: int, kind: type[Record], fields: dict[str, Any]) -> Record:
             if record.terms is not None:
                 msgspec.convert(record.terms, Terms)
             if rules is not None:
-                record = msgspec.structs.replace(record, rules=msgspec.to_builtins(rules, builtin_types=(bytes,)))
+                packed = tuple(msgspec.to_builtins(rules, builtin_types=(bytes,)))
+                record = msgspec.structs.replace(record, rules=packed)
         elif isinstance(record, QueueSet) and record.settings is not None:
             msgspec.convert(record.settings, QueueSettings)
     except (msgspec.MsgspecError, ValueError, TypeError, LookupError, OverflowError) as error:

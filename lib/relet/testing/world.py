@@ -329,7 +329,7 @@ class _Reports:
 
     def __init__(self, *what: Any, **more: Any) -> None:
         super().__init__(*what, **more)
-        self.requests.__class__ = type("Announced", (_Announced, type(self.requests)), {"judge": self.judge})
+        self.requests = type("Announced", (_Announced, type(self.requests)), {"judge": self.judge})(self)
 
     def submit(self, batch: list[Request], now: int) -> None:
         self.judge.submitted([body for _, _, body in batch])
