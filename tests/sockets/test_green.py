@@ -59,14 +59,18 @@ def test_greenlets_share_a_manager(sockets: SocketManager) -> None:
 
 def test_a_socket_that_another_greenlet_closes_is_not_found_any_more(sockets: SocketManager) -> None:
     """Whoever waits for it is told, and not left to its timeout; who waits for all goes on without it."""
-    sockets.get_or_create("closed", zmq.PULL, IN)
+    closed = sockets.get_or_create("closed", zmq.PULL, IN)
     sockets.get_or_create("open", zmq.PULL, IN)
-    waits = gevent.spawn(sockets.recv_safe, "closed")
+    waits = [gevent.spawn(sockets.recv_safe, "closed") for _ in range(2)]
     polls = gevent.spawn(sockets.engage, 50)
-    gevent.spawn(sockets.close, "closed")
-    gevent.joinall([waits, polls], timeout=LIMIT_S)
-    assert isinstance(waits.exception, SocketNotFound)
+    closes = gevent.spawn(sockets.close, "closed")
+    gevent.joinall([closes])
+    assert not closed.closed  # its descriptor is being watched, and gevent ends the process if that goes
+    assert sockets.names == ["open"]
+    gevent.joinall([*waits, polls], timeout=LIMIT_S)
+    assert [type(wait.exception) for wait in waits] == [SocketNotFound] * 2
     assert polls.value == {}
+    assert closed.closed
 
 
 def test_waits_of_greenlets_are_no_longer_than_they_were_told(sockets: SocketManager) -> None:

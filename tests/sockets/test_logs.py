@@ -71,6 +71,20 @@ def test_a_logger_publishes_from_info_on(sockets: SocketManager, logger: logging
         assert logger.level == level
 
 
+def test_a_pub_publishes_to_whoever_has_subscribed_by_then(sockets: SocketManager, logger: logging.Logger) -> None:
+    """What was logged before is not kept for those who come later."""
+    sockets.ensure_and_bind("logs", zmq.PUB, "tcp://127.0.0.1:0", zmq.POLLOUT)
+    address = sockets.get_by_name("logs").get_string(zmq.LAST_ENDPOINT)
+    logger.addHandler(sockets.get_log_handler("logs", "app_logs"))
+    logger.error("too early")
+    sockets.ensure_and_connect("events", zmq.SUB, address, zmq.POLLIN)
+    event = None
+    while event is None:
+        logger.error("server is up")
+        event = sockets.recv_event_safe("events", "app_logs", timeout=0.01)
+    assert (event.topic, event.data["message"]) == ("app_logs", "server is up")
+
+
 def test_a_logger_is_named_for_its_socket_where_nobody_says_else(sockets: SocketManager) -> None:
     """By the reference that AgentZero's users have."""
     sockets.create("relet.tests.named", zmq.PUB)

@@ -7,12 +7,22 @@ from typing import Any
 
 import pytest
 import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relet.sockets import JSON, BaseSerializer, Event, MessagePack, SocketError, SocketManager, UnreadableMessage
 
 from .conftest import BOTH, IN, LIMIT_S, OUT, Make, channel, hear_subscription, pipe
 
 PLAIN = [None, True, 0, -(2**63), 2**64 - 1, 0.5, "", "räder", [], [1, [2, {}]], {}, {"a": {"b": [None]}}]
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | TEXT
+VALUES = st.recursive(
+    SCALARS.filter(lambda value: value not in (float("inf"), float("-inf"))),
+    lambda values: st.lists(values, max_size=4) | st.dictionaries(TEXT, values, max_size=4),
+    max_leaves=10,
+)
 
 
 class Reversed(BaseSerializer):
@@ -101,6 +111,25 @@ def test_what_cannot_be_sent_in_time_is_false_and_was_not_sent(make: Make) -> No
     assert sockets.recv_safe("server") == "first"
 
 
+def test_a_socket_that_is_said_to_be_writable_and_is_not_ends_the_wait_in_time(sockets: SocketManager) -> None:
+    """An XPUB that shall drop nothing waits for its slowest subscriber, though libzmq always calls it ready."""
+    sockets.create("news", zmq.XPUB)
+    sockets.create("events", zmq.SUB)
+    for name in ("news", "events"):
+        sockets.set_socket_option(name, zmq.HWM, 1)
+    sockets.set_socket_option("news", zmq.XPUB_NODROP, 1)
+    sockets.bind("news", "inproc://news", OUT)
+    sockets.connect("events", "inproc://news", IN)
+    sockets.set_topic("events", "")
+    hear_subscription(sockets)
+    sent = 0
+    while sockets.publish_safe("news", "topic", sent, timeout=0.02):
+        sent += 1
+    assert sockets.ready("news", OUT)
+    assert [sockets.recv_event_safe("events") for _ in range(sent)] == [("topic", number) for number in range(sent)]
+    assert sockets.publish_safe("news", "topic", "next")
+
+
 def test_what_does_not_come_in_time_is_none(make: Make) -> None:
     """Messages and events alike."""
     sockets = make(timeout=0.01)
@@ -145,6 +174,21 @@ def test_a_topic_that_is_no_text_survives(sockets: SocketManager) -> None:
     assert event.topic.encode("utf-8", "surrogateescape") == b"\xff\0"
     sockets.publish_safe("news", event.topic, 2)
     assert sockets.recv_event_safe("events") == (event.topic, 2)
+
+
+@given(topic=st.binary(max_size=20) | TEXT, data=VALUES)
+@settings(max_examples=50)
+def test_any_event_arrives_as_it_was_published(topic: str | bytes, data: Any) -> None:
+    """Whatever the topic is made of, and however deep the data."""
+    for serializer in (JSON(), MessagePack()):
+        with zmq.Context() as context, SocketManager(zmq, context, serializer) as sockets:
+            sockets.ensure_and_bind("in", zmq.PAIR, "inproc://events", IN)
+            sockets.ensure_and_connect("out", zmq.PAIR, "inproc://events", OUT)
+            assert sockets.publish_safe("out", topic, data)
+            event = sockets.recv_event_safe("in")
+            assert event is not None
+            sent = topic if isinstance(topic, bytes) else topic.encode()
+            assert (event.topic.encode("utf-8", "surrogateescape"), event.data) == (sent, data)
 
 
 def test_only_topics_that_begin_so_are_received(sockets: SocketManager) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from types import ModuleType, TracebackType
@@ -34,7 +35,7 @@ from relet.sockets.errors import (
 from relet.sockets.logs import DEFAULT_TOPIC, ZMQPubHandler
 from relet.sockets.serializers import JSON, BaseSerializer
 from relet.transport import attach
-from relet.transport.endpoints import EndpointError, check_text, parse, parse_bind, parse_connect
+from relet.transport.endpoints import Endpoint, EndpointError, check_text, parse, parse_bind, parse_connect
 
 DEFAULT_POLLING_TIMEOUT: Final = 10_000
 """Milliseconds of one poll."""
@@ -44,6 +45,8 @@ POLL_NS_MIN: Final = 1_000_000
 """A poll of a wait lasts this long at least: one that does not sleep would only burn the processor."""
 POLL_MS_MAX: Final = 60_000
 """And this long at most, because poll takes a C int; who waits for longer polls again."""
+GREEN_POLL_MS_MAX: Final = 1_000
+"""A greenlet that polls notices after this long that another one has closed the socket."""
 FOREVER_NS: Final = 1 << 62
 """146 years."""
 
@@ -52,6 +55,7 @@ _TYPES: Final = tuple(zmq.SocketType)
 _NOT_NOW: Final = (zmq.EAGAIN, zmq.EFSM)
 """EFSM: a REQ whose question has no answer yet, a REP without a question."""
 
+Context = zmq.Context
 Socket = zmq.Socket[bytes]
 T = TypeVar("T")
 
@@ -121,6 +125,12 @@ class SocketManager:
         self._timeout = _duration("timeout", timeout)
         self._named: dict[str, _Named] = {}
         self._registered = self._poller_class()
+        self._polled: Counter[Socket] = Counter()
+        """How many greenlets poll each socket now."""
+        self._leaving: set[Socket] = set()
+        """Sockets that were closed while others polled them: the loop of gevent ends the process when a descriptor
+        that it watches is closed, so the last poll closes them."""
+        self._poll_ms_max = POLL_MS_MAX if zmq.Context is Context else GREEN_POLL_MS_MAX
 
     def __repr__(self) -> str:
         return f"SocketManager(sockets={self.names})"
@@ -231,7 +241,10 @@ class SocketManager:
             logger.removeHandler(handler)
         if named.socket in self._registered:
             self._registered.unregister(named.socket)
-        named.socket.close()
+        if self._polled[named.socket]:
+            self._leaving.add(named.socket)
+        else:
+            named.socket.close()
 
     # --- Addresses
 
@@ -590,7 +603,7 @@ class SocketManager:
         named.connected.add(endpoint.url)
         return self.register_socket(named.socket, polling_mechanism)
 
-    def _connectable(self, name: str, address: str) -> Any:
+    def _connectable(self, name: str, address: str) -> Endpoint:
         check_text("address", address)
         try:
             return parse_connect(address)
@@ -641,6 +654,7 @@ class SocketManager:
     ) -> T | None:
         """What `act` returns, as soon as the socket lets it; None when it did not in time."""
         until = self._wait_until(timeout)
+        woken = False
         while True:
             named = self._find(name)
             try:
@@ -651,8 +665,13 @@ class SocketManager:
                     raise ValueError(f"{name!r} is a {named.kind}, which does not {verb}") from None
                 if error.errno not in _NOT_NOW:
                     raise
+            if woken:  # libzmq was wrong: an XPUB that shall drop nothing is always said to be writable, for example
+                self._poll(self._poller_class(), time.monotonic_ns() + POLL_NS_MIN)
+                if time.monotonic_ns() >= until:
+                    return None
             if self._wait(name, polling_mechanism, until, polling_timeout) is None:
                 return None
+            woken = True
 
     def _wait(self, name: str, polling_mechanism: int, until: int, polling_timeout: float | None) -> Socket | None:
         while True:
@@ -670,23 +689,28 @@ class SocketManager:
         return socket if found else None
 
     def _poll(self, poller: Any, until: int) -> dict[Socket, int]:
-        """Poll what is registered and not closed, and not for less long."""
+        """Poll what is registered and there, and not for less long."""
         while True:
             for socket, _ in list(poller.sockets):
-                if socket.closed:
+                if self._is_gone(socket):
                     poller.unregister(socket)
             polled = [socket for socket, _ in poller.sockets]
             left_ms = max(0, -((time.monotonic_ns() - until) // 1_000_000))  # rounded up
+            self._polled.update(polled)
             try:
-                found = dict(poller.poll(min(left_ms, POLL_MS_MAX)))
-            except (zmq.ZMQError, OSError):
-                if not any(socket.closed for socket in polled):
-                    raise
-            if not any(socket.closed for socket in polled):
-                if found or time.monotonic_ns() >= until:
-                    return found
-            elif len(polled) == 1:  # another greenlet has closed it meanwhile, and nothing is left to wait for
-                return {}
+                found = dict(poller.poll(min(left_ms, self._poll_ms_max)))
+            finally:
+                self._polled.subtract(polled)
+                for socket in self._leaving.difference(+self._polled):
+                    self._leaving.discard(socket)
+                    socket.close()
+            there = [socket for socket in polled if not self._is_gone(socket)]
+            found = {socket: flags for socket, flags in found.items() if socket in there}
+            if found or time.monotonic_ns() >= until or (polled and not there):
+                return found
+
+    def _is_gone(self, socket: Socket) -> bool:
+        return socket.closed or socket in self._leaving
 
     def _wait_until(self, seconds: float | None) -> int:
         """Monotonic nanoseconds."""
@@ -700,7 +724,7 @@ class SocketManager:
 
 
 def _duration(what: str, value: Any) -> float:
-    if type(value) not in (int, float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{what} is a number, not {value!r}")
     if not value >= 0:
         raise ValueError(f"{what} is 0 or more, not {value!r}; math.inf waits for ever")
