@@ -71,6 +71,7 @@ def test_a_socket_that_another_greenlet_closes_is_not_found_any_more(sockets: So
     assert [type(wait.exception) for wait in waits] == [SocketNotFound] * 2
     assert polls.value == {}
     assert closed.closed
+    assert not sockets._polling._polled, "a manager keeps no socket that was closed"
 
 
 def test_waits_of_greenlets_are_no_longer_than_they_were_told(sockets: SocketManager) -> None:

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 import zmq
 
-from relet.sockets import DEFAULT_POLLING_TIMEOUT, DEFAULT_TIMEOUT_IN_SECONDS, SocketManager, SocketNotFound, named
+from relet.sockets import (
+    DEFAULT_POLLING_TIMEOUT,
+    DEFAULT_TIMEOUT_IN_SECONDS,
+    SocketManager,
+    SocketNotFound,
+    named,
+    polling,
+)
 
 from .conftest import BOTH, IN, LIMIT_MS, OUT, Make, pipe
 
@@ -103,7 +110,8 @@ class Polls:
 
         self.module = ModuleType("simulated")
         vars(self.module).update(Poller=Poller, Context=zmq.Context)
-        monkeypatch.setattr(named, "time", SimpleNamespace(monotonic_ns=lambda: self.now))
+        for module in (named, polling):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic_ns=lambda: self.now))
 
     def of(self, call: Callable[[], Any]) -> list[int]:
         """What a call asks of poll, in milliseconds."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from types import ModuleType, TracebackType
@@ -33,6 +32,7 @@ from relet.sockets.errors import (
     UnreadableMessage,
 )
 from relet.sockets.logs import DEFAULT_TOPIC, ZMQPubHandler
+from relet.sockets.polling import FOREVER_NS, POLL_NS_MIN, Polling, check_module
 from relet.sockets.serializers import JSON, BaseSerializer
 from relet.transport import attach
 from relet.transport.endpoints import Endpoint, EndpointError, check_text, parse, parse_bind, parse_connect
@@ -41,21 +41,11 @@ DEFAULT_POLLING_TIMEOUT: Final = 10_000
 """Milliseconds of one poll."""
 DEFAULT_TIMEOUT_IN_SECONDS: Final = 10
 """Seconds of one wait."""
-POLL_NS_MIN: Final = 1_000_000
-"""A poll of a wait lasts this long at least: one that does not sleep would only burn the processor."""
-POLL_MS_MAX: Final = 60_000
-"""And this long at most, because poll takes a C int; who waits for longer polls again."""
-GREEN_POLL_MS_MAX: Final = 1_000
-"""A greenlet that polls notices after this long that another one has closed the socket."""
-FOREVER_NS: Final = 1 << 62
-"""146 years."""
-
 _MECHANISMS: Final = (zmq.POLLIN, zmq.POLLOUT, zmq.POLLIN | zmq.POLLOUT)
 _TYPES: Final = tuple(zmq.SocketType)
 _NOT_NOW: Final = (zmq.EAGAIN, zmq.EFSM)
 """EFSM: a REQ whose question has no answer yet, a REP without a question."""
 
-Context = zmq.Context
 Socket = zmq.Socket[bytes]
 T = TypeVar("T")
 
@@ -113,24 +103,18 @@ class SocketManager:
         polling_timeout: float = DEFAULT_POLLING_TIMEOUT,
         timeout: float = DEFAULT_TIMEOUT_IN_SECONDS,
     ) -> None:
-        _check_module(zmq, context)
+        check_module(zmq, context)
         if not isinstance(serialization_backend, BaseSerializer | None):
             raise TypeError(
                 f"serialization_backend is a serializer, such as JSON() or MessagePack(), not {serialization_backend!r}"
             )
         self._context = context
-        self._poller_class: type[Any] = zmq.Poller
+        self._polling = Polling(zmq)
         self._serializer = JSON() if serialization_backend is None else serialization_backend
         self._polling_timeout = _duration("polling_timeout", polling_timeout)
         self._timeout = _duration("timeout", timeout)
         self._named: dict[str, _Named] = {}
-        self._registered = self._poller_class()
-        self._polled: Counter[Socket] = Counter()
-        """How many greenlets poll each socket now."""
-        self._leaving: set[Socket] = set()
-        """Sockets that were closed while others polled them: the loop of gevent ends the process when a descriptor
-        that it watches is closed, so the last poll closes them."""
-        self._poll_ms_max = POLL_MS_MAX if zmq.Context is Context else GREEN_POLL_MS_MAX
+        self._registered = self._polling.poller()
 
     def __repr__(self) -> str:
         return f"SocketManager(sockets={self.names})"
@@ -241,10 +225,7 @@ class SocketManager:
             logger.removeHandler(handler)
         if named.socket in self._registered:
             self._registered.unregister(named.socket)
-        if self._polled[named.socket]:
-            self._leaving.add(named.socket)
-        else:
-            named.socket.close()
+        self._polling.close(named.socket)
 
     # --- Addresses
 
@@ -356,7 +337,7 @@ class SocketManager:
         Returns:
             Those that are ready, each with what it is ready for: `zmq.POLLIN`, `zmq.POLLOUT`, or both. {} when none is.
         """
-        return self._poll(self._registered, self._poll_until("timeout", timeout))
+        return self._polling.poll(self._registered, self._poll_until("timeout", timeout))
 
     def ready(self, name: str, polling_mechanism: int, timeout: float | None = None) -> Socket | None:
         """Poll one socket, registered or not, whatever else it and others are ready for.
@@ -666,7 +647,7 @@ class SocketManager:
                 if error.errno not in _NOT_NOW:
                     raise
             if woken:  # libzmq was wrong: an XPUB that shall drop nothing is always said to be writable, for example
-                self._poll(self._poller_class(), time.monotonic_ns() + POLL_NS_MIN)
+                self._polling.poll(self._polling.poller(), time.monotonic_ns() + POLL_NS_MIN)
                 if time.monotonic_ns() >= until:
                     return None
             if self._wait(name, polling_mechanism, until, polling_timeout) is None:
@@ -682,35 +663,11 @@ class SocketManager:
 
     def _ready(self, name: str, polling_mechanism: int, until: int) -> Socket | None:
         _check_mechanism(polling_mechanism)
-        poller = self._poller_class()
+        poller = self._polling.poller()
         poller.register(self.get_by_name(name), polling_mechanism)
-        found = self._poll(poller, until)
+        found = self._polling.poll(poller, until)
         socket = self.get_by_name(name)  # another greenlet may have closed it meanwhile
         return socket if found else None
-
-    def _poll(self, poller: Any, until: int) -> dict[Socket, int]:
-        """Poll what is registered and there, and not for less long."""
-        while True:
-            for socket, _ in list(poller.sockets):
-                if self._is_gone(socket):
-                    poller.unregister(socket)
-            polled = [socket for socket, _ in poller.sockets]
-            left_ms = max(0, -((time.monotonic_ns() - until) // 1_000_000))  # rounded up
-            self._polled.update(polled)
-            try:
-                found = dict(poller.poll(min(left_ms, self._poll_ms_max)))
-            finally:
-                self._polled.subtract(polled)
-                for socket in self._leaving.difference(+self._polled):
-                    self._leaving.discard(socket)
-                    socket.close()
-            there = [socket for socket in polled if not self._is_gone(socket)]
-            found = {socket: flags for socket, flags in found.items() if socket in there}
-            if found or time.monotonic_ns() >= until or (polled and not there):
-                return found
-
-    def _is_gone(self, socket: Socket) -> bool:
-        return socket.closed or socket in self._leaving
 
     def _wait_until(self, seconds: float | None) -> int:
         """Monotonic nanoseconds."""
@@ -741,17 +698,6 @@ def _check_mechanism(polling_mechanism: int) -> None:
         raise ValueError(
             f"polling_mechanism is zmq.POLLIN, zmq.POLLOUT or zmq.POLLIN | zmq.POLLOUT, not {polling_mechanism!r}"
         )
-
-
-def _check_module(module: ModuleType, context: Any) -> None:
-    """Sockets of one module and the poller of the other would stop all greenlets, or wait for none."""
-    if not hasattr(module, "Poller") or not hasattr(module, "Context"):
-        raise TypeError(f"SocketManager takes the module first, zmq or zmq.green, not {module!r}")
-    if not isinstance(context, zmq.Context):
-        raise TypeError(f"context is a {module.__name__}.Context, not {context!r}")
-    library = next(it for it in type(context).__mro__ if it.__module__.split(".")[0] == "zmq")
-    if library is not module.Context:
-        raise TypeError(f"context is one of {library.__module__}; make it with {module.__name__}.Context()")
 
 
 def _topic(topic: str | bytes) -> bytes:
