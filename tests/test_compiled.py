@@ -61,7 +61,7 @@ def test_both_say_the_same() -> None:
 def test_with_the_sources() -> None:
     """What puts something of its own into the core - broken brokers that must be found out - needs the sources."""
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "interpreted", "tests", core=compiled.PYTHON)
-    assert done.returncode == 0, done.stdout[-4_000:]
+    assert done.returncode == 0, done.stdout[-4_000:] + done.stderr[-1_000:]
     assert " skipped" not in done.stdout.splitlines()[-1]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from relet.core.job import CANCELLED, Job
-from relet.core.queue import Queues
+from relet.core.queues import Queues
 from relet.core.seals import KEY_BYTES, Seals
 from relet.core.terms import Terms
 
