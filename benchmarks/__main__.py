@@ -27,7 +27,20 @@ from typing import Any, NoReturn
 
 import zmq
 
-from benchmarks import backlog, deaths, devices, durable, flows, libraries, load, policies, procfs, targets, timers
+from benchmarks import (
+    backlog,
+    deaths,
+    devices,
+    durable,
+    flows,
+    libraries,
+    load,
+    policies,
+    procfs,
+    targets,
+    timers,
+    user_test,
+)
 from benchmarks.before import Before
 from benchmarks.figures import Sample, markdown, table
 from benchmarks.scenario import Scenario, Setting
@@ -35,7 +48,7 @@ from benchmarks.scenario import Scenario, Setting
 SCENARIOS: tuple[Scenario, ...] = (
     *flows.PIPELINED, flows.Waiting(), flows.Running(), *timers.TIMEOUTS, *deaths.DEATHS, timers.Idle(),
     *policies.POLICIES, *durable.DURABLE, *backlog.BACKLOGS, *libraries.LIBRARIES,
-    *devices.DEVICES,
+    *devices.DEVICES, *user_test.USER_TESTS,
 )
 AGAINST: Scenario = Before()
 """What --against adds, and does alone where nothing else is asked for."""

@@ -39,3 +39,12 @@ class Clock:
         self.now = max(self.now, when)
         action(*args)
         return True
+
+    def pass_until(self, when: int) -> None:
+        """Keeps all appointments up to `when`, and jumps there."""
+        agenda, pop = self.agenda, heapq.heappop
+        while agenda and agenda[0][0] <= when:
+            due, _, action, args = pop(agenda)
+            self.now = max(self.now, due)
+            action(*args)
+        self.now = max(self.now, when)

@@ -77,6 +77,7 @@ class Wire:
         "endpoint",
         "gone",
         "inbox",
+        "lag_ns",
         "lost",
         "network",
         "owner",
@@ -113,6 +114,8 @@ class Wire:
         """Sent by the broker and not yet read by the peer."""
         self.unread_max = unread_max
         self.cut_until = 0
+        self.lag_ns = 0
+        """What the peer says takes so much longer."""
         self._arrives = self._delivers = 0
         self._reset = False
 
@@ -123,7 +126,7 @@ class Wire:
         if not self.up:
             return
         network = self.network
-        when = max(network.clock.now + network.delay(), self._arrives + 1, self.cut_until)
+        when = max(network.clock.now + network.delay() + self.lag_ns, self._arrives + 1, self.cut_until)
         self._arrives = when
         network.clock.at(when, self._arrive, message)
 
