@@ -48,7 +48,14 @@ INTERPRETED: Final = frozenset(
 """Modules of the core that are not compiled."""
 BESIDE: Final = ("conversation",)
 """Modules beside the core that are."""
-READ: Final = ("dialects/native.py", "events.py", "messages.py", "orders.py", "transport/outbox.py")
+READ: Final = (
+    "dialects/native.py",
+    "dialects/plain_headers.py",
+    "events.py",
+    "messages.py",
+    "orders.py",
+    "transport/outbox.py",
+)
 """Sources of which the compiled modules know constants and types."""
 
 core = PYTHON

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 from relet.core import timing
 from relet.core.askers import Asker
@@ -20,9 +20,24 @@ from relet.core.effects import AtDesk, Route, Saying, Told
 from relet.core.job import COMPLETED, HELD, Job, State
 from relet.core.lease import NEVER
 from relet.core.machine import Machine
+from relet.core.queue import Queue
 from relet.core.requests import BAD_REQUEST
 from relet.core.roster import Session
+from relet.core.terms import Terms
 from relet.dialects import native
+from relet.dialects.plain_headers import (
+    ATTEMPT,
+    ATTEMPT_MAX,
+    ID_BYTES,
+    JOB,
+    NUMBER_MAX,
+    OUTCOME,
+    SEQ,
+    N,
+    agreed_of,
+    pack_dispatch,
+    pack_outcome,
+)
 from relet.events import Event
 from relet.messages import (
     NO_SESSION,
@@ -67,6 +82,10 @@ from relet.transport.outbox import Outbox
 
 ACK_NS_MAX: Final = 20_000_000
 """How long an acknowledgement waits for a job that carries it: each message of its own wakes a worker up."""
+AGREED_MAX: Final = 10_000
+"""Queues and terms of which is remembered how headers of their jobs read: about 200 bytes each."""
+_About: TypeAlias = "tuple[str, int | None, int | None, int | None]"
+"""(name of the queue, tries, run limit, limit of silence; nanoseconds)."""
 _ANSWERS: Final = (Submitted, JobState, Error)
 """What a client waits for, beside outcomes."""
 _SAY_HELLO: Final = "nobody has said hello on this connection, or was silent for too long since: say hello first"
@@ -120,6 +139,8 @@ class Conversation:
         """Sessions to which a safe number is to be told."""
         self._ack_at = NEVER
         """When that must be, though no job carries it."""
+        self._agreed: dict[_About, tuple[bytes, bytes]] = {}
+        """What headers of jobs have in common (`plain_headers.agreed_of`)."""
         self._unassured: list[Asker] = []
         """Clients that are still to be told that the broker is there."""
 
@@ -331,7 +352,7 @@ class Conversation:
         """Outcomes that are safe."""
         messages: list[Message] = []
         subjects: list[Told] = []
-        encode = native.encode
+        pack = pack_outcome
         for it in told:
             asker, name, job = it
             if asker.gone:
@@ -341,12 +362,21 @@ class Conversation:
             asker.unreceived.append((number, job))
             if number > asker.look_at:
                 self._machine.requests.look_at(asker)
-            headers = job.headers if job.answer_headers is None else job.answer_headers
-            if job.state == COMPLETED:
-                said = Outcome(id=name, n=number, attempts=job.attempts, headers=headers, again=job.again)
-                messages.append((asker.peer, asker.path, SIGNATURE, encode(said), job.answer))
+            answer: Body = job.answer
+            if job.state != COMPLETED:
+                header, answer = native.encode(_failure(job, name, number)), ()
+            elif (
+                job.attempts == 1
+                and job.answer_headers is None
+                and job.headers is None
+                and not job.again
+                and len(name) == ID_BYTES
+                and number <= NUMBER_MAX
+            ):
+                header = pack(OUTCOME, name, N, number)
             else:
-                messages.append((asker.peer, asker.path, SIGNATURE, encode(_failure(job, name, number, headers)), ()))
+                header = native.encode(_success(job, name, number))
+            messages.append((asker.peer, asker.path, SIGNATURE, header, answer))
             subjects.append(it)
         sent = self._outbox.say(messages, subjects)
         if sent is None:
@@ -437,41 +467,66 @@ class Conversation:
         messages: list[Message] = []
         machine, acks = self._machine, self._acks
         machine.requests.draw_ids(jobs, now)
-        encode, terms = native.encode, machine.terms
-        tries, run_ms, silence_ms = terms.tries, _ms(terms.run_ns), _ms(terms.silence_ns)
+        pack, agreed = pack_dispatch, self._agreed
+        terms: Terms | None = None
+        queue: Queue | None = None
+        head = tail = b""
         for job in jobs:
-            session: Any = job.holder
-            ack = 0
-            if acks and session in acks:
-                del acks[session]
-                ack = session.acked = session.safe
-            if job.terms is not terms:
-                before, terms = terms, job.terms
-                tries = terms.tries
-                if terms.run_ns is not before.run_ns or terms.silence_ns is not before.silence_ns:
-                    run_ms, silence_ms = _ms(terms.run_ns), _ms(terms.silence_ns)
-            deadline_ms = None
-            if terms.total_ns is not None:
-                deadline_ms = max(0, timing.ends_at(job) - now) // 1_000_000
-            said = Dispatch(
-                token=job.token,
-                seq=job.seq,
-                job=job.id,
-                attempt=job.attempts + 1 if job.state == HELD else job.attempts,
-                ack=ack,
-                tries=tries,
-                queue=job.queue.name,
-                run_ms=run_ms,
-                silence_ms=silence_ms,
-                headers=job.headers,
-                deadline_ms=deadline_ms,
-            )
-            messages.append((session.peer, session.path, SIGNATURE, encode(said), job.body))
+            session = cast("Session", job.holder)
+            attempt = job.attempts + 1 if job.state == HELD else job.attempts
+            if (
+                job.headers is not None
+                or (acks and session in acks)
+                or job.terms.total_ns is not None
+                or attempt > ATTEMPT_MAX
+                or job.seq > NUMBER_MAX
+                or len(job.token) != ID_BYTES
+            ):
+                header = self._dispatch(job, session, attempt, now)
+            else:
+                if job.terms is not terms or job.queue is not queue:
+                    terms, queue = job.terms, job.queue
+                    about = queue.name, terms.tries, terms.run_ns, terms.silence_ns
+                    head, tail = agreed.get(about) or self._agree(about)
+                header = pack(head, job.token, SEQ, job.seq, JOB, job.id, ATTEMPT, attempt) + tail
+            messages.append((session.peer, session.path, SIGNATURE, header, job.body))
         failures = self._workers.send(messages)
         for index, _ in failures:  # the acknowledgement did not get there either
             unsent: Any = jobs[index].holder
             acks[unsent] = None
         return [(jobs[index], code) for index, code in failures]
+
+    def _dispatch(self, job: Job, session: Session, attempt: int, now: int) -> bytes:
+        """The header of a job of which more is to be said than of most."""
+        ack = 0
+        if session in self._acks:
+            del self._acks[session]
+            ack = session.acked = session.safe
+        terms, deadline_ms = job.terms, None
+        if terms.total_ns is not None:
+            deadline_ms = max(0, timing.ends_at(job) - now) // 1_000_000
+        said = Dispatch(
+            token=job.token,
+            seq=job.seq,
+            job=job.id,
+            attempt=attempt,
+            ack=ack,
+            tries=terms.tries,
+            queue=job.queue.name,
+            run_ms=_ms(terms.run_ns),
+            silence_ms=_ms(terms.silence_ns),
+            headers=job.headers,
+            deadline_ms=deadline_ms,
+        )
+        return native.encode(said)
+
+    def _agree(self, about: _About) -> tuple[bytes, bytes]:
+        """What the headers of jobs of this queue, on these terms, have in common."""
+        if len(self._agreed) >= AGREED_MAX:
+            self._agreed.clear()
+        queue, tries, run_ns, silence_ns = about
+        agreed = self._agreed[about] = agreed_of(queue, tries, _ms(run_ns), _ms(silence_ns))
+        return agreed
 
     def flush_acks(self, now: int) -> None:
         """Acknowledgements that no job carried in time."""
@@ -502,7 +557,17 @@ def _word(said: Any) -> str:
     return str(said.__struct_config__.tag)
 
 
-def _failure(job: Job, name: bytes, number: int, headers: dict[str, str] | None) -> Outcome:
+def _headers(job: Job) -> dict[str, str] | None:
+    """What goes with its outcome: what its worker gave, or else what its client did."""
+    return job.headers if job.answer_headers is None else job.answer_headers
+
+
+def _success(job: Job, name: bytes, number: int) -> Outcome:
+    """The outcome of a job that was completed."""
+    return Outcome(id=name, n=number, attempts=job.attempts, headers=_headers(job), again=job.again)
+
+
+def _failure(job: Job, name: bytes, number: int) -> Outcome:
     """The outcome of a job that was not completed."""
     return Outcome(
         id=name,
@@ -524,7 +589,7 @@ def _failure(job: Job, name: bytes, number: int, headers: dict[str, str] | None)
             )
             for it in job.ledger
         ),
-        headers=headers,
+        headers=_headers(job),
         again=job.again,
         replaced_by=b"" if job.rules is None else job.rules.replaced_by,
         job=job.id,
