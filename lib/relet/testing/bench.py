@@ -53,6 +53,7 @@ from relet.testing.clock import MS, US, Clock, S
 from relet.testing.links import SimulatedLink
 from relet.testing.network import Endpoint, Network, Pull, Router, Wire
 from relet.transport.link import BODY_BYTES_MAX, DIALECT_DEFAULT
+from relet.worker import Counters as WorkerCounters
 from relet.worker import Handlers, Hook, Worker
 from relet.worker.handlers import Calls
 from relet.worker.job import Hand, leave_hand, take_hand
@@ -335,7 +336,68 @@ class _Nobody:
         pass
 
 
-class _Broker:
+class _Turning:
+    """What is turned where a loop or a thread would be: soon after it was woken, and when it is due."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._life = 0
+        """What an earlier life had planned is not done in a later one."""
+        self._frozen = False
+        self._woken = False
+        self._wanted: int | None = None
+        """When it is to turn though nothing comes ..."""
+        self._armed: int | None = None
+        """... and when it looks next whether that is now."""
+
+    def _turn(self, now: int) -> None:
+        raise NotImplementedError
+
+    def _due(self, now: int) -> int | None:
+        """When to turn again though nothing comes."""
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        """It turns soon."""
+        if not self._woken:
+            self._woken = True
+            self._clock.after(HEARD_NS, self._turns, self._life)
+
+    def _turns(self, life: int) -> None:
+        if life != self._life:
+            return
+        self._woken = False
+        if not self._frozen:
+            self._turn(self._clock.now)
+            self._arm()
+
+    def _arm(self) -> None:
+        self._wanted = due = self._due(self._clock.now)
+        if due is not None and (self._armed is None or due < self._armed):
+            self._armed = due
+            self._clock.at(due, self._rings, self._life, due)
+
+    def _rings(self, life: int, due: int) -> None:
+        if life != self._life or due != self._armed:
+            return
+        self._armed = None
+        wanted = self._wanted
+        if self._frozen or wanted is None:
+            return
+        if wanted > self._clock.now:
+            self._armed = wanted
+            self._clock.at(wanted, self._rings, life, wanted)
+        elif not self._woken:
+            self._turns(life)
+
+    def _ends_life(self) -> None:
+        """Nothing that was planned happens."""
+        self._life += 1
+        self._frozen = self._woken = False
+        self._wanted = self._armed = None
+
+
+class _Broker(_Turning):
     """The loop around `Server` that `relet.Broker` is on real time."""
 
     def __init__(
@@ -349,15 +411,13 @@ class _Broker:
         only_these_queues: bool,
         store: MemoryStore | None,
     ) -> None:
-        self._bench = bench
-        self._clock, self._network = bench._clock, bench._network  # noqa: SLF001 - a part of it
+        super().__init__(bench._clock)  # noqa: SLF001 - a part of it
+        self._bench, self._network = bench, bench._network  # noqa: SLF001 - likewise
         self._tries, self._timeout_ns, self._limits = tries, timeout_ns, limits
         self._settings, self._only_these = configured(queues), only_these_queues
         self._store = store
         self._tokens = _tokens(random.Random(0))  # noqa: S311 - each test takes the same course
         self._epoch = 0
-        self._serial = 0
-        self._due = -1
         self._start()
 
     def _start(self) -> None:
@@ -384,47 +444,33 @@ class _Broker:
         self._server = make(machine, self._clients, self._workers, self._answers, self._publish, self._store)
         endpoints: dict[str, Endpoint] = {"clients": self._clients, "workers": self._workers, "answers": self._answers}
         self._network.listen(endpoints)
-        self._network.wake = self._wake
-        self._schedule()
+        self._network.wake = self._hears
+        self._wake()
 
     def crash(self, down_ns: int) -> None:
-        self._serial += 1
-        self._due = -1
+        self._ends_life()
         self._network.crash()
         self._clock.after(down_ns, self._start)
 
     def _publish(self, notice: Notice) -> None:
         self._bench._record("broker", *notice)  # noqa: SLF001 - a part of it
 
-    def _wake(self, role: str) -> None:
+    def _hears(self, role: str) -> None:
+        """Something can be read there."""
         if role != "clients" or self._server.hears_clients or self._clients.has_news:
-            self._turn_at(self._clock.now + HEARD_NS)
+            self._wake()
 
-    def _turn_at(self, when: int) -> None:
-        if 0 <= self._due <= when:
-            return
-        self._due = when
-        self._serial += 1
-        self._clock.at(when, self._turn, self._serial)
-
-    def _turn(self, serial: int) -> None:
-        if serial != self._serial:
-            return
-        self._due = -1
-        now = self._clock.now
-        self._server.turn(now, WALL_NS + now)
-        self._schedule()
-
-    def _schedule(self) -> None:
-        """As the poll would: at once if there is something to read or to do, else when the next deadline comes."""
-        server, now = self._server, self._clock.now
+    def _turn(self, now: int) -> None:
+        server = self._server
+        server.turn(now, WALL_NS + now)
         clients = self._clients.has_news or (bool(self._clients.ready) and server.hears_clients)
         if server.busy or clients or self._workers.readable or self._answers.readable:
-            self._turn_at(now)
-            return
-        due = server.next_deadline()
-        if due is not None:
-            self._turn_at(now + -(-max(0, due - now) // MS) * MS)
+            self._wake()
+
+    def _due(self, now: int) -> int | None:
+        """As the poll does, in whole milliseconds from now: never early."""
+        due = self._server.next_deadline()
+        return None if due is None else now + -(-max(0, due - now) // MS) * MS
 
 
 def _tokens(rng: random.Random) -> Iterator[bytes]:
@@ -447,34 +493,19 @@ class _Recorder:
     log = say
 
 
-class _Turned:
-    """What is turned where a thread would be: a process that can freeze and die, with connections that can break."""
+class _Turned(_Turning):
+    """A process that can freeze and die, with connections that can break."""
 
     def __init__(self, bench: Bench, name: str) -> None:
+        super().__init__(bench._clock)  # noqa: SLF001 - a part of it
         self.name = name
         self.alive = True
-        self._bench = bench
-        self._clock, self._network = bench._clock, bench._network  # noqa: SLF001 - a part of it
+        self._bench, self._network = bench, bench._network  # noqa: SLF001 - likewise
         self._links: list[SimulatedLink] = []
         self._lag_ns = 0
-        self._life = 0
-        """What an earlier life had planned is not done in a later one."""
-        self._frozen = False
         self._postponed: list[tuple[int, Callable[..., None], tuple[Any, ...]]] = []
-        self._woken = False
-        self._wanted: int | None = None
-        """When it is to turn though nothing comes ..."""
-        self._armed: int | None = None
-        """... and when it looks next whether that is now."""
 
     # --- What it does
-
-    def _turn(self, now: int) -> None:
-        raise NotImplementedError
-
-    def _due(self, now: int) -> int | None:
-        """When to turn again though nothing comes."""
-        raise NotImplementedError
 
     def ends(self) -> None:
         """The bench is cleared away."""
@@ -485,39 +516,6 @@ class _Turned:
         link.delay(self._lag_ns)
         self._links.append(link)
         return link
-
-    def _wake(self) -> None:
-        """It turns soon."""
-        if not self._woken:
-            self._woken = True
-            self._clock.after(HEARD_NS, self._turns, self._life)
-
-    def _turns(self, life: int) -> None:
-        if life != self._life:
-            return
-        self._woken = False
-        if not self._frozen:
-            self._turn(self._clock.now)
-            self._arm()
-
-    def _arm(self) -> None:
-        self._wanted = due = self._due(self._clock.now)
-        if due is not None and (self._armed is None or due < self._armed):
-            self._armed = due
-            self._clock.at(due, self._rings, self._life, due)
-
-    def _rings(self, life: int, due: int) -> None:
-        if life != self._life or due != self._armed:
-            return
-        self._armed = None
-        if self._frozen:
-            return
-        wanted = self._wanted
-        if wanted is not None and wanted > self._clock.now:
-            self._armed = wanted
-            self._clock.at(wanted, self._rings, life, wanted)
-        elif wanted is not None and not self._woken:
-            self._turns(life)
 
     def _later(self, delay_ns: int, action: Callable[..., None], *arguments: Any) -> None:
         self._clock.after(delay_ns, self._do, self._life, action, arguments)
@@ -536,9 +534,8 @@ class _Turned:
         """Its process is killed. What it has sent before arrives all the same; what it had in hand is never said."""
         if not self.alive:
             return
-        self.alive = self._frozen = self._woken = False
-        self._life += 1
-        self._armed = None
+        self.alive = False
+        self._ends_life()
         self._postponed.clear()
         links, self._links = self._links, []
         for link in links:
@@ -817,7 +814,7 @@ class BenchWorker(_Turned):
     # --- Looking in
 
     @property
-    def counters(self) -> Any:
+    def counters(self) -> WorkerCounters:
         """What has happened to this life of it; do not write to it."""
         return self._worker.counters
 
