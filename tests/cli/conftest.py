@@ -70,7 +70,9 @@ class Stream:
 class Program:
     """One of the three programs, started by its launcher."""
 
-    def __init__(self, name: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None
+    ) -> None:
         command = [sys.executable, str(ROOT / name), *arguments]
         self.process = subprocess.Popen(
             command,
@@ -78,6 +80,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            cwd=folder,
             env={**os.environ, "COLUMNS": "100", **(environment or {})},
         )
         assert self.process.stdout is not None

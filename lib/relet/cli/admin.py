@@ -1,5 +1,5 @@
 """relet: looks at a broker's queues, jobs and dead letters, and acts on them; at stores that no broker has open; and
-runs devices.
+runs devices and workers.
 
     relet queues
     relet job why ID
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from relet.cli import device, store
+from relet.cli import device, store, worker
 from relet.cli.exits import Exit
 from relet.cli.parser import Parser, endpoint, fail, say
 from relet.cli.quantities import count, duration, written_size
@@ -63,14 +63,15 @@ IN_OPTIONS = {
 ELSEWHERE: tuple[tuple[Mapping[str, store.Command | device.Command], Callable[[list[str], list[str]], int]], ...] = (
     (store.COMMANDS, store.main),
     (device.COMMANDS, device.main),
+    (worker.COMMANDS, worker.main),
 )
-"""The commands that need no broker, and who does them."""
+"""The commands that ask no administrators' endpoint, and who does them."""
 TAKES_VALUE = ("--admin", "--timeout")
 """Options with a value that may stand before the command."""
 EXAMPLE_ID = "01a203f60d2376cba7ae8cad79ff0000"
 DESCRIPTION = """\
 Looks at the queues, jobs and dead letters of a broker that was started with --admin, and acts on them. "relet store"
-looks at the file of a broker that does not run, and "relet device" runs a proxy: neither needs a broker.
+looks at the file of a broker that does not run, "relet device" runs a proxy, and "relet worker" your functions.
 "relet COMMAND --help" tells more of each."""
 EXAMPLES = f"""\
   relet queues
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
     """Does what one command line says; the exit code."""
     words, options = _split(arguments)
     for commands, run_elsewhere in ELSEWHERE:
-        if " ".join(words[:2]) in commands:
+        if " ".join(words[:2]) in commands or " ".join(words[:1]) in commands:
             return run_elsewhere(words, options)
     name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else " ".join(words[:1])
     if name not in COMMANDS:

@@ -84,6 +84,12 @@ class Line(Protocol):
     def connected(self) -> bool:
         """Whether the broker is there; read by any thread."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether the broker is there, and no job is here, nor anything that it is still to be told of one; read by any
+        thread.
+        """
+
     def start(self, job: Any, now: int) -> bool:
         """Whether the handler's thread, which calls this, may begin the job. One call at a time, in the order of their
         arrival.

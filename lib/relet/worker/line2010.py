@@ -56,6 +56,11 @@ class Line2010:
         """Whether the broker is there."""
         return self.peer.connected
 
+    @property
+    def idle(self) -> bool:
+        """Whether the broker is there, and ZeroMQ has the answers to all that it has handed over."""
+        return self.peer.connected and not (self.peer.held or self.peer.answers or self.inbox)
+
     def open(self, context: Context, now: int) -> None:
         """Make both sockets."""
         self._asking = Link(context, zmq.DEALER, self._endpoints[0], now)

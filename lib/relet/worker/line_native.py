@@ -51,6 +51,11 @@ class NativeLine:
         """Whether the broker is there."""
         return self.peer.welcomed
 
+    @property
+    def idle(self) -> bool:
+        """Whether the broker is there, and all that it has handed over has ended and was acknowledged."""
+        return self.peer.welcomed and self.peer.finished and not self.inbox
+
     def ready(self, places: int) -> None:
         """So many handlers could begin a job at once."""
         self.peer.idle_max = places

@@ -139,6 +139,11 @@ class Shell:
         """Whether the broker is there now: natively, whether it has welcomed this worker."""
         return self._line.connected
 
+    @property
+    def idle(self) -> bool:
+        """Whether the broker is there now, and this worker has no job, nor anything left to tell of one."""
+        return self._line.idle
+
     def stop(self) -> None:
         """End `run`: jobs in hand are finished and answered, jobs that wait behind them are not started.
 
