@@ -214,7 +214,7 @@ class _Handler:
         hand.job, hand.view = job, view
         said: Done | Raised
         try:
-            answer = self._calls.of(job.queue)(list(job.frames))
+            answer = self._calls.of(job.queue)(job.frames)
             if self._runner is not None:
                 answer = self._runner.run(answer)
             said = Done(frames_of(answer), last=False)

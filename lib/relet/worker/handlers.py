@@ -29,8 +29,8 @@ Handlers = Handler | Mapping[str, Handler]
 Hook = Callable[[CurrentJob, Callable[[], Any]], Any]
 """Called as `hook(job, call)` around each job: `call()` goes on to the next hook, the last one to the handler, and
 returns the answer; a coroutine awaits it. What a hook returns is the answer."""
-Call = Callable[[list[bytes]], Any]
-"""Does a job, a list of frames; returns the frames of the answer, or an awaitable of them."""
+Call = Callable[[tuple[bytes, ...]], Any]
+"""Does a job, some frames; returns the frames of the answer, or an awaitable of them."""
 
 SHOWN_MAX: Final = 5
 """Names of queues that an error lists."""
@@ -128,7 +128,7 @@ def _around(function: Callable[..., Any], hooks: Sequence[Hook], *, several: boo
             )
         else:
             inner = _called(hook, inner)
-    return inner if several else _single(inner)
+    return _several(inner) if several else _single(inner)
 
 
 def _called(hook: Hook, inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -149,22 +149,34 @@ def _single(function: Callable[[Any], Any]) -> Call:
     """Of frames, what takes one body and returns one."""
     if waits(function):
 
-        async def call_awaited(frames: list[bytes]) -> Sequence[bytes]:
+        async def call_awaited(frames: tuple[bytes, ...]) -> Sequence[bytes]:
             if len(frames) != 1:
-                raise _several(frames)
+                raise _not_one(frames)
             return (await function(frames[0]),)
 
         return call_awaited
 
-    def call(frames: list[bytes]) -> Sequence[bytes]:
+    def call(frames: tuple[bytes, ...]) -> Sequence[bytes]:
         if len(frames) != 1:
-            raise _several(frames)
+            raise _not_one(frames)
         return (function(frames[0]),)
 
     return call
 
 
-def _several(frames: list[bytes]) -> ValueError:
+def _several(function: Callable[[Any], Any]) -> Call:
+    """Of frames, what takes a list of them."""
+    if waits(function):
+
+        async def call_awaited(frames: tuple[bytes, ...]) -> Any:
+            return await function(list(frames))
+
+        return call_awaited
+
+    return lambda frames: function(list(frames))
+
+
+def _not_one(frames: tuple[bytes, ...]) -> ValueError:
     return ValueError(f"a job of {len(frames)} frames: override process_multipart")
 
 
@@ -197,8 +209,6 @@ def named(function: object) -> str:
 
 def frames_of(answer: Any) -> tuple[bytes, ...]:
     """The frames of an answer as bytes, checked here where the handler can still be blamed."""
-    if type(answer) is tuple and len(answer) == 1 and type(answer[0]) is bytes:  # nearly always
-        return answer
     if isinstance(answer, bytes | bytearray | memoryview | str):
         raise TypeError("process_multipart returns a sequence of frames, not one frame")
     frames = as_bytes(tuple(answer))

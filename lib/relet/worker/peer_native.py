@@ -328,7 +328,7 @@ class NativePeer:
             if type(said) is Dispatch:
                 if self._takes(said):
                     job = Job(said, message[2:], self._session, now)
-                    if said.job in in_hand:
+                    if in_hand and said.job in in_hand:
                         job.before = before = in_hand[said.job]
                         self._again[before.token] = job
                     self._held[said.token] = self._open[said.token] = job

@@ -85,7 +85,7 @@ class Shift:
         """Call the handler; nothing that it raises as an `Exception` goes further."""
         try:
             call = self._only or self.calls.of(job.queue)
-            return self.answered(job, call(list(job.frames)))
+            return self.answered(job, call(job.frames))
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its own affair
             return self.raised(job, error)
 
@@ -93,17 +93,21 @@ class Shift:
         """The same where handlers are coroutines."""
         try:
             call = self._only or self.calls.of(job.queue)
-            return self.answered(job, await call(list(job.frames)))
+            return self.answered(job, await call(job.frames))
         except Exception as error:  # noqa: BLE001 - as above
             return self.raised(job, error)
 
     def answered(self, job: Held, answer: Any) -> Outcome:
         """What a handler has returned, checked. Raises what is wrong with it."""
-        frames = frames_of(answer)
-        size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
+        frames: tuple[bytes, ...]
+        if type(answer) is tuple and len(answer) == 1 and type(answer[0]) is bytes:  # nearly always
+            frames, size = answer, len(answer[0])
+        else:
+            frames = frames_of(answer)
+            size = sum(map(len, frames))
+        line = self.line
         if size > self._answer_bytes_max:
             raise ValueError(f"an answer of {size:,} bytes is above answer_bytes_max ({self._answer_bytes_max:,})")
-        line = self.line
         if size > line.answer_bytes_max or len(frames) > line.answer_frames_max:
             raise ValueError(
                 f"an answer of {size:,} bytes in {len(frames):,} frames: the broker takes {line.answer_bytes_max:,}"
