@@ -35,8 +35,8 @@ from relet.messages import (
     WorkerHello,
 )
 
-WAIT_MS_MAX = 5_000
-WAIT_SECONDS = 5.0
+WAIT_MS_MAX = 20_000
+WAIT_SECONDS = 20.0
 
 
 def until(condition: Callable[[], bool]) -> None:

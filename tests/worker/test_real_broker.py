@@ -196,6 +196,7 @@ def test_a_cancelled_job_ends_in_the_hands_of_its_worker(endpoints: dict[str, st
             ticket = client.enqueue(b"long")
             begun.get(timeout=WAIT_SECONDS)
             name: Any = {by: getattr(ticket, by)}
+            until(lambda: client.state(**name).state == "running")  # the broker has heard of its start
             status = client.cancel(**name)
             assert (status.state, status.attempts, status.reason) == ("cancelled", 1, "cancelled")
             assert client.cancel(**name).reason == "cancelled", "saying it twice is harmless"

@@ -49,7 +49,8 @@ class Worker(Shell):
             learnt from those that have ended, and none of these where they take a second.
         concurrency: jobs that are done at a time, 1 to 1,000: in as many threads, or coroutines. With 1 a function runs
             in the thread that called `run`. `Processes(...)`: in processes. A broker may grant less (`--credit-max`).
-            In the dialect of 2010 a handler that fails makes its worker finish all that it has before it goes on.
+            In the dialect of 2010 a handler that fails makes its worker finish all that it has and reconnect before it
+            goes on, and what was handed over in that moment has lost an attempt.
         hooks: functions that are put around every job, the first one outermost. Each is called as `hook(job, call)`,
             where `job` is `current_job()`, and `call()` goes on to the next and at last to the handler; it returns the
             answer, and so does the hook. What a hook raises is an outcome as if the handler had raised it. Around a

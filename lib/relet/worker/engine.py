@@ -112,6 +112,10 @@ class Line(Protocol):
     def due(self, now: int) -> int | None:
         """When to turn again though nothing comes; None: never."""
 
+    @property
+    def rest_ns(self) -> int:
+        """How long to wait before the next turn, whatever comes; 0: not at all."""
+
     def watched(self) -> list[tuple[Any, int]]:
         """What to sleep on: `Link.watched` of all links."""
 
@@ -236,6 +240,10 @@ class Engine:
             if self._retiring and not self._given_up:
                 self._retire(now)
             if self._turn(now, ending=False):
+                rest_ns = line.rest_ns
+                if rest_ns and not self._retiring:
+                    time.sleep(rest_ns / 1e9)  # nobody rings meanwhile, either
+                    continue
                 due = line.due(now) if self._given_up else earliest((line.due(now), self._drained_at))
                 sleeper.sleep(due, now, line.watched(), self._idle)
 

@@ -27,6 +27,7 @@ class Line2010:
     """
 
     asides: Asides | None = None
+    rest_ns = 0
     answer_bytes_max = answer_frames_max = retry_ms_max = NO_BOUND
 
     def __init__(self, peer: Peer2010, workers: Endpoint, answers: Endpoint) -> None:

@@ -146,6 +146,11 @@ class NativeLine:
         """The peer's timers and the link's."""
         return earliest((self.peer.due(now), self._link.due if self._link is not None else None))
 
+    @property
+    def rest_ns(self) -> int:
+        """As the peer says."""
+        return self.peer.rest_ns
+
     def watched(self) -> list[tuple[Any, int]]:
         """The link."""
         return self._link.watched(writable=self._stuck) if self._link is not None else []

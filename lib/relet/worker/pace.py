@@ -6,6 +6,10 @@ So the worker asks ahead for a fixed time's worth of work, longer than the way t
 thousands of tiny jobs, two of ten milliseconds, and none where a job takes a second, of which the way is nothing.
 A worker that does several at a time asks for one for each place, always, and ahead for that time's worth of all places.
 
+Who has that much ahead need not tell of the end of each job at once, either. A report that goes alone wakes the broker
+and the client, and what comes back for it wakes the worker, for a job that may be shorter than all of that. So, while
+several jobs end in the time of a *rest* and there is work for longer than that, the worker speaks once a rest.
+
 How long a job takes is learnt from those that have ended, the latest ones most. A worker that knows little asks for
 little: never more ahead than it has done already.
 """
@@ -20,6 +24,10 @@ WORK_NS: Final = 15_000_000
 """How much work to have ahead: several times the way to a broker, also on a busy machine."""
 ALONE_NS: Final = 1_000_000_000
 """From this long on, a job is fetched when the one before has ended: the way is a thousandth of it."""
+REST_NS: Final = WORK_NS // 5
+"""From one turn to the next while there is plenty to do, and the most that a report then waits."""
+RESTED_MIN: Final = 2
+"""Jobs that have to end in a rest, or it is of no use."""
 MEMORY: Final = 0.875
 """What the mean of the past weighs when one more job has ended: about eight jobs are remembered."""
 
@@ -62,3 +70,8 @@ class Pace:
             work_ns = places * WORK_NS
             wanted = AHEAD_MAX if self.mean_ns * AHEAD_MAX <= work_ns else -int(-work_ns // self.mean_ns)
             self.ahead = min(AHEAD_MAX, places + max(1, min(wanted, self._ended) - 1))
+
+    def rest_ns(self, held: int) -> int:
+        """How long the worker may keep to itself what has ended, while so many jobs wait that were not begun."""
+        each = self.mean_ns / self.places
+        return REST_NS if each * RESTED_MIN <= REST_NS and each * held >= 2 * REST_NS else 0

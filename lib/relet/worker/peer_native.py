@@ -167,6 +167,7 @@ class NativePeer:
         self._again: dict[bytes, Job] = {}  # token of a job in hand -> a later attempt of it, which came meanwhile
         self._started = self._started_said = 0
         self._credit = self._credit_said = 0
+        self._ended = 0  # jobs that were answered, as the last turn has heard
         self._withheld = 0  # places of jobs that were recalled since the last one ended
         self._liveness_ns = LIVENESS_NS
         self._heartbeat_ns = LIVENESS_NS // 4
@@ -271,6 +272,11 @@ class NativePeer:
         self._watch_start()
         due = min(due, self._heartbeat_due)
         return due if self._start_due is None else min(due, self._start_due)
+
+    @property
+    def rest_ns(self) -> int:
+        """How long to wait before the next turn, whatever comes: there is plenty to do."""
+        return self._pace.rest_ns(len(self._held)) if self._ended and self._held and not self.retiring else 0
 
     @property
     def _heartbeat_due(self) -> int:
@@ -552,6 +558,7 @@ class NativePeer:
                 self._take_aside(job, outcome)
             else:
                 self._take_ended(job, outcome, at)
+        self._ended = count
         if count:
             self._pace.ended(count, busy)
             self._withheld = 0
