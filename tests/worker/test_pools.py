@@ -360,6 +360,23 @@ def test_a_broker_of_2010_is_served_by_every_pool(kind: Kind, broker: FakeBroker
             pass  # what ended before the failure had been asked for anew
 
 
+def test_a_worker_that_has_given_up_sleeps(native_broker: NativeBroker) -> None:
+    """The library's thread has nothing to do while a function goes on that nobody waits for."""
+    broker, gate = native_broker, Gate()
+    running = Running(Worker(broker.workers, handler=gate, drain=0.01))
+    broker.begin()
+    broker.give(b"t", b"x")
+    assert gate.has() == b"x"
+    running.worker.stop()
+    assert broker.hear(HandBack).token == b"t"
+    engine = running.worker._engine
+    assert engine is not None
+    until(engine._idle)
+    gate.leave.put(b"")
+    broker.hear(Goodbye)
+    running.join()
+
+
 # --- Threads.
 
 

@@ -267,8 +267,8 @@ class Engine:
         return rests
 
     def _idle(self) -> bool:
-        awaited = self._retiring is not self._retired or self._hurried is not self._given_up
-        return not (self.line.inbox or self._stopping or awaited)
+        told = (self._retiring and not self._retired) or (self._hurried and not self._given_up)
+        return not (self.line.inbox or self._stopping or told)
 
     def _flush(self) -> int:
         """Hand the last reports to ZeroMQ; returns how long they may linger there, in milliseconds."""
