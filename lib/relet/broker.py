@@ -19,6 +19,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from itertools import chain, repeat
 from numbers import Real
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
@@ -69,8 +70,7 @@ _TOKEN: Final = struct.Struct("16s" * _TOKENS_DRAWN)
 
 def _tokens() -> Iterator[bytes]:
     """Unguessable tokens of 16 bytes, drawn in blocks: one call to the system for each token would cost 326 ns."""
-    while True:
-        yield from _TOKEN.unpack(os.urandom(_TOKEN.size))
+    return chain.from_iterable(_TOKEN.unpack(os.urandom(_TOKEN.size)) for _ in repeat(None))
 
 
 @contextlib.contextmanager

@@ -471,23 +471,25 @@ class Conversation:
         terms: Terms | None = None
         queue: Queue | None = None
         head = tail = b""
+        ends = False
         for job in jobs:
             session = cast("Session", job.holder)
             attempt = job.attempts + 1 if job.state == HELD else job.attempts
+            if job.terms is not terms or job.queue is not queue:
+                terms, queue = job.terms, job.queue
+                about = queue.name, terms.tries, terms.run_ns, terms.silence_ns
+                head, tail = agreed.get(about) or self._agree(about)
+                ends = terms.total_ns is not None
             if (
-                job.headers is not None
+                ends
+                or job.headers is not None
                 or (acks and session in acks)
-                or job.terms.total_ns is not None
                 or attempt > ATTEMPT_MAX
                 or job.seq > NUMBER_MAX
                 or len(job.token) != ID_BYTES
             ):
                 header = self._dispatch(job, session, attempt, now)
             else:
-                if job.terms is not terms or job.queue is not queue:
-                    terms, queue = job.terms, job.queue
-                    about = queue.name, terms.tries, terms.run_ns, terms.silence_ns
-                    head, tail = agreed.get(about) or self._agree(about)
                 header = pack(head, job.token, SEQ, job.seq, JOB, job.id, ATTEMPT, attempt) + tail
             messages.append((session.peer, session.path, SIGNATURE, header, job.body))
         failures = self._workers.send(messages)

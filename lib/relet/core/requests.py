@@ -956,7 +956,7 @@ class Requests:
             return
         asker.received = asker.receipt = number
         unreceived, outcomes, machine = asker.unreceived, self.outcomes, self._machine
-        known, by_request_only = self._jobs, not (self._by_id or self.uniques.guests)
+        known, by_request_only, usual = self._jobs, not (self._by_id or self.uniques.guests), machine.terms
         before, count, size = len(unreceived), 0, 0
         while unreceived and unreceived[0][0] <= number:
             job = unreceived.popleft()[1]
@@ -964,7 +964,7 @@ class Requests:
             if left > 0 or job.orphans:
                 continue
             held = job.kept_bytes
-            if job.terms.keep_ns:
+            if job.terms is not usual and job.terms.keep_ns:
                 self._keep_on(job)
             elif held:
                 job.kept_bytes = 0
