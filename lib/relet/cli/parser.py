@@ -47,11 +47,18 @@ class Parser(argparse.ArgumentParser):
             self.error(self._unknown(word))
         return values
 
+    def parse_known_args(  # type: ignore[override]  # any kind of namespace is one to argparse
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As in the base class; the words are remembered for what `error` says."""
+        self._words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """End with one line on stderr."""
         if message.startswith("the following arguments are required"):
             # A misspelt option is the likelier reason, where there is one.
-            options = [word for word in sys.argv[1:] if word.startswith("--")]
+            options = [word for word in self._words if word.startswith("--")]
             message = next((text for text in map(self._unknown_option, options) if text), message)
         fail(Exit.USAGE, f"{' '.join(message.split())} (--help shows everything)", program=self.prog)
 
