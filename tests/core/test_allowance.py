@@ -18,6 +18,7 @@ from relet.core.settings import QueueSettings
 from relet.core.terms import Rules, Terms
 from relet.messages import Goodbye
 from relet.store.memory import MemoryStore
+from relet.testing import census
 
 MS = 1_000_000
 S = 1_000 * MS
@@ -350,6 +351,20 @@ def test_what_is_out_counts_through_a_restart(talk: Any, claims: bool) -> None:
         assert v.got == [b"1"]
         v.complete(b"1")
     assert v.got[-1:] == [b"2"]
+
+
+def test_what_a_limit_kept_waiting_is_given_to_nobody_while_the_broker_ends(talk: Any) -> None:
+    """The limit is lifted to end it, some at a time; the census does not take that for a job that should have gone."""
+    it = talk()
+    it.machine.set_queue("default", QueueSettings(in_flight_max=1))
+    c = it.client()
+    for number in range(3):
+        c.submit(b"%d" % number)
+    w = it.worker(credit=2)
+    assert w.got == [b"0"]
+    assert it.machine.stop(it.now, 2) == 1
+    census.check(it.machine)
+    census.check_matched(it.machine)
 
 
 def test_a_broker_that_stops_ends_what_a_limit_keeps_waiting(talk: Any) -> None:

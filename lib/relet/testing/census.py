@@ -161,7 +161,11 @@ def _ended(machine: Machine, open_jobs: dict[int, Job]) -> None:
 
 
 def check_matched(machine: Machine) -> None:
-    """Raises `InvariantBroken` when a job waits beside an unspent ask: true only after a turn is over."""
+    """Raises `InvariantBroken` when a job waits beside an unspent ask: true only after a turn is over, and not where
+    the broker ends: what waits there is given to nobody, and the limits that kept it are lifted.
+    """
+    if machine._unstopped is not None:
+        return
     for queue in machine.queues:
         if queue.is_bare() or not queue.line or queue.paused:
             continue
