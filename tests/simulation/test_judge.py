@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from relet.core.askers import Asker
@@ -24,6 +25,7 @@ from relet.messages import (
     Heartbeat,
     Inquire,
     Item,
+    JobState,
     Outcome,
     Peer,
     Said,
@@ -32,7 +34,7 @@ from relet.messages import (
     Welcome,
 )
 from relet.testing import Clock, Violation
-from relet.testing.claims import ANSWERED, RUNS, WAITS
+from relet.testing.claims import ANSWERED, FAILED, RUNS, WAITS
 from relet.testing.clock import MS, S
 from relet.testing.judge import Judge
 from relet.testing.judged_lines import Bucket
@@ -185,6 +187,23 @@ def test_an_outcome_goes_to_who_asked_for_certain() -> None:
         hearing.verdict()
     hearing.tells(*_outcome(JOB_ID, 2))
     hearing.verdict()
+
+
+def test_of_two_jobs_of_a_request_the_outcome_says_which_is_meant() -> None:
+    """The first was answered and is forgotten, the second has failed; an inquiry about the first was told `expired`."""
+    hearing = _told_one()
+    hearing.says(Inquire(id=NAME, wait=True, received=1))
+    hearing.tells(JobState(id=NAME, state="expired"))
+    hearing.says(Submit(id=NAME), b"job")
+    hearing.accepts(job_id=b"")
+    hearing.judge.ends(hearing.judge.by_key[b"job"], FAILED, "failed")
+    failed = Outcome(id=NAME, n=2, state="discarded", reason="failed", attempts=0)
+    hearing.tells(failed)
+    hearing.says(Inquire(id=NAME, wait=True, received=2))
+    with pytest.raises(Violation, match="its client was told"):
+        hearing.tells(msgspec.structs.replace(failed, n=3, reason="tries_spent"))
+    hearing.tells(msgspec.structs.replace(failed, n=4))
+    hearing.verdict(dropped=1)
 
 
 def _told_one() -> Hearing:

@@ -811,7 +811,7 @@ class Requests:
         ended = [it for it in pending if it.claim is not None and not it.claim.open]
         # Where the request was a job twice, and what was said of the first was dropped, this is of the second. And what
         # is owed for certain comes before what may have been refused.
-        asked = min(ended, key=lambda it: (it.claim is None or it.claim.answer != body, it.maybe), default=None)
+        asked = min(ended, key=lambda it: (not _may_end(it.claim, said, body), it.maybe), default=None)
         if asked is None or asked.claim is None:
             kind = FALSE_FAILURE if pending and said.state != "completed" else WRONG
             open_ = "is open" if pending else "it was told before, or never asked"
@@ -968,6 +968,13 @@ def _differs(asked: Asked, job_id: bytes) -> int:
     if asked.there is not None and asked.there.job_id == job_id:
         return 0
     return 1 if asked.there is None or not asked.there.job_id else 2
+
+
+def _may_end(claim: Claim | None, said: Outcome, body: Body) -> bool:
+    """Whether this can be the outcome of that job, as far as it shows at a glance."""
+    if claim is None or (said.state == "completed") is not (claim.state == ANSWERED):
+        return False
+    return claim.answer == body if claim.state == ANSWERED else claim.reason == said.reason
 
 
 def _is_due(asked: Asked, each: Admitted) -> bool:
