@@ -393,6 +393,20 @@ def _keyed(**terms: Any) -> Hearing:
     return hearing
 
 
+def test_a_refusal_names_any_job_that_may_have_stood_in_its_way() -> None:
+    """Of two refusals for two jobs the first was dropped: the id is not taken for that of the first job."""
+    hearing = Hearing()
+    for key in (b"one", b"two"):
+        hearing.says(Submit(id=key.ljust(16, b"."), unique="k"), key)
+        hearing.accepts(key, job_id=b"")
+        hearing.says(Submit(id=OTHER, unique="k"), b"other")
+        hearing.judge.requests.settle()
+        if key == b"one":
+            hearing.ends(key)
+    hearing.tells(_duplicate())
+    hearing.judge.requests.has_id(hearing.judge.by_key[b"two"], JOB_ID)
+
+
 @pytest.mark.parametrize("mode", ["reject", "join", "replace"])
 def test_a_key_has_one_open_job(mode: Any) -> None:
     """Whatever the second request wants, it is no job beside the first; one with another key is."""
