@@ -30,6 +30,8 @@ WITHOUT_PUMP = "relet: the compiled frame pump was not built ({}); the plain-Pyt
 WITHOUT_CORE = "relet: the core was not compiled ({}); it runs as Python, at about half the speed"
 COMPILED = "lib/relet/compiled.py"
 ROOM = "relet._compiled"
+MYPY = ("--config-file=", "--follow-imports=silent", "--ignore-missing-imports")
+"""Where a package is built not all is installed that the others import: what matters is what is compiled."""
 
 
 def reason(error: BaseException) -> str:
@@ -65,7 +67,7 @@ class BuildCompiled(build_ext):
         try:
             with contextlib.redirect_stdout(said):
                 made = mypycify(
-                    ["--ignore-missing-imports", "--cache-dir", str(target / "mypy"), *sources],
+                    [*MYPY, "--cache-dir", str(target / "mypy"), *sources],
                     opt_level="2", debug_level="0", multi_file=True, group_name="relet_core", target_dir=str(target),
                 )
         except SystemExit:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from relet import compiled
+from relet.transport import pump
 
 ROOT = Path(__file__).parent.parent
 LIB = ROOT / "lib"
@@ -78,6 +79,13 @@ def test_a_core_that_is_older_than_its_sources_does_not_run(tmp_path: Path) -> N
     assert run("-c", says, lib=lib).stdout.startswith("python its sources have changed since it was built")
     shutil.rmtree(lib / "relet" / "_compiled")
     assert run("-c", says, lib=lib).stdout.startswith("python it was not built")
+
+
+def test_who_could_compile_the_pump_has_compiled_the_core() -> None:
+    """Set-up goes on where that fails, for the sake of machines without a compiler; here it must not."""
+    if pump.implementation()[0] != pump.CYTHON:
+        pytest.skip("nothing was compiled here")
+    assert (compiled.FOLDER / compiled.STAMP).exists(), "python -m pip install -v --no-deps -e . says why not"
 
 
 def test_the_programs_say_which_core_runs() -> None:
