@@ -234,6 +234,17 @@ def test_a_flow_gives_the_oldest_though_a_younger_one_came_back(steps: list[tupl
         assert {job.number for job in flow} == waiting.keys()
 
 
+def test_a_fresh_job_that_was_claimed_and_comes_back_waits_once() -> None:
+    """A crash had made the broker forget that somebody had it; its place in the FIFO is not left behind."""
+    flow = Flow()
+    jobs = [_job(number) for number in (1, 2, 3)]
+    flow.fresh.extend(jobs)
+    flow.left(jobs[1])
+    flow.came_back(jobs[1])
+    assert len(flow) == len(list(flow)) == 3
+    assert [flow.take() for _ in range(4)] == [*jobs, None]
+
+
 def test_keys_that_nobody_serves_leave_nothing_behind() -> None:
     """Ten thousand jobs of as many keys end while they wait: no flow, no key and no level is left."""
     queue = Queue()

@@ -9,6 +9,7 @@ that, it is made anew. So whatever happens costs O(log n) at most, and plain FIF
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from typing import Final
@@ -60,10 +61,21 @@ class Flow:
 
     def came_back(self, job: Job) -> None:
         """The job waits again, at its old place."""
+        if self._absent:
+            self._drop_fresh(job)
         if self._numbers is _NO_NUMBERS:
             self.again, self._numbers = {}, []
         self.again[job.number] = job
         heapq.heappush(self._numbers, job.number)
+
+    def _drop_fresh(self, job: Job) -> None:
+        """One that was claimed though nobody was known to have had it, because a crash had made the broker forget that,
+        has left its place in the FIFO behind, where it would wait a second time.
+        """
+        fresh, low = self.fresh, bisect_left(self.fresh, job.number, key=_number_of)
+        if low < len(fresh) and fresh[low] is job:
+            del fresh[low]
+            self._absent -= 1
 
     def left(self, job: Job) -> None:
         """A job leaves while it waits: because it ends, or, if it had come back, because it is claimed."""
@@ -131,3 +143,7 @@ class Flow:
                 heapq.heappop(self._numbers)
                 return job
         return self.fresh.popleft() if self.fresh else None
+
+
+def _number_of(job: Job) -> int:
+    return job.number
