@@ -21,7 +21,7 @@ setup: ## make .venv with everything in it (other targets do this by themselves)
 	@$(PYTHON) tools/environment.py
 
 compile: setup ## compile the pump and the core anew, after a change of their sources
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -m pip install -v --disable-pip-version-check --no-deps --editable . 2>&1 | grep 'relet: the' || true
 	@$(BIN)/python broker.py --version
 
 demo: setup ## a broker, two workers that drop 10 % of their jobs, and a client

@@ -143,7 +143,10 @@ class Environment:
                 "and costs about four times the CPU per job"
             )
         if not runs(self.python, "import relet.compiled as it; raise SystemExit(it.core != 'compiled')"):
-            say("the core could not be compiled (is a C compiler there?); it runs as Python, at about half the speed")
+            say(
+                "the core was not compiled (`make compile` tries it again and says why); it runs as Python, "
+                "which takes about a third more CPU per job"
+            )
         say("ready")
 
 

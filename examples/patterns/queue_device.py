@@ -28,7 +28,7 @@ def client(context: zmq.Context[zmq.Socket[bytes]], name: str, front: str) -> No
         socket.connect(front)
         for number in range(REQUESTS):
             socket.send_string(f"{name}, {number}")
-            print(socket.recv_string())
+            print(socket.recv_string() + "\n", end="")  # in one piece: others print, too
 
 
 def main() -> None:

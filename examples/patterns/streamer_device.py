@@ -16,7 +16,7 @@ def worker(context: zmq.Context[zmq.Socket[bytes]], name: str, back: str) -> Non
     with context.socket(zmq.PULL) as socket:
         socket.connect(back)
         while (task := socket.recv()) != END:
-            print(f"{name} does {task.decode()}", flush=True)
+            print(f"{name} does {task.decode()}\n", end="", flush=True)  # in one piece: others print, too
 
 
 def main() -> None:

@@ -117,7 +117,7 @@ def _why_not() -> str:
     try:
         made_of = (FOLDER / STAMP).read_text()
     except OSError:
-        return "it was not built"
+        return "it was not built: make compile"
     if not library().exists():
         return "it was built for another Python"
-    return "" if made_of == digest() else "its sources have changed since it was built"
+    return "" if made_of == digest() else "its sources have changed since it was built: make compile"
