@@ -38,7 +38,7 @@ def main() -> None:
             heard: dict[str, list[int]] = {}
             while len(heard) < PUBLISHERS or sum(map(len, heard.values())) < UPDATES:
                 topic, name, temperature = (part.decode() for part in subscriber.recv_multipart())
-                print(f"{topic}: {temperature} from {name}\n", end="")  # in one piece: others print, too
+                print(f"{topic}: {temperature} from {name}")
                 heard.setdefault(name, []).append(int(temperature))
             enough.set()
         for thread in threads:
