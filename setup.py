@@ -1,7 +1,7 @@
 """Builds what is compiled: the frame pump, and the core; everything else about the package stands in pyproject.toml.
 
 The pump in ``lib/relet/transport/_pump.pyx`` is worth a factor of four in CPU per job; the core, which is compiled from
-its Python sources by mypyc, a quarter to a third (``lib/relet/compiled.py`` says which modules, and how they are
+its Python sources by mypyc, a third of a native job (``lib/relet/compiled.py`` says which modules, and how they are
 chosen). Neither is worth anything if it keeps somebody from installing. So a build that fails, for want of a compiler
 or for any other reason, says so and goes on; ``relet`` then uses the same pump written in Python, and the sources of
 the core.
@@ -28,7 +28,7 @@ from setuptools.command.build_ext import build_ext
 PUMP = "relet.transport._pump"
 PUMP_SOURCE = "lib/relet/transport/_pump.pyx"
 WITHOUT_PUMP = "relet: the compiled frame pump was not built ({}); the plain-Python pump will be used"
-WITHOUT_CORE = "relet: the core was not compiled ({}); it runs as Python, at about a third more CPU per job"
+WITHOUT_CORE = "relet: the core was not compiled ({}); it runs as Python, at half as much CPU again for a native job"
 COMPILED = "lib/relet/compiled.py"
 ROOM = "relet._compiled"
 MYPY = ("--config-file=", "--follow-imports=silent", "--ignore-missing-imports")

@@ -145,7 +145,7 @@ class Environment:
         if not runs(self.python, "import relet.compiled as it; raise SystemExit(it.core != 'compiled')"):
             say(
                 "the core was not compiled (`make compile` tries it again and says why); it runs as Python, "
-                "which takes about a third more CPU per job"
+                "which takes half as much CPU again for a native job"
             )
         say("ready")
 

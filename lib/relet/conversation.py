@@ -390,10 +390,10 @@ class Conversation:
         dropped: list[Told] = sent.dropped
         for asker, _, job in reversed(dropped):  # the last one first: it stands last
             requests.not_told(asker, job)
-        if sent.dropped:
-            jobs = [job.number for _, _, job in sent.dropped[:10]]
-            counters.reply_dropped += len(sent.dropped)
-            self._machine.notices.append((Event.REPLY_DROPPED, {"count": len(sent.dropped), "jobs": jobs}))
+        if dropped:
+            jobs = [job.number for _, _, job in dropped[:10]]
+            counters.reply_dropped += len(dropped)
+            self._machine.notices.append((Event.REPLY_DROPPED, {"count": len(dropped), "jobs": jobs}))
 
     def untold(self, told: Sequence[Told]) -> None:
         """These outcomes did not get there, because their askers are gone; they stay kept for who asks again."""

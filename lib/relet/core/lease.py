@@ -10,8 +10,8 @@ costs each an eighth more for its linked list.
 
 Deadlines that are truly individual - a delay, the moment by which a job must have started or ended, a lease that was
 extended, a worker that must not be silent for long - stand in `Deadlines`: lines of job numbers, one for each
-millisecond, and a heap of these lines. A heap of the jobs themselves is a walk over twenty places in memory for each
-that comes up, 20 us beside a million. A deadline that moves later only changes the job; its entry is put right when it
+millisecond, and a heap of these lines. A heap of the jobs themselves would be a walk over twenty places in memory for
+each that comes up, beside a million. A deadline that moves later only changes the job; its entry is put right when it
 comes up.
 """
 
